@@ -1,0 +1,26 @@
+"""The one kind of error that a user caused and a user can mend."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Bad input: the message is one line that names the file or key and says what to do.
+
+    The command line prints the message without a traceback and exits with `exit_code`.
+
+    Args:
+        message: one line, without a final full stop where it ends in a path or a command.
+        exit_code: 2 for bad input (default), 1 where part of the work was done, 3 where training gave up.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def nearest(name: str, valid: list[str] | tuple[str, ...]) -> str:
+    """A hint ` (did you mean 'x'?)` for a mistyped name, empty where nothing is near."""
+    import difflib
+
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ''

@@ -1,0 +1,56 @@
+"""mamba-ssm's CUDA kernel as a backend, used where somebody has built it (`pip install mamba-ssm` needs nvcc)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from . import torch_scan
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> tuple[Callable | None, str]:
+    """mamba-ssm's `selective_scan_fn`, or None and why it cannot be used; imported on first use only."""
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except Exception as error:  # a broken build raises anything from ImportError to RuntimeError
+        return None, f'{type(error).__name__}: {error}'
+    return selective_scan_fn, ''
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot serve tensors of `dtype` on `device`; None where it can."""
+    if device.type != 'cuda':
+        return 'runs on CUDA devices only'
+    if dtype == torch.float64:
+        return 'no float64'
+    kernel, why = _kernel()
+    return None if kernel else f'mamba-ssm cannot be imported ({why})'
+
+
+def omni_scan(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int],
+) -> Tensor:
+    """Arguments as in `vmambair_arch.ops.omni_scan`; the K directions are K groups of mamba-ssm's kernel."""
+    kernel, why = _kernel()
+    if kernel is None:
+        raise RuntimeError(f'mamba-ssm cannot be imported ({why})')
+    with torch.autocast(x.device.type, enabled=False):
+        full, dbl, dt_weight, dt_bias, A, D = (t.float() for t in (x, x_dbl, dt_weight, dt_bias, A, D))
+        us, delta, B, C, orders = torch_scan.sequences(full, dbl, dt_weight, dt_bias, directions, A.shape[-1])
+        b, K, L, d = us.shape
+        channels_first = [t.permute(0, 1, 3, 2).contiguous() for t in (us, delta, B, C)]
+        u, delta, B, C = channels_first
+        # delta arrives after softplus: the kernel is told to leave it alone.
+        y = kernel(u.view(b, K * d, L), delta.view(b, K * d, L), A.reshape(K * d, -1), B, C, D.reshape(-1))
+        y = torch_scan.merge(y.view(b, K, d, L).transpose(2, 3), orders)
+    return y.view(x.shape).to(x.dtype)

@@ -1,0 +1,92 @@
+"""The omni selective scan as a definition: slow, sequential, short enough to check by eye.
+
+Glossary (the letters of the Mamba and VmambaIR papers, kept throughout this package):
+
+    b       batch
+    h, w    height and width of the feature map; L = h * w pixels
+    d       channels
+    N       size of the state of one channel
+    R       rank of the dt projection
+    K       number of directions the map is read in
+    u       the sequence that is scanned (b, L, d)
+    delta   step size, > 0 (b, L, d)
+    A       decay of the state, < 0 (d, N)
+    B, C    how a pixel writes to and reads from the state (b, L, N)
+    D       skip (d)
+
+Every other backend is tested against this file in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROW_MAJOR, COLUMN_MAJOR, ROW_MAJOR_REVERSED, COLUMN_MAJOR_REVERSED = range(4)
+PLANE_DIRECTIONS = (ROW_MAJOR, COLUMN_MAJOR, ROW_MAJOR_REVERSED, COLUMN_MAJOR_REVERSED)
+SEQUENCE_DIRECTIONS = (ROW_MAJOR, ROW_MAJOR_REVERSED)
+
+
+def scan_order(direction: int, h: int, w: int, device: torch.device | None = None) -> Tensor:
+    """The order in which a direction reads an h x w map, as row-major pixel indices of shape (h * w,).
+
+    Direction 0 reads row by row, 1 column by column from the top left, 2 and 3 are 0 and 1 backwards
+    (VmambaIR, section 3.3).
+
+    >>> scan_order(1, 2, 3).tolist()
+    [0, 3, 1, 4, 2, 5]
+    """
+    order = torch.arange(h * w, device=device)
+    if direction in (COLUMN_MAJOR, COLUMN_MAJOR_REVERSED):
+        order = order.view(h, w).t().reshape(-1)
+    return order.flip(0) if direction in (ROW_MAJOR_REVERSED, COLUMN_MAJOR_REVERSED) else order
+
+
+def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """Mamba's selective scan S6 (arXiv 2312.00752, equations 2a, 2b and 4), one step after the other.
+
+        h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t
+        y_t = <C_t, h_t> + D u_t
+
+    Args:
+        u, delta: (b, L, d). A: (d, N). B, C: (b, L, N). D: (d,).
+
+    Returns:
+        y of shape (b, L, d).
+    """
+    state = u.new_zeros(u.shape[0], u.shape[2], A.shape[1])
+    ys = []
+    for u_t, delta_t, B_t, C_t in zip(u.unbind(1), delta.unbind(1), B.unbind(1), C.unbind(1), strict=True):
+        decay = torch.exp(delta_t[..., None] * A)
+        state = decay * state + (delta_t * u_t)[..., None] * B_t[:, None]
+        ys.append((state * C_t[:, None]).sum(-1))
+    return torch.stack(ys, 1) + D * u
+
+
+def omni_scan(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int] = PLANE_DIRECTIONS,
+) -> Tensor:
+    """Scan a map in several directions and add what they read; arguments as in `vmambair_arch.ops.omni_scan`."""
+    h, w = x.shape[1:3]
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    u = x.to(dtype).flatten(1, 2)
+    N, R = A.shape[-1], dt_weight.shape[-1]
+    y = torch.zeros_like(u)
+    for k, (direction, per_pixel) in enumerate(
+        zip(directions, x_dbl.to(dtype).flatten(1, 2).chunk(len(directions), -1), strict=True)
+    ):
+        order = scan_order(direction, h, w, x.device)
+        dt, B, C = per_pixel[:, order].split([R, N, N], -1)
+        delta = F.softplus(dt @ dt_weight[k].to(dtype).t() + dt_bias[k].to(dtype))
+        y_k = selective_scan(u[:, order], delta, A[k].to(dtype), B, C, D[k].to(dtype))
+        y = y.index_add(1, order, y_k)
+    return y.view(x.shape).to(x.dtype)

@@ -1,0 +1,128 @@
+"""The omni selective scan in plain PyTorch: runs wherever torch runs, forward and backward, in bounded memory.
+
+A sequential loop over L pixels is slow because every step is a handful of tiny kernels. Here the sequence is cut
+twice. *Chunks* of `CHUNK` pixels are advanced together, so one step of the loop moves every chunk by one pixel:
+first from an empty state to learn what a chunk adds, then, once the states at the chunk borders are known, again to
+read y. *Segments* of many chunks follow one another and are recomputed in the backward pass, so that the memory of
+the graph is that of one segment whatever the size of the image.
+
+Sums of logarithms (the parallel form of Heinsen, arXiv 2311.06281) would need no loop, but exp(-sum) overflows for
+larger steps: wrong results, so not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .reference import scan_order
+
+CHUNK = 32
+SEGMENT_ELEMENTS = 1 << 22
+"""State elements (b * K * pixels * d * N) of one segment: 16 MiB in float32 for every tensor that the graph keeps."""
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot serve tensors of `dtype` on `device`; None where it can (always)."""
+    return None
+
+
+def _segment(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Scan one segment whose length is a multiple of `chunk`.
+
+    u, delta: (b, K, L, d). A: (K, d, N). B, C: (b, K, L, N). state: (b, K, d, N), the state before the segment.
+    Returns y (b, K, L, d) without the skip, and the state after the segment.
+    """
+    b, K, L, d = u.shape
+    cut = (b, K, L // chunk, chunk)
+    u, delta, B, C = (t.reshape(*cut, -1) for t in (u, delta, B, C))
+    A = A[:, None]
+    write = (delta * u).unbind(3)
+    steps = list(zip(delta.unbind(3), write, B.unbind(3), C.unbind(3), strict=True))
+    # What each chunk adds when it starts from nothing.
+    local = u.new_zeros(b, K, L // chunk, d, A.shape[-1])
+    for delta_t, write_t, B_t, _ in steps:
+        local = torch.exp(delta_t[..., None] * A) * local + write_t[..., None] * B_t[..., None, :]
+    # Hand the state from chunk to chunk.
+    decay = torch.exp(delta.sum(3)[..., None] * A)
+    before = []
+    for decay_c, local_c in zip(decay.unbind(2), local.unbind(2), strict=True):
+        before.append(state)
+        state = decay_c * state + local_c
+    # Read y with the right state at every border.
+    inner = torch.stack(before, 2)
+    ys = []
+    for delta_t, write_t, B_t, C_t in steps:
+        inner = torch.exp(delta_t[..., None] * A) * inner + write_t[..., None] * B_t[..., None, :]
+        ys.append((inner @ C_t[..., None])[..., 0])
+    return torch.stack(ys, 3).reshape(b, K, L, d), state
+
+
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """Selective scan of K stacked sequences without the skip; shapes as in `_segment`. Returns y (b, K, L, d)."""
+    b, K, L, d = u.shape
+    N = A.shape[-1]
+    chunk = min(CHUNK, L)
+    pixels = max(SEGMENT_ELEMENTS // (b * K * d * N) // chunk, 1) * chunk
+    # delta = 0 and u = 0 leave the state as it is: a pad of zeros changes nothing that is kept.
+    pad = -L % chunk
+    u, delta, B, C = (F.pad(t, (0, 0, 0, pad)) for t in (u, delta, B, C))
+    state = u.new_zeros(b, K, d, N)
+    recompute = torch.is_grad_enabled() and L + pad > pixels
+    ys = []
+    for parts in zip(*(t.split(pixels, 2) for t in (u, delta, B, C)), strict=True):
+        u_s, delta_s, B_s, C_s = parts
+        if recompute:
+            y, state = checkpoint(_segment, u_s, delta_s, A, B_s, C_s, state, chunk, use_reentrant=False)
+        else:
+            y, state = _segment(u_s, delta_s, A, B_s, C_s, state, chunk)
+        ys.append(y)
+    return torch.cat(ys, 2)[:, :, :L]
+
+
+def sequences(
+    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, directions: Sequence[int], N: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    """Unroll a map into the sequences its directions read: what an unfused scan wants.
+
+    Returns u, delta (b, K, L, d), B, C (b, K, L, N) and the K orders.
+    """
+    h, w = x.shape[1:3]
+    R = dt_weight.shape[-1]
+    orders = [scan_order(k, h, w, x.device) for k in directions]
+    u = x.flatten(1, 2)
+    per_direction = x_dbl.flatten(1, 2).chunk(len(orders), -1)
+    us = torch.stack([u[:, order] for order in orders], 1)
+    dbl = torch.stack([part[:, order] for part, order in zip(per_direction, orders, strict=True)], 1)
+    dt, B, C = dbl.split([R, N, N], -1)
+    delta = F.softplus(dt @ dt_weight.transpose(1, 2) + dt_bias[:, None])
+    return us, delta, B, C, orders
+
+
+def merge(ys: Tensor, orders: Sequence[Tensor]) -> Tensor:
+    """Put the pixels of K sequences (b, K, L, d) back in place and add the directions: (b, L, d)."""
+    return sum(y.new_zeros(y.shape).index_copy(1, order, y) for y, order in zip(ys.unbind(1), orders, strict=True))
+
+
+def omni_scan(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int],
+) -> Tensor:
+    """Arguments as in `vmambair_arch.ops.omni_scan`."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    with torch.autocast(x.device.type, enabled=False):
+        full, dbl, dt_weight, dt_bias, A, D = (t.to(dtype) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
+        us, delta, B, C, orders = sequences(full, dbl, dt_weight, dt_bias, directions, A.shape[-1])
+        y = merge(scan(us, delta, A, B, C), orders).view(x.shape) + full * D.sum(0)
+    return y.to(x.dtype)
