@@ -1,0 +1,136 @@
+"""The rain is worth removing, looks the way its configuration says, and repeats for a given seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vmambair_arch.data.photographs import photographs
+from vmambair_arch.data.rain import RainConfig, add_rain, rain_layer
+from vmambair_arch.errors import UserError
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    return image @ np.array([65.481, 128.553, 24.966]) + 16
+
+
+def one(low_high: float) -> tuple[float, float]:
+    return (low_high, low_high)
+
+
+@pytest.fixture(scope='module')
+def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
+    """(clean, rainy) of every photograph with three seeds, both rounded to 8 bits."""
+    result = []
+    for photo in photographs():
+        clean = photo.image[:600, :600].astype(np.float32) / 255
+        for seed in range(3):
+            rainy = add_rain(clean, np.random.default_rng(seed))
+            result.append((clean, np.round(rainy * 255) / 255))
+    return result
+
+
+def test_default_rain_is_worth_removing(pairs):
+    psnr = [10 * np.log10(255**2 / np.mean((luma(a) - luma(b)) ** 2)) for a, b in pairs]
+    hit = [np.mean(np.abs(a - b).max(axis=-1) > 5 / 255) for a, b in pairs]
+    assert 20 < np.mean(psnr) < 25
+    assert min(hit) > 0.1
+    assert np.ptp(psnr) > 3  # some light rain, some heavy
+
+
+def test_rain_stays_in_range_and_only_moves_pixels_towards_its_light(pairs):
+    for _, rainy in pairs:
+        assert rainy.dtype == np.float32
+        assert rainy.min() >= 0
+        assert rainy.max() <= 1
+    clean, _ = pairs[0]
+    rainy = add_rain(clean, np.random.default_rng(0), RainConfig(light=one(1.0)))
+    assert (rainy >= clean - 1e-6).all()
+
+
+def test_same_seed_same_rain_other_seed_other_rain():
+    layers = [rain_layer(64, 80, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(layers[0], layers[1])
+    assert np.abs(layers[0] - layers[2]).max() > 0.1
+
+
+@pytest.mark.parametrize('lean', [-30, 0, 30])
+def test_streaks_lean_as_asked(lean):
+    # Wide streaks: central differences turn the direction of thin ones.
+    config = RainConfig(angle=one(lean), angle_spread=0, width=one(6))
+    layer = rain_layer(200, 200, np.random.default_rng(0), config)
+    dy, dx = np.gradient(layer)
+    # The structure tensor's weak axis runs along the streaks: positive angles have their foot on the left.
+    across = 0.5 * np.degrees(np.arctan2(2 * (dx * dy).sum(), (dx * dx - dy * dy).sum()))
+    assert across == pytest.approx(lean, abs=3)
+
+
+def test_density_length_width_and_opacity_do_what_they_say():
+    def mean(**change) -> float:
+        base = {'density': one(20), 'length': one(30), 'width': one(1.5), 'opacity': one(0.3), 'gust': 0.0}
+        return float(rain_layer(300, 300, np.random.default_rng(0), RainConfig(**base | change)).mean())
+
+    base = mean()
+    assert mean(density=one(40)) == pytest.approx(2 * base, rel=0.15)
+    assert mean(length=one(60)) == pytest.approx(2 * base, rel=0.2)
+    assert mean(width=one(3)) == pytest.approx(2 * base, rel=0.15)
+    assert mean(opacity=one(0.6)) == pytest.approx(2 * base, rel=0.15)
+    assert mean(gust=1.0) == pytest.approx(0.5 * base, rel=0.25)
+    assert mean(density=one(0)) == 0
+
+
+def test_rain_reaches_the_edges_as_often_as_the_middle():
+    layers = np.mean([rain_layer(60, 60, np.random.default_rng(s)) for s in range(150)], axis=0)
+    edge = np.concatenate([layers[:6].ravel(), layers[-6:].ravel(), layers[:, :6].ravel(), layers[:, -6:].ravel()])
+    assert edge.mean() == pytest.approx(layers[20:40, 20:40].mean(), rel=0.15)
+
+
+def test_veil_lies_over_everything():
+    clean = np.zeros((32, 32, 3), np.float32)
+    rainy = add_rain(clean, np.random.default_rng(0), RainConfig(density=one(0), veil=one(0.2), light=one(0.5)))
+    np.testing.assert_allclose(rainy, 0.1, atol=1e-6)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 50), (3, 2)])
+def test_tiny_images_get_rain_too(size):
+    assert add_rain(np.zeros((*size, 3), np.float32), np.random.default_rng(0)).shape == (*size, 3)
+
+
+def test_refuses_what_is_no_float_rgb_image():
+    with pytest.raises(ValueError, match='float RGB'):
+        add_rain(np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0))
+    with pytest.raises(ValueError, match='float RGB'):
+        add_rain(np.zeros((8, 8)), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'lenght': [1, 2]}, "unknown key 'lenght' \\(did you mean 'length'"),
+        ({'opacity': [0.5, 1.5]}, 'opacity must be'),
+        ({'density': [5, 1]}, 'density must be'),
+        ({'length': 'long'}, 'length must be two numbers'),
+        ({'gust': 2}, 'gust must lie in 0..1'),
+        ({'angle_spread': '3'}, 'angle_spread must be a number'),
+    ],
+)
+def test_bad_options_name_the_key(options, message):
+    with pytest.raises(UserError, match=message):
+        RainConfig.from_options(options)
+
+
+def test_options_override_the_defaults():
+    config = RainConfig.from_options({'angle': [0, 5]})
+    assert config.angle == (0.0, 5.0)
+    assert config.density == RainConfig().density
+
+
+def test_photographs_are_colour_and_the_splits_are_apart():
+    train, unseen = photographs('train'), photographs('unseen')
+    assert len(unseen) >= 2
+    assert not {p.name for p in train} & {p.name for p in unseen}
+    for photo in train + unseen:
+        assert photo.image.dtype == np.uint8
+        assert photo.image.shape[2] == 3
+        assert np.ptp(photo.image.astype(int), axis=2).mean() > 3  # colour, not grey in three channels
+        assert photo.licence

@@ -1,0 +1,1 @@
+"""Data sets, synthetic rain, and the preparation of downloaded archives."""
