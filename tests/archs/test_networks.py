@@ -1,0 +1,193 @@
+"""VmambaIR and OSSNet: sizes, forms, presets, and networks that find themselves in their own state dict."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmambair_arch.archs import PRESETS, Mamber32, OSSNet, VmambaIR, build, configuration
+from vmambair_arch.archs.layers import pad_to_multiple
+
+TINY = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'd_state': 4}
+COUNTS = {
+    'derain': 25.862,
+    'derain_released': 28.710,
+    'realsr_x4': 10.498,
+    'sr_x4': 11.724,
+    'sr_x4_released': 12.028,
+}
+"""Millions of parameters, measured on the authors' code."""
+
+FORMS = [
+    {},
+    {'scale': 2},
+    {'scale': 3},
+    {'scale': 4, 'channel_width': 1},
+    {'scale': 4, 'channel_width': 4},
+    {'channel_width': 4, 'channel_fusion': 'add'},
+    {'channel_width': 4, 'channel_fusion': 'mul'},
+    {'channel_width': 1, 'channel_fusion': 'add'},
+    {'plane_directions': 1, 'channel_directions': 0},
+    {'channel_directions': 1},
+    {'channel_directions': 0},
+    {'channel_pool': False, 'channel_width': 1},
+    {'effn': False},
+    {'pointwise': 'linear'},
+    {'LayerNorm_type': 'BiasFree'},
+    {'bias': True},
+    {'inp_channels': 1, 'out_channels': 1},
+    {'inp_channels': 6, 'dual_pixel_task': True},
+    {'ffn_expansion_factor': 2.0},
+]
+
+
+def _network(cls: type = VmambaIR, **form: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return cls(**{**TINY, **form} if cls is VmambaIR else {'dim': 8, 'num_blocks': 2, 'd_state': 4, **form}).eval()
+
+
+@pytest.mark.parametrize('preset', COUNTS)
+def test_parameter_counts(preset: str) -> None:
+    with torch.device('meta'):
+        network = VmambaIR.from_preset(preset)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 3) == COUNTS[preset]
+
+
+def test_released_alternatives() -> None:
+    with torch.device('meta'):
+        thirty_two = Mamber32(num_blocks=[4, 4, 6, 8], num_refinement_blocks=2, heads=[1, 2, 4, 8])
+        thirty_three = VmambaIR(num_blocks=[3, 5, 7, 9])
+        drawn = VmambaIR.from_preset('realsr_x4')
+        light = VmambaIR.from_preset('light')
+    millions = [round(sum(p.numel() for p in n.parameters()) / 1e6, 3) for n in (thirty_two, thirty_three, drawn, light)]
+    assert millions[:3] == [25.872, 28.699, 10.498]
+    assert 1.0 <= millions[3] <= 2.0
+
+
+@pytest.mark.parametrize('form', FORMS, ids=str)
+def test_every_form_runs_trains_and_finds_itself(form: dict) -> None:
+    network = _network(**form)
+    channels, scale = network.config['inp_channels'], network.scale
+    x = torch.rand(2, channels, 9, 13)
+    y = network(x)
+    assert y.shape == (2, network.config['out_channels'], 9 * scale, 13 * scale)
+    y.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    state = network.state_dict()
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    rebuilt = build(state)
+    assert torch.equal(rebuilt(x), y)
+    _, config = configuration(state)
+    ignored = {'checkpoint', *(('bias',) if not network.config['effn'] else ())}
+    if not network.config['channel_directions']:
+        ignored |= {'channel_width', 'channel_fusion', 'channel_pool'}
+    same = {k: v for k, v in network.config.items() if k not in ignored and k != 'ffn_expansion_factor'}
+    assert {k: config[k] for k in same} == same
+
+
+@given(h=st.integers(1, 20), w=st.integers(1, 20))
+@settings(max_examples=12, deadline=None)
+def test_any_size(h: int, w: int) -> None:
+    with torch.no_grad():
+        assert _network(scale=2)(torch.rand(1, 3, h, w)).shape == (1, 3, 2 * h, 2 * w)
+
+
+def test_padding_reflects_and_repeats() -> None:
+    x = torch.arange(10.0).view(1, 1, 1, 10)
+    padded = pad_to_multiple(x, 8)
+    assert padded.shape == (1, 1, 8, 16)
+    assert padded[0, 0, 0, 10:].tolist() == [8, 7, 6, 5, 4, 3]
+    assert torch.equal(padded[0, 0, 5], padded[0, 0, 0])
+    assert pad_to_multiple(torch.rand(1, 1, 8, 8), 8).shape == (1, 1, 8, 8)
+
+
+def test_a_flat_residual_at_birth() -> None:
+    """An image of zeros and an untrained network: what comes out is finite and small, as the residual wants."""
+    with torch.no_grad():
+        assert _network()(torch.zeros(1, 3, 16, 16)).abs().max() < 1
+
+
+@pytest.mark.parametrize('cls', [VmambaIR, OSSNet])
+@pytest.mark.parametrize('scale', [1, 2, 3, 4])
+def test_scales(cls: type, scale: int) -> None:
+    network = _network(cls, scale=scale)
+    x = torch.rand(1, 3, 5, 7)
+    with torch.no_grad():
+        y = network(x)
+        assert y.shape == (1, 3, 5 * scale, 7 * scale)
+        assert torch.equal(build(network.state_dict())(x), y)
+
+
+def test_checkpointing_changes_memory_only() -> None:
+    plain, recomputing = _network(), _network(checkpoint=True)
+    x = torch.rand(1, 3, 16, 16)
+    gradients = []
+    for network in (plain, recomputing):
+        network.train()(x).square().mean().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_form_that_shapes_cannot_tell_is_refused_by_another() -> None:
+    add = _network(channel_width=2, channel_fusion='add')
+    with pytest.raises(RuntimeError, match='form'):
+        _network(channel_width=2).load_state_dict(add.state_dict())
+    no_pool = _network(channel_width=4, channel_fusion='add', channel_pool=False)
+    with pytest.raises(RuntimeError, match='channel_pool'):
+        _network(channel_width=4, channel_fusion='mul', channel_pool=True).load_state_dict(no_pool.state_dict())
+
+
+def test_deepcopy_and_float64() -> None:
+    network = copy.deepcopy(_network()).double()
+    x = torch.rand(1, 3, 10, 9)
+    with torch.no_grad():
+        exact, single = network(x.double()), _network()(x)
+    assert (single - exact).norm() / exact.norm() < 1e-5
+
+
+def test_autocast_keeps_the_shape_and_stays_close() -> None:
+    network, x = _network(), torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        exact = network(x)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            low = network(x)
+    assert (low.float() - exact).square().mean().sqrt() < 0.05
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'named'),
+    [
+        ({'scale': 5}, 'scale'),
+        ({'num_blocks': [1, 1]}, 'num_blocks'),
+        ({'num_blocks': [1, 1, 1, -1]}, 'num_blocks'),
+        ({'channel_fusion': 'sum'}, 'channel_fusion'),
+        ({'dim': 7}, 'dim'),
+        ({'dim': 0}, 'dim'),
+        ({'inp_channels': 6}, 'dual_pixel_task'),
+        ({'plane_directions': 0}, 'plane_directions'),
+        ({'LayerNorm_type': 'Bias'}, 'LayerNorm_type'),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        VmambaIR(**{**TINY, **arguments})
+
+
+def test_unknown_preset_has_a_hint() -> None:
+    with pytest.raises(ValueError, match="did you mean 'derain'"):
+        VmambaIR.from_preset('derian')
+
+
+def test_wrong_input_is_named() -> None:
+    with pytest.raises(ValueError, match=r'\(b, 3, h, w\)'):
+        _network()(torch.rand(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize('name', PRESETS)
+def test_presets_build(name: str) -> None:
+    with torch.device('meta'):
+        assert VmambaIR.from_preset(name).config['dim'] > 0

@@ -1,0 +1,106 @@
+"""Layers on channels-last maps.
+
+Inside the networks a feature map is a contiguous tensor (b, h, w, c): a 1x1 convolution is then one matrix product,
+LayerNorm over channels needs no reshape, and the scan reads it as it lies. A 3x3 convolution sees the same memory as
+a (b, c, h, w) tensor in torch's channels_last format, so nothing is copied on the way in or out.
+
+Parameters keep the names and shapes of the authors' release (1x1 convolutions are stored as such), so that their
+checkpoints load.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """(b, c, h, w) -> (b, h, w, c), contiguous."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def to_channels_first(x: Tensor) -> Tensor:
+    """(b, h, w, c) -> (b, c, h, w) view of the same memory: torch's channels_last format."""
+    return x.permute(0, 3, 1, 2)
+
+
+def conv(x: Tensor, layer: nn.Module) -> Tensor:
+    """Apply a module that wants (b, c, h, w) to a map (b, h, w, c)."""
+    return to_channels_last(layer(to_channels_first(x)))
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution of a map (b, h, w, c) by a weight (o, c, 1, 1) or (o, c)."""
+    return F.linear(x, weight.flatten(1), bias)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad (b, c, h, w) on the right and the bottom to multiples of `multiple`.
+
+    By reflection, or by repeating the border along an axis that is shorter than its pad.
+    """
+    h, w = x.shape[-2:]
+    for size, pad in ((w, (0, -w % multiple, 0, 0)), (h, (0, 0, 0, -h % multiple))):
+        if any(pad):
+            x = F.pad(x, pad, mode='reflect' if max(pad) < size else 'replicate')
+    return x
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the channels of every pixel of (..., c): biased variance, eps 1e-5.
+
+    Args:
+        dim: channels.
+        bias_free: Restormer's form without mean and bias, x / sqrt(var(x) + eps) * weight.
+    """
+
+    eps = 1e-5
+
+    def __init__(self, dim: int, bias_free: bool = False) -> None:
+        super().__init__()
+        self.bias_free = bias_free
+        # The release keeps the parameters one level down, in `body`.
+        self.body = nn.Module()
+        self.body.weight = nn.Parameter(torch.ones(dim))
+        if not bias_free:
+            self.body.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.body.weight
+        if self.bias_free:
+            return x * torch.rsqrt(x.var(-1, keepdim=True, unbiased=False) + self.eps) * weight
+        return F.layer_norm(x, weight.shape, weight, self.body.bias, self.eps)
+
+
+class Downsample(nn.Module):
+    """Halve height and width, double the channels: 3x3 convolution c -> c / 2, then PixelUnshuffle(2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv(x, self.body)
+
+
+class Upsample(nn.Module):
+    """Double height and width, halve the channels: 3x3 convolution c -> 2 c, then PixelShuffle(2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(dim, dim * 2, 3, padding=1, bias=False), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv(x, self.body)
+
+
+def upsampling_tail(dim: int, out_channels: int, scale: int) -> nn.Sequential:
+    """Feature map to image at `scale` 2, 3 or 4: 3x3 convolutions with PixelShuffle, then a 3x3 convolution, with bias.
+
+    x4 has two stages of 2, x2 one, x3 a single stage of 3.
+    """
+    stages: list[nn.Module] = []
+    for factor in {2: (2,), 3: (3,), 4: (2, 2)}[scale]:
+        stages += [nn.Conv2d(dim, dim * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
+    return nn.Sequential(nn.Sequential(*stages), nn.Conv2d(dim, out_channels, 3, padding=1))

@@ -1,0 +1,218 @@
+"""The OSS block: omni selective scan, then an efficient feed-forward network (VmambaIR, section 3.2 and 3.3).
+
+Letters as in `vmambair_arch.ops.reference`: b batch, h and w size of the map, d channels, N state size, R rank of dt,
+K plane directions. Maps are channels last, (b, h, w, d).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, omni_scan
+from .layers import LayerNorm, conv, pointwise
+
+LIFTED_RANK = 6
+"""Rank of dt in a channel scan that is lifted to several channels, as released."""
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+"""Range of the step size at the start of training (Mamba, appendix; the release)."""
+
+
+def _pointwise_layer(dim_in: int, dim_out: int, *, bias: bool, linear: bool) -> nn.Module:
+    return nn.Linear(dim_in, dim_out, bias) if linear else nn.Conv2d(dim_in, dim_out, 1, bias=bias)
+
+
+def _uniform(*shape: int, bound: float) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+
+def _s4d_real(rows: int, N: int) -> nn.Parameter:
+    """A_logs = log(1..N) in every row (S4D-Real): the state decays at N rates."""
+    return nn.Parameter(torch.arange(1, N + 1, dtype=torch.float32).log().repeat(rows, 1))
+
+
+def _dt_bias(*shape: int) -> nn.Parameter:
+    """The bias that makes softplus(bias) log-uniform in [DT_MIN, DT_MAX]."""
+    log_dt = torch.empty(shape).uniform_(math.log(DT_MIN), math.log(DT_MAX))
+    dt = log_dt.exp().clamp(min=DT_FLOOR)
+    return nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+
+
+class OSSModule(nn.Module):
+    """Omni selective scan: the plane in four directions, then the channels in two.
+
+    1. x, z = split(in_conv(x)); z = silu(z); x = silu(depthwise 3x3 (x))
+    2. y = LayerNorm(plane scan of x) * z
+    3. c = LayerNorm(channel scan of the global average of y), one number for each channel
+    4. out_conv(y * c + y), or out_conv(y + c) with `channel_fusion='add'`
+
+    Args:
+        dim: channels d.
+        d_state: state size N of both scans.
+        plane_directions: K, 1 to 4; fewer than 4 read in the first K directions of `ops.PLANE_DIRECTIONS`.
+        channel_directions: 2 scans the channels forward and backward, 1 forward only, 0 leaves steps 3 out.
+        channel_width: 1 scans the average itself; more lifts it to that many channels by 1x1 convolutions.
+        channel_fusion: 'mul' for y * c + y (the paper), 'add' for y + c (the released deraining network).
+        channel_pool: False scans the channels of every pixel instead of their average (section 4.3).
+        linear: 1x1 convolutions are stored as linear layers (Table 4, V4).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        d_state: int = 16,
+        plane_directions: int = 4,
+        channel_directions: int = 2,
+        channel_width: int = 2,
+        channel_fusion: Literal['mul', 'add'] = 'mul',
+        channel_pool: bool = True,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        self.channel_fusion = channel_fusion
+        self.channel_pool = channel_pool
+        self.directions = PLANE_DIRECTIONS[:plane_directions]
+        self.sequence_directions = SEQUENCE_DIRECTIONS[:channel_directions]
+        K, R, N = plane_directions, math.ceil(dim / 16), d_state
+
+        self.in_conv = _pointwise_layer(dim, 2 * dim, bias=True, linear=linear)
+        self.conv2d = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.x_proj_weight = _uniform(K, R + 2 * N, dim, bound=dim**-0.5)
+        self.dt_projs_weight = _uniform(K, dim, R, bound=R**-0.5)
+        self.dt_projs_bias = _dt_bias(K, dim)
+        self.A_logs = _s4d_real(K * dim, N)
+        self.Ds = nn.Parameter(torch.ones(K * dim))
+        self.out_norm = LayerNorm(dim)
+        if channel_directions:
+            K, dc = channel_directions, channel_width
+            Rc = R if dc == 1 else LIFTED_RANK
+            self.xc_proj_weight = _uniform(K, Rc + 2 * N, dc, bound=dc**-0.5)
+            if dc == 1:
+                self.dtc_projs_weight = _uniform(K, dc, Rc, bound=Rc**-0.5)
+                self.dtc_projs_bias = _dt_bias(K, dc)
+                self.Ac_logs = _s4d_real(K * dc, N)
+            else:
+                self.dtc_projs_weight = nn.Parameter(torch.randn(K, dc, Rc))
+                self.dtc_projs_bias = nn.Parameter(torch.randn(K, dc))
+                self.Ac_logs = nn.Parameter(torch.randn(K * dc, N))
+                self.conv_cin = nn.Conv2d(1, dc, 1)
+                self.conv_cout = nn.Conv2d(dc, 1, 1)
+            self.Dsc = nn.Parameter(torch.ones(K * dc))
+            self.channel_norm = LayerNorm(dim)
+        self.out_conv = _pointwise_layer(dim, dim, bias=True, linear=linear)
+
+    def scan_plane(self, x: Tensor) -> Tensor:
+        """(b, h, w, d) -> (b, h, w, d): the sum of the plane directions."""
+        return _project_and_scan(
+            x, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds, self.directions
+        )
+
+    def scan_channels(self, y: Tensor) -> Tensor:
+        """(b, h, w, d) -> (b, 1, 1, d), or (b, h, w, d) without pooling: what the channel scan reads, normalised."""
+        if self.channel_pool:
+            y = y.mean((1, 2), keepdim=True)
+        b, h, w, d = y.shape
+        sequence = y.reshape(b * h * w, 1, d, 1)
+        lifted = self.xc_proj_weight.shape[-1] > 1
+        if lifted:
+            sequence = pointwise(sequence, self.conv_cin.weight, self.conv_cin.bias)
+        sequence = _project_and_scan(
+            sequence,
+            self.xc_proj_weight,
+            self.dtc_projs_weight,
+            self.dtc_projs_bias,
+            self.Ac_logs,
+            self.Dsc,
+            self.sequence_directions,
+        )
+        if lifted:
+            sequence = pointwise(sequence, self.conv_cout.weight, self.conv_cout.bias)
+        return self.channel_norm(sequence.reshape(b, h, w, d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # One product for each half instead of a split: the halves come out contiguous.
+        weight_x, weight_z = self.in_conv.weight.chunk(2)
+        bias_x, bias_z = self.in_conv.bias.chunk(2)
+        z = F.silu(pointwise(x, weight_z, bias_z))
+        x = F.silu(conv(pointwise(x, weight_x, bias_x), self.conv2d))
+        y = self.out_norm(self.scan_plane(x)) * z
+        if self.sequence_directions:
+            c = self.scan_channels(y)
+            y = y + c if self.channel_fusion == 'add' else torch.addcmul(y, y, c)
+        return pointwise(y, self.out_conv.weight, self.out_conv.bias)
+
+
+def _project_and_scan(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_logs: Tensor,
+    Ds: Tensor,
+    directions: tuple[int, ...],
+) -> Tensor:
+    """Project a map (b, h, w, d) to dt, B and C of all directions in one product, and scan it."""
+    K, d, _ = dt_weight.shape
+    # At least float32: A is raised to the power of a whole image.
+    A = -torch.exp(A_logs.to(torch.promote_types(A_logs.dtype, torch.float32))).view(K, d, -1)
+    x_dbl = F.linear(x, x_proj_weight.flatten(0, 1))
+    return omni_scan(x, x_dbl, dt_weight, dt_bias, A, Ds.view(K, d), directions)
+
+
+class EFFN(nn.Module):
+    """Efficient feed-forward network: 1x1 to 2h, depthwise 3x3, gelu(a) * b, 1x1 back (section 3.2)."""
+
+    def __init__(self, dim: int, *, expansion: float = 2.66, bias: bool = False, linear: bool = False) -> None:
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.project_in = _pointwise_layer(dim, 2 * hidden, bias=bias, linear=linear)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
+        self.project_out = _pointwise_layer(hidden, dim, bias=bias, linear=linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pointwise(x, self.project_in.weight, self.project_in.bias)
+        a, b = conv(x, self.dwconv).chunk(2, -1)
+        return pointwise(F.gelu(a) * b, self.project_out.weight, self.project_out.bias)
+
+
+class OSSBlock(nn.Module):
+    """x = x + OSSModule(norm1(x)); x = x + EFFN(norm2(x)) (section 3.2), on maps (b, h, w, d).
+
+    Args:
+        dim: channels d.
+        ffn_expansion_factor: hidden channels of the EFFN over d.
+        bias: biases in the EFFN.
+        LayerNorm_type: 'WithBias' or 'BiasFree', for norm1 and norm2.
+        effn: False leaves the second half out (Table 4, V3).
+        linear, **scan: see `OSSModule`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ffn_expansion_factor: float = 2.66,
+        bias: bool = False,
+        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',  # noqa: N803 the released spelling
+        effn: bool = True,
+        linear: bool = False,
+        **scan: object,
+    ) -> None:
+        super().__init__()
+        bias_free = LayerNorm_type == 'BiasFree'
+        self.norm1 = LayerNorm(dim, bias_free)
+        self.attn = OSSModule(dim, linear=linear, **scan)
+        self.effn = effn
+        if effn:
+            self.norm2 = LayerNorm(dim, bias_free)
+            self.ffn = EFFN(dim, expansion=ffn_expansion_factor, bias=bias, linear=linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x)) if self.effn else x

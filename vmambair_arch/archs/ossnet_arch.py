@@ -1,0 +1,92 @@
+"""OSSNet: OSS blocks in a plain stack, no U-Net; the block as a drop-in body for restoration and super-resolution."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Network, check_arguments
+from .layers import LayerNorm, conv, to_channels_first, to_channels_last, upsampling_tail
+from .oss_block import OSSBlock
+
+
+class OSSNet(Network):
+    """3x3 convolution, `num_blocks` OSS blocks at full resolution, 3x3 convolution with a skip around the body, tail.
+
+    Args:
+        inp_channels, out_channels: channels of the images; equal, since the input is added to the output.
+        dim: width of the body.
+        num_blocks: OSS blocks.
+        scale: 1 ends in one 3x3 convolution, 2, 3 and 4 in PixelShuffle stages.
+        Others: as in `VmambaIR`.
+
+    Raises:
+        ValueError: an argument outside its range, named.
+    """
+
+    arch = 'OSSNet'
+
+    def __init__(
+        self,
+        inp_channels: int = 3,
+        out_channels: int = 3,
+        dim: int = 48,
+        num_blocks: int = 8,
+        ffn_expansion_factor: float = 2.66,
+        bias: bool = False,
+        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',  # noqa: N803 the released spelling
+        scale: int = 1,
+        d_state: int = 16,
+        plane_directions: int = 4,
+        channel_directions: int = 2,
+        channel_width: int = 1,
+        channel_fusion: Literal['mul', 'add'] = 'mul',
+        channel_pool: bool = True,
+        effn: bool = True,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        check_arguments(
+            'OSSNet', inp_channels=inp_channels, out_channels=out_channels, dim=dim, num_blocks=[num_blocks],
+            LayerNorm_type=LayerNorm_type, scale=scale, d_state=d_state, plane_directions=plane_directions,
+            channel_directions=channel_directions, channel_width=channel_width, channel_fusion=channel_fusion,
+        )  # fmt: skip
+        if inp_channels != out_channels:
+            raise ValueError(f'OSSNet: inp_channels {inp_channels} and out_channels {out_channels} must be equal')
+        self._remember(OSSNet, locals())
+        self.scale = scale
+        self.use_checkpoint = checkpoint
+        self.conv_first = nn.Conv2d(inp_channels, dim, 3, padding=1)
+        self.body = nn.ModuleList(
+            OSSBlock(
+                dim,
+                ffn_expansion_factor=ffn_expansion_factor,
+                bias=bias,
+                LayerNorm_type=LayerNorm_type,
+                effn=effn,
+                d_state=d_state,
+                plane_directions=plane_directions,
+                channel_directions=channel_directions,
+                channel_width=channel_width,
+                channel_fusion=channel_fusion,
+                channel_pool=channel_pool,
+            )
+            for _ in range(num_blocks)
+        )
+        self.norm = LayerNorm(dim)
+        self.conv_after_body = nn.Conv2d(dim, dim, 3, padding=1)
+        if scale == 1:
+            self.output = nn.Conv2d(dim, out_channels, 3, padding=1)
+        else:
+            self.tail = upsampling_tail(dim, out_channels, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, inp_channels, h, w) -> (b, out_channels, h * scale, w * scale)."""
+        self.check_input(x)
+        shallow = to_channels_last(self.conv_first(x))
+        y = shallow + conv(self.norm(self.run_blocks(self.body, shallow)), self.conv_after_body)
+        if self.scale == 1:
+            return self.output(to_channels_first(y)) + x
+        return self.tail(to_channels_first(y)) + F.interpolate(x, scale_factor=self.scale, mode='nearest')
