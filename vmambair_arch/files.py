@@ -1,0 +1,34 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` (hidden, same suffix) to write to; it becomes `path` when the block ends well.
+
+    Whatever ends the block early, Ctrl-C included, the temporary file is removed and an older `path` stays as it was.
+    Missing parent folders are made.
+
+    Raises:
+        UserError: the file cannot be written (permission, disk full, a folder of that name).
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{secrets.token_hex(6)}.part{path.suffix}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
