@@ -1,0 +1,1 @@
+"""Restore images: files in and out, tiles, checkpoints."""
