@@ -10,7 +10,6 @@ HERE = Path(__file__).parent
 
 BASE = [
     'torch>=2.4',
-    'einops',
     'numpy',
     'opencv-python',
     'pillow',
@@ -29,8 +28,10 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
-    packages=find_packages(include=['vmambair_arch*', 'realesrgan_pipeline*']),
-    package_data={'vmambair_arch': ['options/*.yml', 'weights/*', 'ops/csrc/*']},
+    # The option files live at the top of the checkout, where people look for them, and travel inside the package.
+    packages=[*find_packages(include=['vmambair_arch*', 'realesrgan_pipeline*']), 'vmambair_arch.options'],
+    package_dir={'vmambair_arch.options': 'options'},
+    package_data={'vmambair_arch': ['weights/*', 'ops/csrc/*'], 'vmambair_arch.options': ['*.yml']},
     install_requires=BASE,
     extras_require={
         'train': TRAIN,

@@ -1,0 +1,192 @@
+"""The main job in small: BasicSR trains a VmambaIR on photographs, which then restores some it has never seen.
+
+Everything happens in one folder: the data, BasicSR's experiment, the pictures and `demo.json`. The training is the
+ordinary `python -m vmambair_arch.train -opt options/demo_<task>.yml`, started in that folder.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import UserError, nearest
+from .options import load_options, option_file
+
+SEED = 2403_11423
+
+
+@dataclass(frozen=True)
+class Score:
+    """One photograph before and after, on Y: PSNR in dB and SSIM."""
+
+    name: str
+    psnr_input: float
+    psnr_restored: float
+    ssim_input: float
+    ssim_restored: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a demo found.
+
+    Attributes:
+        scores: one for each unseen photograph.
+        seconds: wall time of everything, data and training included.
+        written: every file worth looking at.
+    """
+
+    scores: list[Score]
+    seconds: float
+    written: list[Path]
+
+    def mean(self, figure: str) -> float:
+        return statistics.fmean(getattr(score, figure) for score in self.scores)
+
+    def table(self, degraded: str) -> str:
+        """A table for the terminal; `degraded` heads the columns of the input."""
+        lines = [f'{"unseen photograph":<20}{degraded + " dB":>13}{"restored dB":>13}{"gain":>8}{"SSIM":>17}']
+        mean = Score('mean', *(self.mean(f) for f in ('psnr_input', 'psnr_restored', 'ssim_input', 'ssim_restored')))
+        for score in [*self.scores, mean]:
+            gain = score.psnr_restored - score.psnr_input
+            lines.append(
+                f'{score.name:<20}{score.psnr_input:>13.2f}{score.psnr_restored:>13.2f}{gain:>+8.2f}'
+                f'{score.ssim_input:>9.4f} > {score.ssim_restored:.4f}'
+            )
+        return '\n'.join(lines)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One demo.
+
+    Attributes:
+        degraded: what the input is called in tables and captions.
+        prepare: writes `train/` and `unseen/{input,target}` into the folder `data` it is given.
+        baseline: brings an input to the size of its target, for the figures and the picture before restoration.
+    """
+
+    degraded: str
+    prepare: Callable[[Path], None]
+    baseline: Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+
+
+def _prepare_derain(folder: Path) -> None:
+    from .data.photographs import photographs
+    from .data.rain import add_rain
+    from .inference.image_io import Image, write_image
+
+    for number, photograph in enumerate(photographs()):
+        clean = photograph.image.astype(np.float32) / 255
+        if photograph.split == 'train':
+            # The rain over these is drawn anew for every patch while training.
+            write_image(folder / 'train' / f'{photograph.name}.png', Image(clean))
+        else:
+            rainy = add_rain(clean, np.random.default_rng([SEED, number]))
+            write_image(folder / 'unseen' / 'target' / f'{photograph.name}.png', Image(clean))
+            write_image(folder / 'unseen' / 'input' / f'{photograph.name}.png', Image(rainy))
+
+
+TASKS = {
+    'derain': Task('rainy', _prepare_derain, lambda image, size: image),
+}
+
+
+def run(task: str = 'derain', out: str | Path | None = None, say: Callable[[str], None] = lambda line: None) -> Result:
+    """Run a demo from data to picture.
+
+    Args:
+        task: a key of `TASKS`.
+        out: the folder everything goes to; default `demo_<task>` in the current folder.
+        say: gets each line of the report.
+
+    Raises:
+        UserError: unknown task, BasicSR missing, a training that failed.
+    """
+    if task not in TASKS:
+        raise UserError(f"unknown demo '{task}'{nearest(task, list(TASKS))}; there are {', '.join(TASKS)}")
+    start = time.monotonic()
+    options_path = option_file(f'demo_{task}.yml')
+    name = load_options(options_path)['name']
+    out = Path(out or f'demo_{task}').resolve()
+    if out.exists() and not out.is_dir():
+        raise UserError(f'{out}: is a file; choose another folder with --out')
+    out.mkdir(parents=True, exist_ok=True)
+
+    say(f'1/3 photographs into {out / "data"}')
+    TASKS[task].prepare(out / 'data')
+
+    say(f'2/3 BasicSR trains {name} ({options_path})')
+    train(options_path, out)
+
+    say('3/3 restoring photographs it has never seen')
+    checkpoint = out / 'experiments' / name / 'models' / 'net_g_latest.pth'
+    scores, picture = _restore_unseen(TASKS[task], out, checkpoint)
+    figures = out / 'demo.json'
+    result = Result(scores, time.monotonic() - start, [picture, figures, checkpoint, out / 'restored', out / 'data'])
+    _write_figures(result, figures)
+
+    say('')
+    say(result.table(TASKS[task].degraded))
+    say(f'\n{result.seconds:.0f} s in all. Written:')
+    for path in result.written:
+        say(f'  {path}')
+    return result
+
+
+def train(options_path: Path, folder: Path) -> None:
+    """Train as a user would, in `folder`, with the output of the trainer on this terminal.
+
+    Raises:
+        UserError: the training ended with another code than 0.
+    """
+    command = [sys.executable, '-m', 'vmambair_arch.train', '-opt', str(options_path)]
+    code = subprocess.run(command, cwd=folder, check=False).returncode
+    if code:
+        raise UserError(f'the training ended with code {code}; its messages are above', exit_code=code if code > 0 else 1)
+
+
+def _restore_unseen(task: Task, out: Path, checkpoint: Path) -> tuple[list[Score], Path]:
+    from .inference.image_io import Image, read_image, write_image
+    from .inference.panel import Panel, side_by_side
+    from .inference.restorer import Restorer
+    from .metrics.psnr_ssim import psnr, ssim
+
+    restorer = Restorer.from_pretrained(checkpoint)
+    scores, panels = [], []
+    for path in sorted((out / 'data' / 'unseen' / 'input').iterdir()):
+        target = read_image(out / 'data' / 'unseen' / 'target' / path.name).rgb
+        degraded = read_image(path).rgb
+        written = out / 'restored' / path.name
+        write_image(written, Image(restorer(degraded)))
+        # Measured on the file, 8 bits a channel, as anybody who opens it would.
+        restored = read_image(written).rgb
+        before = task.baseline(degraded, target.shape[:2])
+        figures = [f(image, target, y_channel=True) for f in (psnr, ssim) for image in (before, restored)]
+        scores.append(Score(path.stem, *figures))
+        panels.append([
+            Panel(before, f'{task.degraded}  {figures[0]:.2f} dB / {figures[2]:.4f}'),
+            Panel(restored, f'restored  {figures[1]:.2f} dB / {figures[3]:.4f}'),
+            Panel(target, 'truth'),
+        ])  # fmt: skip
+    picture = out / 'side_by_side.png'
+    write_image(picture, Image(side_by_side(panels)))
+    return scores, picture
+
+
+def _write_figures(result: Result, path: Path) -> None:
+    from .files import replacing
+
+    names = ('psnr_input', 'psnr_restored', 'ssim_input', 'ssim_restored')
+    figures = {name: round(result.mean(name), 4) for name in names}
+    figures |= {'seconds': round(result.seconds, 1), 'photographs': [asdict(score) for score in result.scores]}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
