@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 
 class UserError(ValueError):
     """Bad input: the message is one line that names the file or key and says what to do.
@@ -24,3 +27,19 @@ def nearest(name: str, valid: list[str] | tuple[str, ...]) -> str:
 
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ''
+
+
+def guard(run: Callable[[], int | None]) -> int:
+    """Call `run` for a command line and return the exit code: its own (None is 0), that of a UserError, 130 for Ctrl-C.
+
+    A UserError is one line on stderr, also where a worker process of a loader wrapped its traceback around it.
+    """
+    try:
+        return run() or 0
+    except UserError as error:
+        line = str(error).strip().rpartition('\n')[2].rpartition('UserError: ')[2]
+        sys.stderr.write(f'vmambair: error: {line}\n')
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write('vmambair: interrupted\n')
+        return 130

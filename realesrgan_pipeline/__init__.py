@@ -1,0 +1,1 @@
+"""Real-world degradation (Real-ESRGAN), independent of any network."""

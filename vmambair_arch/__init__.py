@@ -1,0 +1,36 @@
+"""VmambaIR for BasicSR: image restoration with omni selective scans.
+
+Importing this package registers everything with BasicSR, which it neither needs nor imports: see `registration`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from . import registration
+from .errors import UserError
+
+__version__ = '0.1.0'
+
+_LAZY = {
+    'OSSNet': '.archs',
+    'Restorer': '.inference',
+    'VmambaIR': '.archs',
+    'load_model': '.inference.load',
+}
+__all__ = ['OSSNet', 'Restorer', 'UserError', 'VmambaIR', 'load_model']
+
+
+def __getattr__(name: str) -> Any:
+    """Networks and inference are imported at the first use, so that importing the package takes no time."""
+    if name not in _LAZY:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(_LAZY[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
+
+
+registration.install()

@@ -1,0 +1,5 @@
+"""Models: what BasicSR trains, validates and saves."""
+
+from ..registration import import_basicsr
+
+import_basicsr()

@@ -1,0 +1,10 @@
+"""BasicSR's train pipeline with everything of this package: `python -m vmambair_arch.train -opt FILE`."""
+
+from __future__ import annotations
+
+import sys
+
+from . import launch
+
+if __name__ == '__main__':
+    sys.exit(launch.main(launch.train))
