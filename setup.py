@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
+OPENMP = '-fopenmp'
+
+
+class BuildKernels(build_ext):
+    """Builds the C kernels into `vmambair_arch/ops/_kernels.so`, a plain library that knows no Python.
+
+    Nothing here may fail an install: without a compiler the torch version of the scan serves, and says so.
+    """
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return f'{fullname.replace(".", "/")}.so'
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return []  # no module to initialise
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except Exception:
+            # Apple's clang has no OpenMP: the same kernel on one thread.
+            ext.extra_compile_args.remove(OPENMP)
+            ext.extra_link_args.remove(OPENMP)
+            super().build_extension(ext)
+
+
+CSRC = 'vmambair_arch/ops/csrc'
+KERNELS = Extension(
+    'vmambair_arch.ops._kernels',
+    sources=[f'{CSRC}/{name}.c' for name in ('scan', 'avx512', 'avx2', 'neon', 'portable')],
+    depends=[f'{CSRC}/{name}.h' for name in ('scan', 'scan_worker', 'vec')],
+    extra_compile_args=['-O3', '-fvisibility=hidden', OPENMP],
+    extra_link_args=[OPENMP],
+    optional=True,
+)
 
 BASE = [
     'torch>=2.4',
@@ -32,6 +68,8 @@ setup(
     packages=[*find_packages(include=['vmambair_arch*', 'realesrgan_pipeline*']), 'vmambair_arch.options'],
     package_dir={'vmambair_arch.options': 'options'},
     package_data={'vmambair_arch': ['weights/*', 'ops/csrc/*'], 'vmambair_arch.options': ['*.yml']},
+    ext_modules=[] if sys.platform == 'win32' else [KERNELS],  # written for gcc and clang
+    cmdclass={'build_ext': BuildKernels},
     install_requires=BASE,
     extras_require={
         'train': TRAIN,

@@ -52,6 +52,7 @@ class Backend:
 
 BACKENDS = (
     Backend('mamba', 'mamba_scan', ('cuda',), 'pip install --no-build-isolation mamba-ssm causal-conv1d'),
+    Backend('c', 'c_scan', ('cpu',), 'install gcc or clang, then reinstall: pip install --force-reinstall --no-deps .'),
     Backend('torch', 'torch_scan', (), 'pip install torch'),
 )
 """Fastest first."""

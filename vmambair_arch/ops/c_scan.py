@@ -1,0 +1,305 @@
+"""The omni selective scan on CPUs: the fused C kernel of `csrc/`, as a torch operator with a gradient.
+
+The library has no Python and no torch in it. It is loaded with ctypes (after torch, so that both share torch's OpenMP
+threads), handed pointers and strides, and registered as `torch.ops.vmambair.c_scan`, which makes it an operator like
+any other for autograd, autocast, torch.compile, torch.export and fake tensors.
+
+float32 and bfloat16 are read as they are, float16 through a float32 copy; the state is float32. Outputs and gradients
+have the same bits for any number of threads.
+
+The environment variable `VMAMBAIR_SCAN_ISA` (avx512, avx2, neon, portable) forces an instruction set; the default is
+the widest that this machine has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).with_name('_kernels.so')
+ENV_ISA = 'VMAMBAIR_SCAN_ISA'
+CHUNK = 32
+"""Pixels between two kept states: `CHUNK` in csrc/scan.h."""
+LANES = 16
+"""The widest vector; channels are dealt out to threads in multiples of it."""
+BACKWARD_CHANNELS = 96
+"""Channels whose gradients of B, C and dt are summed in one go. Constant: no order of sums may depend on the threads."""
+ELEMENTS_PER_THREAD = 1 << 17
+"""State updates (20 us) below which another thread costs more than it brings."""
+
+
+class _Problem(ctypes.Structure):
+    """`scan_problem` of csrc/scan.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ('b', 'h', 'w', 'd', 'N', 'R', 'K')),
+        ('directions', POINTER(c_int64)),
+        ('x', c_void_p),
+        ('x_dbl', c_void_p),
+        ('x_stride', c_int64 * 3),
+        ('x_dbl_stride', c_int64 * 3),
+        *((name, c_void_p) for name in ('dt_weight', 'dt_bias', 'A', 'D', 'states')),
+        *((name, c_int32) for name in ('x_bf16', 'x_dbl_bf16', 'threads')),
+    )
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None and why there is none."""
+    if not LIBRARY.is_file():
+        return None, f'the C kernel was not built ({LIBRARY.name} is missing beside {Path(__file__).name})'
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        return None, f'the C kernel cannot be loaded ({error})'
+    pointers = POINTER(c_void_p)
+    library.vmambair_isa_name.argtypes = [ctypes.c_int]
+    library.vmambair_isa_name.restype = ctypes.c_char_p
+    library.vmambair_isa_select.argtypes = [ctypes.c_char_p]
+    library.vmambair_decay.argtypes = [c_void_p, c_float, c_void_p, c_int64]
+    library.vmambair_decay.restype = None
+    library.vmambair_scan_forward.argtypes = [POINTER(_Problem), pointers, c_int64, c_int64, c_void_p]
+    library.vmambair_scan_backward.argtypes = [
+        POINTER(_Problem), c_void_p, pointers, c_int64, pointers, c_int64, *[c_void_p] * 7,
+    ]  # fmt: skip
+    wanted = os.environ.get(ENV_ISA, '').strip().lower() or library.vmambair_isa_name(0).decode()
+    if library.vmambair_isa_select(wanted.encode()):
+        return None, f'{ENV_ISA}={wanted} is not one of {", ".join(_isa_names(library))}'
+    return library, ''
+
+
+def _isa_names(library: ctypes.CDLL) -> tuple[str, ...]:
+    names = []
+    while name := library.vmambair_isa_name(len(names)):
+        names.append(name.decode())
+    return tuple(names)
+
+
+def isa_names() -> tuple[str, ...]:
+    """The instruction sets of this machine that the kernel was built for, fastest first; empty without the kernel."""
+    library, _ = _load()
+    return _isa_names(library) if library else ()
+
+
+def select_isa(name: str) -> None:
+    """Use the instruction set `name` of `isa_names` from now on, in this process.
+
+    Raises:
+        ValueError: this machine has none of that name.
+    """
+    if name not in isa_names():
+        raise ValueError(f"instruction set '{name}' is not one of {', '.join(isa_names())}")
+    _library().vmambair_isa_select(name.encode())
+
+
+def _library() -> ctypes.CDLL:
+    library, why = _load()
+    if library is None:
+        raise RuntimeError(why)
+    return library
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot serve tensors of `dtype` on `device`; None where it can."""
+    if device.type != 'cpu':
+        return 'runs on CPUs only'
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f'no {str(dtype).removeprefix("torch.")}'
+    library, why = _load()
+    return None if library else why
+
+
+def omni_scan(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int],
+) -> Tensor:
+    """Arguments as in `vmambair_arch.ops.omni_scan`."""
+    inputs = (_readable(x), _readable(x_dbl), dt_weight.float(), dt_bias.float(), A.float(), D.float())
+    # The backward pass takes states that were not kept as a reason to compute them again.
+    keep_states = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    y, _ = torch.ops.vmambair.c_scan(*inputs, directions, keep_states)
+    return y.to(x.dtype)
+
+
+def _readable(t: Tensor) -> Tensor:
+    return t if t.dtype in (torch.float32, torch.bfloat16) else t.float()
+
+
+# --- what the operators do -------------------------------------------------------------------------------------------
+
+
+def _problem(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    states: Tensor,
+    directions: Sequence[int],
+) -> _Problem:
+    """Pointers into tensors, which the caller keeps alive; the parameters must be contiguous."""
+    (b, h, w, d), (K, _, R), N = x.shape, dt_weight.shape, A.shape[-1]
+    work = x.numel() * K * N
+    return _Problem(
+        b, h, w, d, N, R, K, (c_int64 * K)(*directions), x.data_ptr(), x_dbl.data_ptr(),
+        (c_int64 * 3)(*x.stride()[:3]), (c_int64 * 3)(*x_dbl.stride()[:3]),
+        dt_weight.data_ptr(), dt_bias.data_ptr(), A.data_ptr(), D.data_ptr(), states.data_ptr() or None,
+        x.dtype == torch.bfloat16, x_dbl.dtype == torch.bfloat16,
+        max(1, min(torch.get_num_threads(), work // ELEMENTS_PER_THREAD)),
+    )  # fmt: skip
+
+
+def _last_dim_together(t: Tensor) -> Tensor:
+    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
+
+
+def _arrays(tensors: Sequence[Tensor]) -> ctypes.Array:
+    return (c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+
+
+def _buffers(problem: _Problem) -> int:
+    """Arrays that directions add into at the same time: two, or one a direction where that many threads wait."""
+    return problem.K if problem.threads > 2 * problem.b else min(problem.K, 2)
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError('the scan kernel got no memory for its scratch')
+
+
+def _sums(result: Tensor, buffers: int) -> list[Tensor]:
+    """float32 arrays of the shape of `result` to add into; the first is `result` itself where its dtype allows."""
+    own = result.dtype == torch.float32
+    return [result] * own + [result.new_empty(result.shape, dtype=torch.float32) for _ in range(buffers - own)]
+
+
+def _forward(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int],
+    keep_states: bool,
+) -> tuple[Tensor, Tensor]:
+    inputs = [_last_dim_together(x), _last_dim_together(x_dbl), *(t.contiguous() for t in (dt_weight, dt_bias, A, D))]
+    y, states = _forward_meta(*inputs, directions, keep_states)
+    if not y.numel():
+        return y, states
+    problem = _problem(*inputs, states, directions)
+    buffers = _buffers(problem)
+    # Where images and directions are too few for the threads, channels are dealt out too: none depends on another.
+    pieces, blocks = problem.b * buffers, -(-problem.d // LANES)
+    groups = 1 if pieces % problem.threads == 0 else min(blocks, -(-4 * problem.threads // pieces))
+    sums = _sums(y, buffers)
+    _check(
+        _library().vmambair_scan_forward(problem, _arrays(sums), buffers, -(-blocks // groups) * LANES, y.data_ptr())
+    )
+    return y, states
+
+
+def _forward_meta(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int],
+    keep_states: bool,
+) -> tuple[Tensor, Tensor]:
+    b, h, w, d = x.shape
+    chunks = (h * w + CHUNK - 1) // CHUNK
+    shape = (b, len(directions), chunks, A.shape[-1], d) if keep_states else (0,)
+    return x.new_empty(x.shape), x.new_empty(shape, dtype=torch.float32)
+
+
+def _backward(
+    grad_y: Tensor,
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    states: Tensor,
+    directions: Sequence[int],
+) -> tuple[Tensor, ...]:
+    inputs = [_last_dim_together(x), _last_dim_together(x_dbl), *(t.contiguous() for t in (dt_weight, dt_bias, A, D))]
+    grads = _backward_meta(grad_y, *inputs, states, directions)
+    if not x.numel():
+        return tuple(grad.zero_() for grad in grads)
+    if not states.numel():
+        states = _forward(*inputs, directions, True)[1]
+    problem = _problem(*inputs, states, directions)
+    grad_y = grad_y.float().contiguous()
+    buffers, groups = _buffers(problem), -(-problem.d // BACKWARD_CHANNELS)
+    sums, partial = _sums(grads[0], buffers), _sums(grads[1], groups)
+    per_image = x.new_empty(problem.b, problem.K, problem.N + problem.R + 2, problem.d, dtype=torch.float32)
+    _check(
+        _library().vmambair_scan_backward(
+            problem, grad_y.data_ptr(), _arrays(sums), buffers, _arrays(partial), BACKWARD_CHANNELS,
+            per_image.data_ptr(), *(grad.data_ptr() for grad in grads),
+        )
+    )  # fmt: skip
+    return grads
+
+
+def _backward_meta(
+    grad_y: Tensor,
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    states: Tensor,
+    directions: Sequence[int],
+) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
+
+
+def _setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    *tensors, directions, _ = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.directions = directions
+    ctx.set_materialize_grads(False)  # the states get no gradient: no array of zeros for it
+
+
+def _autograd_backward(ctx, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 8
+    *tensors, states = ctx.saved_tensors
+    return *torch.ops.vmambair.c_scan_backward(grad_y, *tensors, states, ctx.directions), None, None
+
+
+_TENSORS = 'Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D'
+_OPERATORS = torch.library.Library('vmambair', 'FRAGMENT')
+_OPERATORS.define(
+    f'c_scan({_TENSORS}, int[] directions, bool keep_states) -> (Tensor, Tensor)', tags=torch.Tag.pt2_compliant_tag
+)
+_OPERATORS.define(
+    f'c_scan_backward(Tensor grad_y, {_TENSORS}, Tensor states, int[] directions) -> ({", ".join(["Tensor"] * 6)})',
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_OPERATORS.impl('c_scan', _forward, 'CPU')
+_OPERATORS.impl('c_scan_backward', _backward, 'CPU')
+torch.library.register_fake('vmambair::c_scan', _forward_meta, lib=_OPERATORS)
+torch.library.register_fake('vmambair::c_scan_backward', _backward_meta, lib=_OPERATORS)
+torch.library.register_autograd('vmambair::c_scan', _autograd_backward, setup_context=_setup_context, lib=_OPERATORS)
+# Every dtype is read as it comes and the state is float32 anyway: autocast has nothing to cast.
+_OPERATORS.impl('c_scan', torch.library.fallthrough_kernel, 'AutocastCPU')

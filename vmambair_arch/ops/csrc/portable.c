@@ -1,0 +1,4 @@
+/* The workers for any machine: 4 lanes of the compiler's generic vectors. */
+#define ISA_PORTABLE
+#define ISA_NAME "portable"
+#include "scan_worker.h"

@@ -1,0 +1,172 @@
+/* The library's entry points: choose an instruction set, cut the problem into pieces for the threads, add the results.
+ *
+ * Pieces are (image, channels, directions). Sums over directions, channels and images are taken in one order whatever the
+ * number of threads, so that equal input gives equal bits:
+ *
+ *     over directions   (0th + 2nd) + (1st + 3rd) of the list. With `buffers` = 2 the directions of a bracket follow one
+ *                       another in one piece and add into one buffer; with a buffer for each direction they run at the
+ *                       same time and the brackets are added at the end. Same additions, same bits.
+ *     over channels     (gradients of B, C and dt) within a group of channels lane by lane, then group by group. The
+ *                       groups belong to the problem, not to the threads.
+ *     over images       (gradients of the parameters) one after the other.
+ *
+ * The OpenMP region is here and not in the workers: a function that is outlined for OpenMP loses its instruction set.
+ */
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "scan.h"
+#include "vec.h"
+
+#if defined(_OPENMP)
+#define PARALLEL_FOR(threads, ...) PRAGMA(omp parallel for num_threads(threads) if (threads > 1) __VA_ARGS__)
+#else
+#define PARALLEL_FOR(threads, ...)
+#endif
+#define PRAGMA(text) _Pragma(#text)
+#define EXPORT __attribute__((visibility("default")))
+
+/* Fastest first. */
+static const instruction_set *usable(int i)
+{
+    int count = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && count++ == i)
+        return &isa_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && count++ == i) return &isa_avx2;
+#elif defined(__aarch64__)
+    if (count++ == i) return &isa_neon;
+#endif
+    return count == i ? &isa_portable : NULL;
+}
+
+static const instruction_set *chosen;
+
+/* The name of the i-th instruction set that this machine has, fastest first; NULL past the last. */
+EXPORT const char *vmambair_isa_name(int i)
+{
+    const instruction_set *isa = usable(i);
+    return isa ? isa->name : NULL;
+}
+
+/* Use this one from now on; -1 where the machine has none of that name. */
+EXPORT int vmambair_isa_select(const char *name)
+{
+    for (int i = 0; usable(i); i++)
+        if (!strcmp(usable(i)->name, name)) {
+            chosen = usable(i);
+            return 0;
+        }
+    return -1;
+}
+
+/* out = 2^(t * scale), the exponential of the scan; count must be a multiple of 64. */
+EXPORT void vmambair_decay(const float *t, float scale, float *out, int64_t count) { chosen->decay(t, scale, out, count); }
+
+EXPORT int vmambair_openmp(void)
+{
+#if defined(_OPENMP)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+/* out = (the even ones) + (the odd ones) of `parts` arrays, or one after the other where `in_order`. */
+static void add_parts(float *const *parts, int64_t count, int in_order, int64_t elements, void *out, int out_bf16, int threads)
+{
+    if (count == 1 && parts[0] == out) return;
+    const int64_t block = 4096, blocks = (elements + block - 1) / block;
+    const int64_t stride = in_order ? 1 : 2;
+    PARALLEL_FOR(threads, schedule(static))
+    for (int64_t i = 0; i < blocks; i++) {
+        const int64_t start = i * block, size = elements - start < block ? elements - start : block;
+        float sum[4096], odd[4096];
+        for (int64_t first = 0; first < stride && first < count; first++) {
+            float *to = first ? odd : sum;
+            memcpy(to, parts[first] + start, size * sizeof *to);
+            for (int64_t part = first + stride; part < count; part += stride)
+                for (int64_t e = 0; e < size; e++) to[e] += parts[part][start + e];
+        }
+        if (stride == 2 && count > 1)
+            for (int64_t e = 0; e < size; e++) sum[e] += odd[e];
+        if (out_bf16)
+            for (int64_t e = 0; e < size; e++) ((uint16_t *)out)[start + e] = float_to_bf16(sum[e]);
+        else
+            memcpy((float *)out + start, sum, size * sizeof *sum);
+    }
+}
+
+static int run(const scan_problem *p, scan_worker *worker, const scan_piece *pieces, int64_t count)
+{
+    int failed = 0;
+    PARALLEL_FOR(p->threads, schedule(dynamic, 1) reduction(| : failed))
+    for (int64_t i = 0; i < count; i++) failed |= worker(p, pieces + i);
+    return failed;
+}
+
+/* y (b, h, w, d) in the dtype of x. `sums`: `buffers` arrays (b, h, w, d) to work in, of which the first may be y itself.
+ * `group`: channels of one piece, a multiple of 16. Returns 0, or -1 without memory.
+ */
+EXPORT int vmambair_scan_forward(const scan_problem *p, float *const *sums, int64_t buffers, int64_t group, void *y)
+{
+    const int64_t image_size = p->h * p->w * p->d, groups = (p->d + group - 1) / group, count = p->b * buffers * groups;
+    scan_piece *pieces = malloc(count * sizeof *pieces), *piece = pieces;
+    if (!pieces) return -1;
+    for (int64_t image = 0; image < p->b; image++)
+        for (int64_t buffer = 0; buffer < buffers; buffer++)
+            for (int64_t channel = 0; channel < p->d; channel += group)
+                *piece++ = (scan_piece){
+                    .image = image, .first = buffer, .step = buffers, .channel = channel,
+                    .channels = p->d - channel < group ? p->d - channel : group, .sum = sums[buffer] + image * image_size,
+                };
+    const int failed = run(p, chosen->forward, pieces, count);
+    free(pieces);
+    add_parts(sums, buffers, 0, p->b * image_size, y, p->x_bf16, p->threads);
+    return failed;
+}
+
+/* Gradients of all inputs; those of the parameters are float32.
+ *
+ * grad_y: (b, h, w, d) float32. grad_x, grad_x_dbl: dtypes of x and x_dbl. `sums`: `buffers` arrays (b, h, w, d), of which
+ * the first may be grad_x. `partial`: one array (b, h, w, K, R + 2N) for every group of `group` channels, of which the first
+ * may be grad_x_dbl. `per_image`: (b, K, N + R + 2, d). Returns 0, or -1 without memory.
+ */
+EXPORT int vmambair_scan_backward(const scan_problem *p, const float *grad_y, float *const *sums, int64_t buffers,
+                                  float *const *partial, int64_t group, float *per_image, void *grad_x, void *grad_x_dbl,
+                                  float *grad_dt_weight, float *grad_dt_bias, float *grad_A, float *grad_D)
+{
+    const int64_t N = p->N, R = p->R, P = N + R + 2, d = p->d, image_size = p->h * p->w * d;
+    const int64_t row_size = p->h * p->w * p->K * (R + 2 * N);
+    const int64_t groups = (d + group - 1) / group, count = p->b * buffers * groups;
+    scan_piece *pieces = malloc(count * sizeof *pieces), *piece = pieces;
+    if (!pieces) return -1;
+    for (int64_t image = 0; image < p->b; image++)
+        for (int64_t buffer = 0; buffer < buffers; buffer++)
+            for (int64_t i = 0; i < groups; i++)
+                *piece++ = (scan_piece){
+                    .image = image, .first = buffer, .step = buffers, .channel = i * group,
+                    .channels = d - i * group < group ? d - i * group : group, .sum = sums[buffer] + image * image_size,
+                    .grad_y = grad_y + image * image_size, .grad_x_dbl = partial[i] + image * row_size,
+                    .grad_parameters = per_image + image * p->K * P * d,
+                };
+    const int failed = run(p, chosen->backward, pieces, count);
+    free(pieces);
+    add_parts(sums, buffers, 0, p->b * image_size, grad_x, p->x_bf16, p->threads);
+    add_parts(partial, groups, 1, p->b * row_size, grad_x_dbl, p->x_dbl_bf16, p->threads);
+    PARALLEL_FOR(p->threads, schedule(static))
+    for (int64_t i = 0; i < p->K * d; i++) {
+        const float *from = per_image + i / d * P * d + i % d;
+        for (int64_t j = 0; j < P; j++) {
+            float sum = 0;
+            for (int64_t image = 0; image < p->b; image++) sum += from[(image * p->K * P + j) * d];
+            if (j < N) grad_A[i * N + j] = sum;
+            else if (j < N + R) grad_dt_weight[i * R + j - N] = sum;
+            else *(j == N + R ? grad_dt_bias + i : grad_D + i) = sum;
+        }
+    }
+    return failed;
+}
