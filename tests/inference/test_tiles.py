@@ -1,0 +1,170 @@
+"""Tiles: every pixel is covered once in sum, memory is bounded, running out of it is survived."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmambair_arch.errors import UserError
+from vmambair_arch.inference import tiles
+
+
+def identity(x):
+    return x
+
+
+def blur(x):
+    """A network of receptive field 5."""
+    return F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode='replicate'), 5, stride=1)
+
+
+def nearest_x2(x):
+    return F.interpolate(x, scale_factor=2, mode='nearest')
+
+
+sizes = st.integers(1, 400)
+
+
+@settings(max_examples=200, deadline=None)
+@given(length=st.integers(1, 5000), tile=st.integers(32, 600), part=st.floats(0, 1 / 3))
+def test_spans_cover_the_axis_and_weights_sum_to_one(length, tile, part):
+    overlap = int(tile * part)
+    spans = tiles.spans(length, tile, overlap)
+    assert spans[0][0] == 0
+    assert spans[-1][1] == length
+    total = torch.zeros(length)
+    for index, (start, stop) in enumerate(spans):
+        assert start % tiles.ALIGN == 0
+        assert 0 < stop - start <= tile
+        head = overlap if index else 0
+        tail = overlap if index < len(spans) - 1 else 0
+        assert head + tail <= stop - start
+        total[start:stop] += tiles.weights(stop - start, head, tail)
+    for (_, stop), (start, _) in zip(spans[:-1], spans[1:], strict=True):
+        assert stop - start == overlap
+    assert (total - 1).abs().max() < 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=sizes, width=sizes, tile=st.integers(32, 200), overlap=st.integers(0, 64), value=st.floats(0, 1))
+def test_constant_in_constant_out(height, width, tile, overlap, value):
+    image = torch.full((3, height, width), value)
+    for network, scale in ((identity, 1), (nearest_x2, 2)):
+        out = tiles.restore(network, image, scale=scale, tile=tile, overlap=overlap)
+        assert out.shape == (3, height * scale, width * scale)
+        assert (out - value).abs().max() <= 1e-6
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=sizes, width=sizes, tile=st.integers(32, 200), overlap=st.integers(0, 64))
+def test_a_pointwise_network_is_the_same_in_tiles(height, width, tile, overlap):
+    image = torch.rand(3, height, width)
+    torch.testing.assert_close(
+        tiles.restore(lambda x: x * x, image, tile=tile, overlap=overlap), image * image, atol=1e-6, rtol=0
+    )
+
+
+def test_seams_vanish_with_the_overlap():
+    image = torch.rand(3, 300, 300, generator=torch.Generator().manual_seed(0))
+    errors = [
+        (tiles.restore(blur, image, tile=100, overlap=overlap) - blur(image[None])[0]).abs().max().item()
+        for overlap in (0, 8, 32)
+    ]
+    assert errors[0] > 0.02
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_only_tiles_reach_the_network():
+    seen = []
+
+    def network(x):
+        seen.append(tuple(x.shape))
+        return x
+
+    tiles.restore(network, torch.rand(3, 500, 70), tile=96, overlap=16)
+    assert all(shape[0] == 1 and max(shape[2:]) <= 96 for shape in seen)
+    seen.clear()
+    tiles.restore(network, torch.rand(3, 500, 70), tile=None)
+    assert seen == [(1, 3, 500, 70)]
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB'),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_halves_the_tile_and_starts_over(error, caplog):
+    shapes = []
+
+    def network(x):
+        shapes.append(max(x.shape[2:]))
+        if max(x.shape[2:]) > 70 or len(shapes) == 6:  # once more in the middle of a run
+            raise error
+        return x * 0.5
+
+    image = torch.rand(3, 200, 260)
+    out = tiles.restore(network, image, tile=None, overlap=16)
+    torch.testing.assert_close(out, image * 0.5, atol=1e-6, rtol=0)
+    assert shapes[0] == 260
+    assert shapes[-1] <= 32
+    assert 'starting this image over with tiles of 65 pixels' in caplog.text
+
+
+def test_out_of_memory_to_the_end_is_said():
+    def network(x):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    with pytest.raises(UserError, match='out of memory even with tiles of'):
+        tiles.restore(network, torch.rand(3, 200, 200))
+
+
+def test_other_errors_pass():
+    def network(x):
+        raise RuntimeError('shapes do not fit')
+
+    with pytest.raises(RuntimeError, match='shapes do not fit'):
+        tiles.restore(network, torch.rand(3, 20, 20))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_no_black_tile(value):
+    def network(x):
+        return x * (value if x.shape[-1] < 96 else 1)
+
+    with pytest.raises(UserError, match='nan or infinity'):
+        tiles.restore(network, torch.rand(3, 40, 200), tile=96, overlap=16)
+
+
+def test_too_small_a_tile():
+    with pytest.raises(UserError, match='tile of 8 pixels is too small'):
+        tiles.restore(identity, torch.rand(3, 20, 20), tile=8)
+
+
+def test_progress_counts_tiles():
+    calls = []
+    tiles.restore(identity, torch.rand(3, 100, 64), tile=64, overlap=16, progress=lambda *a: calls.append(a))
+    assert calls == [(1, 2), (2, 2)]
+
+
+def test_memory_is_measured_and_bounds_the_tile(monkeypatch):
+    def network(x):
+        wide = x.repeat(1, 100, 1, 1)  # 1200 bytes a pixel
+        return wide[:, :3].clone()
+
+    measured = tiles.memory_per_pixel(network, torch.device('cpu'))
+    assert 1200 <= measured <= 1300
+    monkeypatch.setattr(tiles, 'free_memory', lambda device: 300 * 300 * measured)
+    assert tiles.tile_that_fits(network, 300, 300, torch.device('cpu')) is None
+    assert tiles.tile_that_fits(network, 301, 300, torch.device('cpu')) == 296
+    assert tiles.tile_that_fits(network, 10**5, 10**5, torch.device('cpu')) == 296
+
+
+def test_free_memory_is_bounded_on_a_cpu():
+    assert 0 < tiles.free_memory(torch.device('cpu')) <= tiles.CPU_BUDGET

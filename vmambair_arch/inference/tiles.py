@@ -1,0 +1,225 @@
+"""Run a network over an image in tiles that overlap and melt into each other, in bounded memory.
+
+Along each axis neighbours share `overlap` pixels, over which the weight of one rises along half a cosine while the
+other's falls by the same amount: the weights of all tiles sum to one everywhere. In two dimensions weights multiply.
+The image and the result stay on the CPU; only a tile is on the device.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from ..errors import UserError
+
+ALIGN = 8
+"""Tiles start at multiples of the network's coarsest pixel, so that they are sampled on the grid of the whole image."""
+MIN_TILE = 32
+PROBE = 64
+"""Side of the image on which the cost of a pixel is measured; borders make it come out a little high."""
+CPU_BUDGET = 2 * 2**30
+"""Most working memory of the network on a CPU, in bytes: larger tiles are no faster there, and a limit that does not
+depend on the machine gives the same result on all of them."""
+
+Network = Callable[[Tensor], Tensor]
+Progress = Callable[[int, int], None]
+logger = logging.getLogger('vmambair_arch')
+
+
+def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """The fewest, about equal, spans [start, stop) of at most `tile` pixels, each sharing `overlap` with the next.
+
+    Args:
+        length: pixels of the axis, >= 1.
+        tile: at least 3 * overlap, so that no more than two spans meet in a pixel, and overlap + ALIGN.
+        overlap: pixels, >= 0.
+    """
+    if length <= tile:
+        return [(0, length)]
+    count = math.ceil((length - overlap) / _down(tile - overlap))
+    step = _down(math.ceil((length - overlap) / count) + ALIGN - 1)
+    return [(i * step, min(length, (i + 1) * step + overlap)) for i in range(count)]
+
+
+def weights(length: int, head: int, tail: int) -> Tensor:
+    """(length,) weights of a tile that fades in over its first `head` pixels and out over its last `tail`."""
+    result = torch.ones(length)
+    result[:head] = _ramp(head)
+    result[length - tail :] = 1 - _ramp(tail)
+    return result
+
+
+def restore(
+    network: Network,
+    image: Tensor,
+    *,
+    scale: int = 1,
+    tile: int | None = None,
+    overlap: int = 32,
+    device: torch.device | str = 'cpu',
+    progress: Progress | None = None,
+) -> Tensor:
+    """Restore an image whole where `tile` allows it, else in tiles; out of memory, start over with half the tile.
+
+    Args:
+        network: (1, c, h, w) on `device` -> (1, c, h * scale, w * scale).
+        image: (c, h, w) float32 on the CPU.
+        scale: output size over input size.
+        tile: largest side of a tile in input pixels; None: whole.
+        overlap: input pixels that neighbours share; at most a third of the tile is used.
+        device: where the network runs.
+        progress: called with the number of tiles done and their total.
+
+    Returns:
+        (c, h * scale, w * scale) float32 on the CPU, every pixel from this run.
+
+    Raises:
+        UserError: not even the smallest tile fits into memory, or the network returned nan or infinity.
+    """
+    tile = max(image.shape[-2:]) if tile is None else tile
+    if tile < MIN_TILE and tile < max(image.shape[-2:]):
+        raise UserError(f'a tile of {tile} pixels is too small; use {MIN_TILE} or more, 0 for the whole image')
+    while True:
+        try:
+            return _restore(network, image, scale, tile, min(overlap, tile // 3), torch.device(device), progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else 'MemoryError'
+        # Outside the except clause: the exception keeps the frames, and so the tensors, of the failed attempt alive.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        tile = min(tile, max(image.shape[-2:])) // 2
+        if tile < MIN_TILE:
+            raise UserError(f'out of memory even with tiles of {2 * tile} pixels ({reason}); free some, or use a CPU')
+        logger.warning('out of memory: starting this image over with tiles of %d pixels', tile)
+
+
+def _restore(
+    network: Network,
+    image: Tensor,
+    scale: int,
+    tile: int,
+    overlap: int,
+    device: torch.device,
+    progress: Progress | None,
+) -> Tensor:
+    channels, height, width = image.shape
+    rows, columns = spans(height, tile, overlap), spans(width, tile, overlap)
+    total = len(rows) * len(columns)
+    result = torch.zeros(channels, height * scale, width * scale)
+    for done, ((top, bottom), (left, right)) in enumerate((r, c) for r in rows for c in columns):
+        restored = network(image[None, :, top:bottom, left:right].to(device))[0].to('cpu', torch.float32)
+        if not restored.isfinite().all():
+            raise UserError('the network returned nan or infinity; use --precision fp32, or bf16 instead of fp16')
+        vertical = weights((bottom - top) * scale, overlap * scale * (top > 0), overlap * scale * (bottom < height))
+        across = weights((right - left) * scale, overlap * scale * (left > 0), overlap * scale * (right < width))
+        weight = vertical[:, None] * across
+        result[:, top * scale : bottom * scale, left * scale : right * scale] += restored * weight
+        if progress:
+            progress(done + 1, total)
+    return result
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch or Python says that memory ran out, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return any(part in text for part in ('out of memory', 'allocate memory', 'not enough memory', 'alloc_failed'))
+
+
+def tile_that_fits(network: Network, height: int, width: int, device: torch.device) -> int | None:
+    """The largest tile for which the network has memory on `device`; None where the whole image fits.
+
+    What a pixel costs is measured by running the network once on a small image; what is free is asked of the device.
+    """
+    pixels = height * width
+    if pixels <= PROBE**2:
+        return None
+    affordable = free_memory(device) / memory_per_pixel(network, device)
+    if pixels <= affordable:
+        return None
+    return max(MIN_TILE, _down(math.isqrt(int(affordable))))
+
+
+def memory_per_pixel(network: Network, device: torch.device) -> float:
+    """Bytes of working memory that the network takes for each input pixel, measured on PROBE x PROBE noise."""
+    image = torch.rand(1, 3, PROBE, PROBE, device=device)
+    network(image)  # kernels are compiled and chosen
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        network(image)
+        return (torch.cuda.max_memory_allocated(device) - before) / PROBE**2
+    with _PeakMemory() as memory:
+        network(image)
+    return memory.peak / PROBE**2
+
+
+class _PeakMemory(TorchDispatchMode):
+    """Most bytes that the tensors made while it is on hold at one time: what CUDA counts itself, for the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = self.peak = 0
+        self.alive: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.alive:
+                    self.alive.add(storage._cdata)
+                    self.used += storage.nbytes()
+                    self.peak = max(self.peak, self.used)
+                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        return result
+
+    def _freed(self, address: int, size: int) -> None:
+        self.alive.discard(address)
+        self.used -= size
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be used on `device`: 80 % of what is free on a GPU, half and at most CPU_BUDGET on a CPU."""
+    if device.type == 'cuda':
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(0.8 * (free + cached))
+    return min(CPU_BUDGET, _free_system_memory() // 2)
+
+
+def _free_system_memory() -> int:
+    """Bytes that the system, or the container that we are in, can still give; a lot where nobody says."""
+    found = [64 * 2**30]
+    try:
+        for line in Path('/proc/meminfo').read_text().splitlines():
+            if line.startswith('MemAvailable:'):
+                found.append(int(line.split()[1]) * 1024)
+        limit, used = (Path('/sys/fs/cgroup', name).read_text().strip() for name in ('memory.max', 'memory.current'))
+        if limit != 'max':
+            found.append(int(limit) - int(used))
+    except OSError:
+        pass  # not Linux, or no container
+    return min(found)
+
+
+def _ramp(n: int) -> Tensor:
+    return 0.5 - 0.5 * torch.cos(math.pi * (torch.arange(n) + 0.5) / max(n, 1))
+
+
+def _down(n: int) -> int:
+    return max(ALIGN, n // ALIGN * ALIGN)
