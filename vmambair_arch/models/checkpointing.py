@@ -1,0 +1,100 @@
+"""Checkpoints that are whole or not there, and of which there is always a last good one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import replacing
+
+
+def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """`torch.save` that replaces `path` once everything is on the disk: it survives a kill and a power cut.
+
+    Raises:
+        UserError: it cannot be written, as on a full disk; an older file of that name is as it was.
+    """
+    path = Path(path)
+    with replacing(path) as temporary:
+        try:
+            with temporary.open('wb') as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except RuntimeError as error:  # torch's writer hides the OSError that it met
+            cause = error.__context__
+            raise cause if isinstance(cause, OSError) else OSError(str(error).splitlines()[0]) from error
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in `folder` on the disk too; not every system and file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def first_non_finite(content: Mapping[str, Any]) -> str | None:
+    """The dotted name of the first tensor in nested dicts that holds a NaN or an infinity."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            inner = first_non_finite(value)
+            if inner is not None:
+                return f'{name}.{inner}'
+        elif isinstance(value, Tensor) and not torch.isfinite(value).all():
+            return name
+    return None
+
+
+def saved_iterations(states: str | Path) -> list[int]:
+    """The iterations with a training state in the folder, oldest first."""
+    return sorted(int(path.stem) for path in Path(states).glob('*.state') if path.stem.isdigit())
+
+
+def prune(models: str | Path, states: str | Path, keep: int, spare: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` states and their networks, and what a killed save left behind.
+
+    A state goes before its networks, so that no state is ever without them.
+
+    Args:
+        models, states: the folders of networks (`net_<label>_<iteration>.pth`) and of states (`<iteration>.state`).
+        keep: number of states to keep; 0 keeps all.
+        spare: iterations whose networks stay, as those with the best metrics.
+    """
+    models, states = Path(models), Path(states)
+    for folder in (models, states):
+        for leftover in folder.glob('.*.part.*'):
+            leftover.unlink(missing_ok=True)
+    kept = saved_iterations(states)[-keep:]
+    if not keep or not kept:
+        return
+    for iteration in saved_iterations(states)[:-keep]:
+        (states / f'{iteration}.state').unlink(missing_ok=True)
+    for network in models.glob('net_*_*.pth'):
+        iteration = network.stem.rpartition('_')[2]
+        if iteration.isdigit() and int(iteration) < kept[0] and int(iteration) not in spare:
+            network.unlink(missing_ok=True)
+
+
+def last_checkpoint(states: str | Path) -> str:
+    """A few words on what a run can go on from, for error messages."""
+    iterations = saved_iterations(states)
+    return f'the checkpoint of iteration {iterations[-1]} is intact' if iterations else 'there is no checkpoint yet'
+
+
+def write_error(error: UserError, states: str | Path) -> UserError:
+    """`error` of a failed save, with what is left and how to go on."""
+    return UserError(f'{error}; {last_checkpoint(states)}: make room, then go on with --auto_resume', exit_code=1)

@@ -1,0 +1,28 @@
+"""What the ranks of a training tell each other; all of it is trivial where there is one process."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar('T')
+
+
+def in_a_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def gather(value: T) -> list[T]:
+    """The value of every rank, in the order of ranks, on every rank."""
+    if not in_a_group():
+        return [value]
+    values: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if in_a_group():
+        dist.barrier()

@@ -1,0 +1,97 @@
+"""Validation shared among the ranks, with averages as exact as those of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from basicsr.metrics import calculate_metric
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from ..errors import UserError
+from .distributed import gather
+
+if TYPE_CHECKING:
+    from basicsr.models.sr_model import SRModel
+
+Scores = dict[str, float]
+
+
+def validate(model: SRModel, dataset: Any, current_iter: int | str, save_img: bool) -> Scores | None:
+    """Restore a data set and score it; every rank takes its part of the images.
+
+    Args:
+        model: with `feed_data`, `test` and `get_current_visuals`, as BasicSR's.
+        dataset: `lq`, `gt` (where there is one) and `lq_path`.
+        current_iter: the iteration, or in a test run its name; goes into the names of saved images.
+        save_img: write the restored images below `path: visualization`.
+
+    Returns:
+        The mean of each metric of section `val`, on every rank; None where the run is asked to stop meanwhile.
+
+    Raises:
+        UserError: an image cannot be restored or scored, named.
+    """
+    rank, world_size = model.opt['rank'], model.opt['world_size']
+    mine = range(rank, len(dataset), world_size)
+    scores: dict[int, Scores] = {}
+    for index, data in zip(mine, _progress(model, Subset(dataset, mine)), strict=True):
+        if model.is_train and model.stop.signal:
+            break
+        scores[index] = _validate_image(model, data, dataset.opt['name'], current_iter, save_img)
+    merged = {index: values for part in gather(scores) for index, values in part.items()}
+    if len(merged) < len(dataset):
+        return None
+    # Summed in the order of the images, so that the number of ranks does not show in the last digit.
+    names = model.opt['val'].get('metrics') or {}
+    return {name: sum(merged[i][name] for i in range(len(dataset))) / len(dataset) for name in names}
+
+
+def _progress(model: SRModel, subset: Subset) -> Iterator[dict[str, Any]]:
+    shown = model.opt['val'].get('pbar', False) and model.opt['rank'] == 0
+    return tqdm(DataLoader(subset, batch_size=1), unit='image', leave=False, disable=not shown)
+
+
+def _validate_image(model: SRModel, data: dict, dataset_name: str, current_iter: int | str, save_img: bool) -> Scores:
+    path = data['lq_path'][0]
+    try:
+        model.feed_data(data)
+        model.test()
+        visuals = model.get_current_visuals()
+        images = {'img': tensor2img([visuals['result']])}
+        if 'gt' in visuals:
+            images['img2'] = tensor2img([visuals['gt']])
+        scores = {
+            name: float(calculate_metric(images, options))
+            for name, options in (model.opt['val'].get('metrics') or {}).items()
+        }
+    except UserError as error:
+        raise UserError(f'validation of {path}: {error}', exit_code=error.exit_code) from error
+    if save_img:
+        imwrite(images['img'], str(image_path(model.opt, Path(path).stem, dataset_name, current_iter)))
+    return scores
+
+
+def image_path(opt: dict[str, Any], name: str, dataset_name: str, current_iter: int | str) -> Path:
+    """Where BasicSR keeps the restored image of that name."""
+    folder = Path(opt['path']['visualization'])
+    if opt['is_train']:
+        return folder / name / f'{name}_{current_iter}.png'
+    return folder / dataset_name / f'{name}_{opt["val"].get("suffix") or opt["name"]}.png'
+
+
+def log_scores(model: SRModel, scores: Scores, dataset_name: str, current_iter: int | str, tb_logger: Any) -> None:
+    """BasicSR's lines and TensorBoard scalars; `vmambair plot` reads the lines."""
+    best = getattr(model, 'best_metric_results', {}).get(dataset_name, {})
+    lines = [f'Validation {dataset_name} at {current_iter}']
+    for name, value in scores.items():
+        line = f'\t # {name}: {value:.4f}'
+        if name in best:
+            line += f'\tBest: {best[name]["val"]:.4f} @ {best[name]["iter"]} iter'
+        lines.append(line)
+        if tb_logger:
+            tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', value, current_iter)
+    get_root_logger().info('\n'.join(lines))

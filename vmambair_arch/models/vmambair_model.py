@@ -1,0 +1,475 @@
+"""`VmambaIRModel`: training on pairs with BasicSR, in steps that can be trusted and runs that cannot be lost.
+
+BasicSR's train_pipeline calls, in every iteration: `update_learning_rate`, `feed_data`, `optimize_parameters`, and when
+they are due `get_current_log`, `save` and `validation`. Networks, optimisers and options are found by their label:
+`net_g`, `optimizer_g`, `network_g`, `optim_g`; a model with more networks names them in `labels`.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from ..errors import UserError
+from ..inference.tiles import restore
+from . import checkpointing
+from .distributed import barrier, gather
+from .lr_schedulers import build_scheduler
+from .optimizers import build_optimizer
+from .progress import ProgressBar
+from .rng import rng_state, set_rng_state, unchanged_rng
+from .signals import StopRequest
+from .validation import log_scores, validate
+
+RESTORMER_CLIP = 0.01
+"""Largest gradient norm under Restormer's `use_grad_clip: true`."""
+
+AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+Batch = dict[str, Any]
+"""Tensors of one micro-batch by name, `lq` and `gt` (b, 3, h, w) in 0..1; what a step adds is there for the next."""
+
+Losses = Callable[[Batch], Iterator[dict[str, Tensor]]]
+"""Yields terms by name, one dict for each backward pass. Those that begin with l_ are summed, all are logged."""
+
+
+@MODEL_REGISTRY.register()
+class VmambaIRModel(SRModel):
+    """Restoration trained on pairs: deraining, deblurring, and classical super-resolution with pixel losses.
+
+    Options of section `train` beyond BasicSR's:
+        `<name>_opt`: any loss of LOSS_REGISTRY, as many as wanted; logged as `l_<name>`.
+        `optim_g`: any optimiser of torch.optim; `decay_state_space: true` lets A and D of the scans decay as well.
+        `scheduler_<label>`: a scheduler for one network in place of `scheduler`.
+        `use_grad_clip`: clip the norm of the gradients to `grad_clip` (0.01, as Restormer).
+        `amp`: 'bf16' or 'fp16', networks run under autocast; losses, weights and optimisers stay in float32.
+        `accumulate`: n parts of each batch are run one after the other: the same step in 1/n of the memory.
+        `compile`: torch.compile the networks for training.
+        `max_bad_steps`: stop after so many steps with a NaN or infinite loss or gradient, 100 by default. Each is
+            skipped and named.
+    Of section `val`: `tile` and `tile_overlap` for images that do not fit in memory. Of section `logger`:
+    `keep_last: N` keeps the newest N checkpoints, and the networks with the best metrics.
+
+    Raises:
+        UserError: options that cannot be met; a checkpoint that cannot be written (exit code 1); too many bad steps, or
+            weights that are not finite (exit code 3).
+    """
+
+    labels: tuple[str, ...] = ('g',)
+    batch_keys: tuple[str, ...] = ('lq', 'gt')
+
+    # ------------------------------------------------------------ setting up
+
+    def init_training_settings(self) -> None:
+        train = self.opt['train']
+        for label in self.labels:
+            if not hasattr(self, f'net_{label}'):
+                self._build_network(label)
+            self.net(label).train()
+        self.ema_decay = train.get('ema_decay', 0)
+        if self.ema_decay > 0:
+            self._build_ema()
+        self.criteria = self.build_criteria()
+        self.amp = self._amp_type(train.get('amp'))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
+        self.max_norm = train.get('grad_clip', RESTORMER_CLIP) if train.get('use_grad_clip') else math.inf
+        self.max_bad_steps = train.get('max_bad_steps', 100)
+        self.bad_steps = 0
+        self.best_metric_results: dict[str, dict] = {}
+        self.current_iter = 0
+        self.stop = StopRequest()
+        self._stop_signal = 0
+        self._epoch = 0
+        self._log_values: dict[str, float] = {}
+        self._saved_rng: dict[str, Any] | None = None
+        self._bar = ProgressBar(int(train['total_iter']), self.opt['rank'])
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def net(self, label: str) -> nn.Module:
+        """The network of a label as it is trained, with its wrapper."""
+        return getattr(self, f'net_{label}')
+
+    def _build_network(self, label: str) -> None:
+        path = self.opt['path']
+        net = self.model_to_device(build_network(self.opt[f'network_{label}']))
+        setattr(self, f'net_{label}', net)
+        self.print_network(net)
+        if path.get(f'pretrain_network_{label}'):
+            strict, key = path.get(f'strict_load_{label}', True), path.get(f'param_key_{label}', 'params')
+            self.load_network(net, path[f'pretrain_network_{label}'], strict, key)
+
+    def _build_ema(self) -> None:
+        get_root_logger().info(f'Use Exponential Moving Average with decay: {self.ema_decay}')
+        self.net_g_ema = build_network(self.opt['network_g']).to(self.device).eval().requires_grad_(False)
+        path = self.opt['path']
+        if path.get('pretrain_network_g'):
+            self.load_network(self.net_g_ema, path['pretrain_network_g'], path.get('strict_load_g', True), 'params_ema')
+        else:
+            self.model_ema(0)
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        net = super().model_to_device(net)
+        if self.is_train and self.opt['train'].get('compile'):
+            net.compile()  # in place: names of parameters and `forward`, which validation uses, stay as they are
+        return net
+
+    def build_criteria(self) -> dict[str, nn.Module]:
+        """The losses between output and target, by the name of their option without `_opt`."""
+        train = self.opt['train']
+        criteria = {
+            key.removesuffix('_opt'): build_loss(options).to(self.device)
+            for key, options in train.items()
+            if key.endswith('_opt') and options and key != 'gan_opt'
+        }
+        if not criteria:
+            raise UserError('train: no loss; name one, as pixel_opt: {type: L1Loss}')
+        return criteria
+
+    def _amp_type(self, name: str | None) -> torch.dtype | None:
+        if name is not None and name not in AMP:
+            raise UserError(f"train: amp must be {' or '.join(AMP)}, got '{name}'")
+        return AMP.get(name)
+
+    def setup_optimizers(self) -> None:
+        for label in self.labels:
+            parameters = [(name, p) for name, p in self.net(label).named_parameters() if p.requires_grad]
+            optimizer = build_optimizer(parameters, self.opt['train'][f'optim_{label}'])
+            setattr(self, f'optimizer_{label}', optimizer)
+            self.optimizers.append(optimizer)
+
+    def setup_schedulers(self) -> None:
+        train = self.opt['train']
+        for label, optimizer in zip(self.labels, self.optimizers, strict=True):
+            self.schedulers.append(build_scheduler(optimizer, train.get(f'scheduler_{label}') or train['scheduler']))
+
+    # ------------------------------------------------------------ one iteration
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """Begins an iteration, the one place where the one before is complete, validation included: stops here."""
+        self.stop.listen()
+        if self._stop_signal:
+            self._save_and_exit(current_iter - 1)
+        if self._saved_rng is not None:
+            # Only now: building the data loaders drew numbers that the uninterrupted run did not.
+            set_rng_state(self._saved_rng)
+            self._saved_rng = None
+        self.current_iter = current_iter
+        super().update_learning_rate(current_iter, warmup_iter)
+
+    def get_current_learning_rate(self) -> list[float]:
+        """One for each optimiser, in the order of `labels`: what the log shows."""
+        return [optimizer.param_groups[0]['lr'] for optimizer in self.optimizers]
+
+    def feed_data(self, data: dict[str, Any]) -> None:
+        super().feed_data(data)
+        self.paths = data.get('lq_path')
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        good = self.step('g', self.compute_losses, self.micro_batches())
+        self.end_iteration(good)
+
+    def compute_losses(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        """The losses of the generator on one micro-batch; leaves its `output` in it."""
+        output = self.run('g', batch['lq'])
+        batch['output'] = output.detach()
+        yield self.restoration_losses(output, batch['gt'])
+
+    def restoration_losses(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        """Every criterion of the options on (b, 3, h, w) images; of a perceptual loss also its style term."""
+        terms = {}
+        for name, criterion in self.criteria.items():
+            values = criterion(output, gt)
+            if name == 'perceptual':
+                names = ('l_percep', 'l_style')
+            else:
+                names, values = (f'l_{"pix" if name == "pixel" else name}',), (values,)
+            terms |= {n: value for n, value in zip(names, values, strict=True) if value is not None}
+        return terms
+
+    def run(self, label: str, *inputs: Tensor) -> Tensor:
+        """A network in training, under autocast where the options want it; the result is float32."""
+        with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
+            return self.net(label)(*inputs).float()
+
+    def micro_batches(self) -> list[Batch]:
+        """The batch, cut into `accumulate` parts as equal as can be; fewer where it has fewer images."""
+        count = min(self.opt['train'].get('accumulate', 1), len(self.lq))
+        parts = {key: getattr(self, key).tensor_split(count) for key in self.batch_keys}
+        return [{key: parts[key][i] for key in self.batch_keys} for i in range(count)]
+
+    def step(self, label: str, compute_losses: Losses, batches: list[Batch]) -> bool:
+        """One step of the optimiser of `label`, or none where a loss or gradient is not finite.
+
+        Args:
+            label: of the network that is trained. No other may need gradients.
+            compute_losses: called once for each micro-batch.
+            batches: the micro-batches, weighted by their number of images.
+
+        Returns:
+            Whether the step was taken.
+        """
+        net, optimizer = self.net(label), getattr(self, f'optimizer_{label}')
+        optimizer.zero_grad(set_to_none=True)
+        images = sum(len(batch['lq']) for batch in batches)
+        logged: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
+            share = len(batch['lq']) / images
+            # Ranks exchange gradients once, after the last part.
+            wait = isinstance(net, DistributedDataParallel) and i + 1 < len(batches)
+            with net.no_sync() if wait else nullcontext():
+                for terms in compute_losses(batch):
+                    total = sum(value for name, value in terms.items() if name.startswith('l_'))
+                    self.scaler.scale(total * share).backward()
+                    for name, value in terms.items():
+                        logged[name] = logged.get(name, 0) + value.detach().mean() * share
+        self.scaler.unscale_(optimizer)
+        finite_gradients = self._clip_gradients(net)
+        values, gradients_good = self._share(logged, finite_gradients)
+        losses_good = all(math.isfinite(value) for value in values.values())
+        self._log_values |= values
+        if losses_good and gradients_good:
+            self.scaler.step(optimizer)
+            return True
+        # Overflow at a large scale is how the scaler finds the right one.
+        if not losses_good or self.scaler.get_scale() <= 1:
+            self._count_bad_step(label, batches, logged)
+        optimizer.zero_grad(set_to_none=True)
+        return False
+
+    def end_iteration(self, good: bool) -> None:
+        """What follows the steps of an iteration.
+
+        Args:
+            good: all steps were taken; else the average of the weights is not moved either.
+        """
+        self.scaler.update()
+        if good and self.ema_decay > 0:
+            self.model_ema(self.ema_decay)
+        self.log_dict, self._log_values = OrderedDict(self._log_values), {}
+        self.log_dict['patch'] = float(self.gt.shape[-1])
+        if self.bad_steps:
+            self.log_dict['bad_steps'] = float(self.bad_steps)
+        self._bar.advance(self.current_iter, next(iter(self.log_dict.values())))
+
+    def model_ema(self, decay: float = 0.999) -> None:
+        """BasicSR averages the parameters; buffers are copied as well."""
+        super().model_ema(decay)
+        buffers = dict(self.get_bare_model(self.net_g).named_buffers())
+        for name, buffer in self.net_g_ema.named_buffers():
+            buffer.copy_(buffers[name])
+
+    # ------------------------------------------------------------ what can go wrong in a step
+
+    def _clip_gradients(self, net: nn.Module) -> bool:
+        """Whether all gradients are finite; they are clipped then, and left as they are otherwise."""
+        try:
+            clip_grad_norm_(net.parameters(), self.max_norm, error_if_nonfinite=True)
+        except RuntimeError as error:
+            if 'non-finite' not in str(error):
+                raise
+            return False
+        return True
+
+    def _share(self, logged: dict[str, Tensor], gradients_good: bool) -> tuple[dict[str, float], bool]:
+        """The logged values averaged over the ranks, and whether the gradients are finite on all of them.
+
+        Also finds out whether a rank has been asked to stop: all must save together.
+        """
+        flags = [float(not gradients_good), float(self.stop.signal > 0)]
+        shared = torch.cat([torch.stack(list(logged.values())).float(), torch.tensor(flags, device=self.device)])
+        if self.opt['dist']:
+            torch.distributed.all_reduce(shared)
+            shared[:-2] /= self.opt['world_size']
+        *values, bad_ranks, stopped_ranks = shared.tolist()
+        if stopped_ranks:
+            self._stop_signal = max(gather(self.stop.signal))
+        return dict(zip(logged, values, strict=True)), not bad_ranks
+
+    def _count_bad_step(self, label: str, batches: list[Batch], logged: dict[str, Tensor]) -> None:
+        self.bad_steps += 1
+        culprits = gather(next((name for name, tensor in self._suspects(label, batches, logged) if _bad(tensor)), None))
+        culprit = next((name for name in culprits if name), 'the norm of the gradients')
+        get_root_logger().warning(
+            f'Iteration {self.current_iter}: {culprit} is NaN or infinite. Step skipped, the weights stay as they were '
+            f'(bad step {self.bad_steps} of at most {self.max_bad_steps}).'
+        )
+        if self.bad_steps >= self.max_bad_steps:
+            left = checkpointing.last_checkpoint(self.opt['path']['training_states'])
+            raise UserError(
+                f'stopped at iteration {self.current_iter} after {self.bad_steps} steps with NaN or infinite values '
+                f'(train: max_bad_steps), the last one in {culprit}; {left}',
+                exit_code=3,
+            )
+
+    def _suspects(self, label: str, batches: list[Batch], logged: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """What can be bad in a step, by name, in the order in which one makes the next bad."""
+        parameters = dict(self.net(label).named_parameters())
+        first = 0
+        for batch in batches:
+            for key in self.batch_keys:
+                for i, image in enumerate(batch[key]):
+                    yield f'{key} of {self.paths[first + i]}' if self.paths else key, image
+            first += len(batch['lq'])
+        for name, parameter in parameters.items():
+            yield f'weight {name} of net_{label}', parameter.detach()
+        for batch in batches:
+            for key in batch.keys() - set(self.batch_keys):
+                yield f'{key} of net_g', batch[key]
+        yield from logged.items()
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                yield f'gradient of {name} of net_{label}', parameter.grad
+
+    # ------------------------------------------------------------ validation
+
+    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
+        """Every rank takes its part of the images; training goes on as if there had been no validation."""
+        name = dataloader.dataset.opt['name']
+        with unchanged_rng():
+            scores = validate(self, dataloader.dataset, current_iter, save_img)
+        if scores is None:
+            get_root_logger().warning(f'Validation {name} at {current_iter} was left out: the run is to stop')
+            return
+        if self.is_train and scores:
+            self._initialize_best_metric_results(name)
+            for metric, value in scores.items():
+                self._update_best_metric_result(name, metric, value, current_iter)
+        if scores and self.opt['rank'] == 0:
+            log_scores(self, scores, name, current_iter, tb_logger)
+        barrier()
+
+    @torch.no_grad()
+    def test(self) -> None:
+        """`output` (1, 3, h, w) of `lq` in float32, by the averaged weights where there are some, in tiles if asked."""
+        net = getattr(self, 'net_g_ema', None) or self.get_bare_model(self.net_g)
+        was_training = net.training
+        net.eval()
+        options = self.opt['val']
+        output = restore(
+            net.forward,  # past torch.compile, which would compile again for every size of image
+            self.lq[0].cpu(),
+            scale=self.opt.get('scale', 1),
+            tile=options.get('tile'),
+            overlap=options.get('tile_overlap', 32),
+            device=self.device,
+        )
+        self.output = output[None]
+        net.train(was_training)
+
+    # ------------------------------------------------------------ saving and resuming
+
+    def networks_to_save(self) -> dict[str, dict[str, Any]]:
+        """The content of `net_<label>_<iteration>.pth` by label: `params`, and what else belongs to it."""
+        content = {}
+        for label in self.labels:
+            net = self.get_bare_model(self.net(label))
+            content[label] = {'params': _on_cpu(net.state_dict())}
+            if config := getattr(net, 'config', None):
+                content[label]['vmambair'] = {'arch': net.arch, 'config': config}
+        if self.ema_decay > 0:
+            content['g']['params_ema'] = _on_cpu(self.net_g_ema.state_dict())
+        return content
+
+    def rank_state(self) -> dict[str, Any]:
+        """What of the training state is each rank's own, in tensors and plain values: its random numbers."""
+        return {'rng': rng_state()}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `rank_state` returned."""
+        self._saved_rng = state['rng']
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Networks first and the state last: where there is a state, its networks are whole.
+
+        Args:
+            epoch: of the data loader.
+            current_iter: -1 at the end of the run: networks only, named `latest`.
+
+        Raises:
+            UserError: something cannot be written, or a weight is not finite; earlier checkpoints are as they were.
+        """
+        if current_iter == -1:
+            self._bar.close()
+            self.stop.leave()
+        else:
+            self._epoch = epoch
+        ranks = gather(self.rank_state()) if current_iter != -1 else []
+        if self.opt['rank'] == 0:
+            self._write(current_iter, ranks)
+
+    def _write(self, current_iter: int, ranks: list[dict[str, Any]]) -> None:
+        models, states = Path(self.opt['path']['models']), Path(self.opt['path']['training_states'])
+        networks = self.networks_to_save()
+        if bad := checkpointing.first_non_finite({f'net_{label}': content for label, content in networks.items()}):
+            left = checkpointing.last_checkpoint(states)
+            raise UserError(f'not saved: {bad} holds NaN or infinite values; {left}', exit_code=3)
+        try:
+            for label, content in networks.items():
+                name = 'latest' if current_iter == -1 else current_iter
+                checkpointing.write_checkpoint(models / f'net_{label}_{name}.pth', content)
+            if current_iter != -1:
+                checkpointing.write_checkpoint(states / f'{current_iter}.state', self._state(current_iter, ranks))
+        except UserError as error:
+            raise checkpointing.write_error(error, states) from error
+        best = {record['iter'] for records in self.best_metric_results.values() for record in records.values()}
+        checkpointing.prune(models, states, self.opt['logger'].get('keep_last', 0), best)
+
+    def _state(self, current_iter: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            'epoch': self._epoch,
+            'iter': current_iter,
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+            'scaler': self.scaler.state_dict(),
+            'best_metric_results': self.best_metric_results,
+            'bad_steps': self.bad_steps,
+            'ranks': ranks,
+        }
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Continue exactly where the state was saved; a state of plain BasicSR has no random numbers, which is said."""
+        super().resume_training(resume_state)
+        self.current_iter, self._epoch = resume_state['iter'], resume_state['epoch']
+        self.scaler.load_state_dict(resume_state.get('scaler') or {})
+        self.best_metric_results = resume_state.get('best_metric_results', {})
+        self.bad_steps = resume_state.get('bad_steps', 0)
+        ranks = resume_state.get('ranks', [])
+        if len(ranks) == self.opt['world_size']:
+            self.load_rank_state(ranks[self.opt['rank']])
+        else:
+            get_root_logger().warning(
+                f'The state holds the random numbers of {len(ranks)} processes, there are {self.opt["world_size"]} '
+                'now: training goes on, but not as the uninterrupted run would have.'
+            )
+
+    def _save_and_exit(self, iteration: int) -> None:
+        name = signal.Signals(self._stop_signal).name
+        self.save(self._epoch, iteration)
+        get_root_logger().info(f'{name}: saved iteration {iteration}; go on with --auto_resume')
+        self._bar.close()
+        barrier()  # a launcher ends all ranks as soon as one has gone, even one that is still saving
+        raise SystemExit(128 + self._stop_signal)
+
+
+def _bad(tensor: Tensor) -> bool:
+    return not torch.isfinite(tensor).all()
+
+
+def _on_cpu(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in state_dict.items()}
