@@ -30,7 +30,7 @@ CHUNK = 32
 LANES = 16
 """The widest vector; channels are dealt out to threads in multiples of it."""
 BACKWARD_CHANNELS = 96
-"""Channels whose gradients of B, C and dt are summed in one go. Constant: no order of sums may depend on the threads."""
+"""Channels whose gradients of B, C, dt are summed in one go. Constant: the order of sums must not depend on threads."""
 ELEMENTS_PER_THREAD = 1 << 17
 """State updates (20 us) below which another thread costs more than it brings."""
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from . import reference
 from .reference import PLANE_DIRECTIONS
 
 ENV = 'VMAMBAIR_SCAN'
@@ -80,7 +81,7 @@ def choose(device: torch.device, dtype: torch.dtype) -> Choice:
     return _choose(device.type, dtype, os.environ.get(ENV, '').strip().lower() or 'auto')
 
 
-@lru_cache(maxsize=None)
+@cache
 def _choose(device_type: str, dtype: torch.dtype, wanted: str) -> Choice:
     device = torch.device(device_type)
     if wanted != 'auto':
@@ -156,17 +157,28 @@ def omni_scan(
     """
     _check(x, x_dbl, dt_weight, dt_bias, A, D, directions)
     directions = tuple(directions)
-    if backend == 'reference':
-        from . import reference
+    name = _loaded(x.device.type, x.dtype, backend)
+    return _LOADED[name](x, x_dbl, dt_weight, dt_bias, A, D, directions)
 
-        return reference.omni_scan(x, x_dbl, dt_weight, dt_bias, A, D, directions)
-    if backend is None:
-        chosen = choose(x.device, x.dtype).backend
-    else:
-        chosen = next((b for b in BACKENDS if b.name == backend), None)
-        if chosen is None:
-            raise ValueError(f"backend '{backend}' is not one of reference, {', '.join(backend_names())}")
-    return chosen.load().omni_scan(x, x_dbl, dt_weight, dt_bias, A, D, directions)
+
+_LOADED: dict[str, Callable[..., Tensor]] = {'reference': reference.omni_scan}
+"""The `omni_scan` of every backend that has served."""
+
+
+@torch.compiler.assume_constant_result
+def _loaded(device_type: str, dtype: torch.dtype, name: str | None) -> str:
+    """The name of the backend to use, which is in `_LOADED` afterwards.
+
+    torch.compile runs this while it traces, for it cannot follow an import.
+    """
+    if name is None:
+        name = choose(torch.device(device_type), dtype).backend.name
+    if name not in _LOADED:
+        backend = next((b for b in BACKENDS if b.name == name), None)
+        if backend is None:
+            raise ValueError(f"backend '{name}' is not one of reference, {', '.join(backend_names())}")
+        _LOADED[name] = backend.load().omni_scan
+    return name
 
 
 def _check(
