@@ -1,0 +1,68 @@
+"""NIQE as BasicSR computes it, and any metric of pyiqa by its name."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UserError, nearest
+from .perceptual import as_tensor, device, require
+from .psnr_ssim import crop
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def niqe(image: np.ndarray, *, crop_border: int = 0) -> float:
+    """Natural image quality evaluator (Mittal et al., 2013) on Y; lower is better.
+
+    Args:
+        image: (h, w, 3) RGB, uint8, or float 0..1, which is rounded to 8 bits.
+        crop_border: pixels left out at every edge.
+
+    Raises:
+        UserError: fewer than two blocks of 96 x 96 pixels.
+    """
+    from basicsr.metrics.niqe import calculate_niqe
+
+    if image.dtype != np.uint8:
+        image = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    return calculate_niqe(image[..., ::-1], crop_border=crop_border)
+
+
+def pyiqa(name: str, image: np.ndarray, reference: np.ndarray | None = None, *, crop_border: int = 0) -> float:
+    """A metric of the pyiqa package, which downloads the weights it needs.
+
+    Args:
+        name: as in `pyiqa.list_models()`, e.g. 'musiq'.
+        image, reference: (h, w, 3) RGB, uint8 or float 0..1; the reference is ignored by metrics that need none.
+        crop_border: pixels left out at every edge.
+
+    Raises:
+        UserError: pyiqa is not installed, no such metric, its weights cannot be had, no reference where it needs one.
+    """
+    import torch
+
+    metric = pyiqa_metric(name)
+    images = [as_tensor(crop(image, crop_border))]
+    if metric.metric_mode == 'FR':
+        if reference is None:
+            raise UserError(f"pyiqa's '{name}' needs the true image to compare with")
+        images.append(as_tensor(crop(reference, crop_border)))
+    with torch.inference_mode():
+        return float(metric(*images))
+
+
+@lru_cache(maxsize=8)
+def pyiqa_metric(name: str) -> nn.Module:
+    """pyiqa's metric `name`, with its `lower_better` and `metric_mode` ('FR' or 'NR')."""
+    package = require('pyiqa', 'pyiqa')
+    names = package.list_models()
+    if name not in names:
+        raise UserError(f"pyiqa has no metric '{name}'{nearest(name, names)}")
+    try:
+        return package.create_metric(name, device=device())
+    except OSError as error:
+        raise UserError(f"the weights of pyiqa's '{name}' cannot be downloaded ({error})") from None
