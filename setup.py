@@ -48,7 +48,7 @@ BASE = [
     'torch>=2.4',
     'numpy',
     'opencv-python',
-    'pillow',
+    'pillow>=10.1',
     'pyyaml',
     'safetensors',
     'tqdm',

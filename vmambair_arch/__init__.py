@@ -15,7 +15,7 @@ __version__ = '0.1.0'
 
 _LAZY = {
     'OSSNet': '.archs',
-    'Restorer': '.inference',
+    'Restorer': '.inference.restorer',
     'VmambaIR': '.archs',
     'load_model': '.inference.load',
 }

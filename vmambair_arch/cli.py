@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='vmambair', description='VmambaIR for BasicSR: image restoration.')
     parser.add_argument('--version', action='version', version=f'vmambair {__version__}')
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    for add in (_add_train, _add_test, _add_doctor):
+    for add in (_add_train, _add_test, _add_restore, _add_autoload, _add_doctor):
         add(commands)
     args = parser.parse_args(argv)
     return guard(lambda: args.run(args))
@@ -36,6 +36,44 @@ def _add_test(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=launch.test)
 
 
+def _add_restore(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from .inference.restore import restore
+        from .inference.restorer import Restorer
+
+        restorer = Restorer.from_pretrained(args.model, **_pick(args, RESTORER))
+        report = restore(args.input, args.output, restorer, **_pick(args, FILES))
+        print(*report.lines(), sep='\n')
+        return 1 if report.failed else 0
+
+    RESTORER = ('device', 'precision', 'tile', 'overlap', 'self_ensemble', 'outscale', 'alpha')
+    FILES = ('suffix', 'format', 'quality', 'overwrite', 'max_pixels')
+    parser = commands.add_parser('restore', help='restore an image, a video, or a folder of them')
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument('input', nargs='?', default=argparse.SUPPRESS, help='image, video or folder')
+    source.add_argument('-i', '--input', metavar='INPUT', help='the same as an option')
+    add('-o', '--output', default='results', help='folder, or file for a single input (default: %(default)s)')
+    add('-m', '-n', '--model', '--model_name', required=True, help='checkpoint: file, https:// address or name')
+    add('-s', '--outscale', type=float, help="final size over input size (default: the network's scale)")
+    add('-t', '--tile', type=int, help='largest side of a tile; 0: whole (default: what memory allows)')
+    add('--overlap', type=int, default=32, help='input pixels that neighbouring tiles share (default: %(default)s)')
+    add('--suffix', default='', help='put between name and extension of every result')
+    add('--format', '--ext', default='auto', help='png, jpg, webp, tif, … (default: as the input)')
+    add('--quality', type=int, default=95, help='of JPEG and WebP, whose 100 is lossless (default: %(default)s)')
+    add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')
+    add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32')
+    add('--self-ensemble', action='store_true', help='average over flips and turns, in eight times the time')
+    add('--alpha', choices=('resize', 'restore'), default='resize', help='what happens to transparency')
+    add('--overwrite', action='store_true', help='replace results that exist instead of skipping them')
+    add('--max-pixels', type=int, default=2**27, help='refuse larger images (default: %(default)s)')
+    parser.set_defaults(run=run)
+
+
+def _pick(args: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
+    return {name: getattr(args, name) for name in names}
+
+
 def _add_doctor(commands: argparse._SubParsersAction) -> None:
     def run(args: argparse.Namespace) -> int:
         from . import doctor
@@ -47,4 +85,17 @@ def _add_doctor(commands: argparse._SubParsersAction) -> None:
         return 0 if healthy else 1
 
     parser = commands.add_parser('doctor', help='what is installed, which scan serves, and what would make it faster')
+    parser.set_defaults(run=run)
+
+
+def _add_autoload(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from . import autoload
+
+        for path in autoload.turn_on(args.force) if args.state == 'on' else autoload.turn_off():
+            print('wrote' if args.state == 'on' else 'removed', path)
+
+    parser = commands.add_parser('autoload', help='let plain `python -m basicsr.train` see this package, or no longer')
+    parser.add_argument('state', choices=('on', 'off'))
+    parser.add_argument('--force', action='store_true', help='also outside a virtual environment')
     parser.set_defaults(run=run)

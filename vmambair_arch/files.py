@@ -24,11 +24,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f'.{secrets.token_hex(6)}.part{path.suffix}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -150,7 +150,7 @@ def write_image(path: str | Path, image: Image, *, quality: int = 95) -> None:
 def encode_image(image: Image, format: str, *, quality: int = 95) -> bytes:
     """The bytes of a file of Pillow's format `format`; see `write_image`."""
     deep = image.bits == 16 and format in ('PNG', 'TIFF')
-    pixels = _quantise(image, np.uint16 if deep else np.uint8)
+    pixels = _turn_back(to_array(image, np.uint16 if deep else np.uint8), image.orientation)
     if deep and pixels.ndim == 3:  # Pillow has no mode for it
         if pixels.shape[2] == 2:  # which hardly any program reads with 16 bits
             pixels = pixels[..., [0, 0, 0, 1]]
@@ -182,7 +182,7 @@ def from_pil(source: PIL.Image.Image) -> Image:
         values = np.asarray(source).astype(np.int64)
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise UserError('32-bit integer images are not supported; convert it to 16 or 8 bits a channel')
-        return Image(_three(values / 65535), grey=True, bits=16, icc=icc)
+        return replace(from_array(values.astype(np.uint16)), icc=icc)
     if mode in ('F', 'LAB', 'HSV'):
         raise UserError(f'{mode} images are not supported; convert it to RGB with 8 or 16 bits a channel')
     if mode == 'CMYK':
@@ -190,21 +190,61 @@ def from_pil(source: PIL.Image.Image) -> Image:
         mode = 'RGB'
     grey = mode in ('1', 'L', 'LA', 'La')
     transparent = source.has_transparency_data
-    values = np.asarray(source.convert(('LA' if transparent else 'L') if grey else 'RGBA' if transparent else 'RGB'))
-    values = values.astype(np.float32) / 255
-    if values.ndim == 2:
-        return Image(_three(values), grey=True, icc=icc)
-    alpha = values[..., -1] if transparent else None
-    return Image(_three(values[..., 0]) if grey else values[..., :3], alpha, grey=grey, icc=icc)
+    mode = ('LA' if transparent else 'L') if grey else ('RGBA' if transparent else 'RGB')
+    return replace(from_array(np.asarray(source.convert(mode))), icc=icc)
 
 
 def to_pil(image: Image) -> PIL.Image.Image:
-    """The Pillow image of mode L, LA, RGB or RGBA with 8 bits a channel, or I;16 for 16-bit grey; upright."""
+    """The upright Pillow image of mode L, LA, RGB or RGBA with 8 bits a channel, or I;16 for 16-bit grey."""
     deep = image.bits == 16 and image.grey and image.alpha is None
-    result = PIL.Image.fromarray(_quantise(image, np.uint16 if deep else np.uint8, upright=True))
+    result = PIL.Image.fromarray(to_array(image, np.uint16 if deep else np.uint8))
     if image.icc:
         result.info['icc_profile'] = image.icc
     return result
+
+
+def from_array(array: np.ndarray) -> Image:
+    """An array as an image.
+
+    Args:
+        array: (h, w), or (h, w, c) with c = 1 grey, 2 grey and alpha, 3 RGB (not OpenCV's BGR), 4 RGB and alpha;
+            uint8, uint16 or floating point in 0..1.
+
+    Raises:
+        UserError: another shape or type, or no pixels.
+    """
+    channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
+    if channels not in (1, 2, 3, 4) or array.size == 0:
+        raise UserError(f'an image must be (h, w) or (h, w, 1 to 4) with pixels in it, got {array.shape}')
+    if array.dtype in (np.uint8, np.uint16):
+        values = array.astype(np.float32) / np.iinfo(array.dtype).max
+    elif np.issubdtype(array.dtype, np.floating):
+        values = array.astype(np.float32)
+    else:
+        raise UserError(f'an image must be uint8, uint16 or floating point in 0..1, got {array.dtype}')
+    values = values.reshape(*array.shape[:2], channels)
+    grey = channels < 3
+    return Image(
+        rgb=np.repeat(values[..., :1], 3, axis=2) if grey else np.ascontiguousarray(values[..., :3]),
+        alpha=np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None,
+        grey=grey,
+        bits=8 if array.dtype == np.uint8 else 16,
+    )
+
+
+def to_array(image: Image, dtype: type = np.float32) -> np.ndarray:
+    """(h, w) for grey, else (h, w, c) with c = 2 grey and alpha, 3 RGB, 4 RGB and alpha; upright.
+
+    Values are clipped to 0..1, and for an integer `dtype` rounded to its levels.
+    """
+    values = image.rgb.mean(axis=2, keepdims=True) if image.grey else image.rgb
+    if image.alpha is not None:
+        values = np.concatenate([values, image.alpha[..., None]], axis=2)
+    values = np.clip(values, 0, 1)
+    if np.issubdtype(dtype, np.integer):
+        values = np.rint(values * np.iinfo(dtype).max)
+    values = values.astype(dtype)
+    return values[..., 0] if values.shape[2] == 1 else values
 
 
 # decoding
@@ -253,9 +293,7 @@ def _decode16(data: bytes, shallow: np.ndarray, image: Image, orientation: int, 
             deep = deep[..., [0, -1]]
         for pixels in (deep, _turn(deep, orientation)):
             if pixels.shape == shallow.shape and np.array_equal(pixels >> 8, shallow):
-                values = pixels.astype(np.float32) / 65535
-                rgb = _three(values[..., 0]) if image.grey else values[..., :3]
-                return replace(image, rgb=rgb, alpha=values[..., -1] if image.alpha is not None else None, bits=16)
+                return replace(from_array(pixels), icc=image.icc)
     logger.warning('%s: read with 8 of its 16 bits a channel; this variant of the format is not known', name)
     return image
 
@@ -315,10 +353,6 @@ def _turn_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return _turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
-def _three(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey.astype(np.float32)[..., None], 3, axis=2)
-
-
 def _too_large(name: str, what: str, max_pixels: int) -> str:
     return f'{name}: too large ({what}, the limit is {max_pixels}); shrink it, or raise the limit where you trust it'
 
@@ -336,18 +370,6 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 
 
 # encoding
-
-
-def _quantise(image: Image, dtype: type, *, upright: bool = False) -> np.ndarray:
-    """(h, w), (h, w, 2), (h, w, 3) or (h, w, 4) of uint8 or uint16, turned as in the file."""
-    values = image.rgb.mean(axis=2, keepdims=True) if image.grey else image.rgb
-    if image.alpha is not None:
-        values = np.concatenate([values, image.alpha[..., None]], axis=2)
-    levels = np.iinfo(dtype).max
-    values = np.rint(np.clip(values, 0, 1) * levels).astype(dtype)
-    if values.shape[2] == 1:
-        values = values[..., 0]
-    return np.ascontiguousarray(values if upright else _turn_back(values, image.orientation))
 
 
 def _encode_png16(pixels: np.ndarray, image: Image) -> bytes:

@@ -88,7 +88,7 @@ def restore(
     """
     tile = max(image.shape[-2:]) if tile is None else tile
     if tile < MIN_TILE and tile < max(image.shape[-2:]):
-        raise UserError(f'a tile of {tile} pixels is too small; use {MIN_TILE} or more, 0 for the whole image')
+        raise UserError(f'a tile of {tile} pixels is too small; use {MIN_TILE} or more')
     while True:
         try:
             return _restore(network, image, scale, tile, min(overlap, tile // 3), torch.device(device), progress)
@@ -140,32 +140,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(part in text for part in ('out of memory', 'allocate memory', 'not enough memory', 'alloc_failed'))
 
 
-def tile_that_fits(network: Network, height: int, width: int, device: torch.device) -> int | None:
-    """The largest tile for which the network has memory on `device`; None where the whole image fits.
-
-    What a pixel costs is measured by running the network once on a small image; what is free is asked of the device.
-    """
-    pixels = height * width
-    if pixels <= PROBE**2:
+def tile_that_fits(height: int, width: int, pixels: float) -> int | None:
+    """The largest tile of at most `pixels` pixels; None where the whole image has no more."""
+    if height * width <= pixels:
         return None
-    affordable = free_memory(device) / memory_per_pixel(network, device)
-    if pixels <= affordable:
-        return None
-    return max(MIN_TILE, _down(math.isqrt(int(affordable))))
+    return max(MIN_TILE, _down(math.isqrt(int(pixels))))
 
 
 def memory_per_pixel(network: Network, device: torch.device) -> float:
     """Bytes of working memory that the network takes for each input pixel, measured on PROBE x PROBE noise."""
     image = torch.rand(1, 3, PROBE, PROBE, device=device)
     network(image)  # kernels are compiled and chosen
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    return peak_memory(network, image) / PROBE**2
+
+
+def peak_memory(network: Network, image: Tensor) -> int:
+    """Bytes of working memory that the network takes for `image` (b, c, h, w), its output included."""
+    if image.is_cuda:
+        torch.cuda.reset_peak_memory_stats(image.device)
+        before = torch.cuda.memory_allocated(image.device)
         network(image)
-        return (torch.cuda.max_memory_allocated(device) - before) / PROBE**2
+        return torch.cuda.max_memory_allocated(image.device) - before
     with _PeakMemory() as memory:
         network(image)
-    return memory.peak / PROBE**2
+    return memory.peak
 
 
 class _PeakMemory(TorchDispatchMode):

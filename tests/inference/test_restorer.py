@@ -1,0 +1,168 @@
+"""`Restorer`: whatever kind of picture goes in comes out, restored."""
+
+from __future__ import annotations
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from vmambair_arch import Restorer
+from vmambair_arch.errors import UserError
+from vmambair_arch.inference import restorer as restorer_module
+from vmambair_arch.inference.image_io import Image, read_image, write_image
+
+
+def random(*shape):
+    return np.random.default_rng(0).uniform(0.1, 0.9, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize('shape', [(9, 12), (9, 12, 1), (9, 12, 2), (9, 12, 3), (9, 12, 4), (1, 1, 3), (1, 50, 3)])
+def test_arrays(halve, dtype, shape):
+    source = random(*shape)
+    if np.issubdtype(dtype, np.integer):
+        source = source * np.iinfo(dtype).max
+    source = source.astype(dtype)
+    before = source.copy()
+    out = Restorer(halve)(source)
+    assert out.dtype == dtype
+    assert out.shape == source.shape
+    np.testing.assert_array_equal(source, before)
+    expected = source.astype(np.float64) / 2
+    if shape[2:] in [(2,), (4,)]:
+        expected[..., -1] = source[..., -1]  # alpha is not the network's business
+    np.testing.assert_allclose(out, expected, atol=0.51 if np.issubdtype(dtype, np.integer) else 1e-6)
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('shape', [(3, 8, 9), (2, 3, 8, 9), (1, 8, 9), (2, 4, 8, 9)])
+def test_tensors(halve_x2, dtype, shape):
+    source = torch.from_numpy(random(*shape))
+    source = (source * 255).round().to(dtype) if dtype == torch.uint8 else source.to(dtype)
+    out = Restorer(halve_x2)(source)
+    assert out.dtype == dtype
+    assert out.shape == (*shape[:-2], 16, 18)
+    colours = slice(None, 3)
+    expected = source.double()[..., colours, :, :].repeat_interleave(2, -1).repeat_interleave(2, -2) / 2
+    error = (out.double()[..., colours, :, :] - expected).abs().max()
+    assert error <= {torch.uint8: 0.51, torch.bfloat16: 0.01}.get(dtype, 1e-6)
+
+
+@pytest.mark.parametrize('mode', ['L', 'LA', 'RGB', 'RGBA', 'P'])
+def test_pillow_images(halve, mode):
+    source = PIL.Image.fromarray((random(8, 9, 3) * 255).astype(np.uint8)).convert(mode)
+    out = Restorer(halve)(source)
+    assert isinstance(out, PIL.Image.Image)
+    assert out.mode == {'P': 'RGB'}.get(mode, mode)
+    expected = np.asarray(source.convert('RGB')).astype(float) / 2
+    assert np.abs(np.asarray(out.convert('RGB')) - expected).max() <= 0.51
+
+
+def test_paths(halve, tmp_path):
+    write_image(tmp_path / 'a.png', Image(random(8, 9, 3)))
+    out = Restorer(halve)(str(tmp_path / 'a.png'), tmp_path / 'new' / 'b.png')
+    assert out == tmp_path / 'new' / 'b.png'
+    np.testing.assert_allclose(read_image(out).rgb, read_image(tmp_path / 'a.png').rgb / 2, atol=0.003)
+    with pytest.raises(UserError, match='say where the result goes'):
+        Restorer(halve)(tmp_path / 'a.png')
+
+
+@pytest.mark.parametrize(
+    'picture', [np.zeros((3, 20, 20)), np.zeros((0, 4, 3)), np.zeros((4, 4), bool), torch.zeros(5), 'x', None, [1]]
+)
+def test_what_is_no_picture(halve, picture):
+    with pytest.raises(UserError):
+        Restorer(halve)(picture, 'out.png') if isinstance(picture, str) else Restorer(halve)(picture)
+
+
+def test_a_real_network_any_size(tiny):
+    for size in [(1, 1), (1, 40), (17, 23)]:
+        source = random(*size, 3)
+        with torch.no_grad():
+            expected = tiny(torch.from_numpy(source).permute(2, 0, 1)[None])[0].clamp(0, 1).permute(1, 2, 0)
+        np.testing.assert_allclose(Restorer(tiny)(source), expected, atol=1e-6)
+
+
+def test_alpha_is_resized_or_restored(halve_x2):
+    source = np.concatenate([random(8, 8, 3), np.full((8, 8, 1), 0.8, np.float32)], axis=2)
+    resized = Restorer(halve_x2)(source)
+    assert resized.shape == (16, 16, 4)
+    np.testing.assert_allclose(resized[..., 3], 0.8, atol=1e-5)
+    np.testing.assert_allclose(Restorer(halve_x2, alpha='restore')(source)[..., 3], 0.4, atol=1e-5)
+
+
+@pytest.mark.parametrize(('outscale', 'size'), [(None, (20, 28)), (1, (10, 14)), (3.5, (35, 49)), (0.01, (1, 1))])
+def test_outscale(halve_x2, outscale, size):
+    out = Restorer(halve_x2, outscale=outscale)(np.full((10, 14, 3), 0.5, np.float32))
+    assert out.shape == (*size, 3)
+    np.testing.assert_allclose(out, 0.25, atol=1e-5)
+
+
+def test_self_ensemble_is_equivariant(tiny):
+    source = random(16, 24, 3)
+    turned = np.ascontiguousarray(np.rot90(source))
+    difference = {
+        ensemble: np.abs(np.rot90(restorer(turned), -1) - restorer(source)).max()
+        for ensemble in (False, True)
+        for restorer in [Restorer(tiny, self_ensemble=ensemble)]
+    }
+    assert difference[True] < 1e-5 < difference[False]
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_reduced_precision_stays_close(tiny, precision):
+    source = random(16, 16, 3)
+    out = Restorer(tiny, precision=precision)(source)
+    assert out.dtype == np.float32
+    assert 0 < np.abs(out - Restorer(tiny)(source)).max() < 0.02
+
+
+def test_tiles_on_request_and_by_memory(halve, monkeypatch):
+    source = random(100, 120, 3)
+    Restorer(halve, tile=48, overlap=8)(source)
+    assert max(max(shape[2:]) for shape in halve.shapes) <= 48
+    halve.shapes.clear()
+    Restorer(halve)(source)
+    assert halve.shapes[-1] == (1, 3, 100, 120)
+    halve.shapes.clear()
+    cost = restorer_module.tiles.memory_per_pixel(halve, torch.device('cpu'))
+    monkeypatch.setattr(restorer_module.tiles, 'free_memory', lambda device: 64 * 64 * cost)
+    out = Restorer(halve)(source)
+    assert max(halve.shapes[-1][2:]) <= 64
+    np.testing.assert_allclose(out, source / 2, atol=1e-6)
+    halve.shapes.clear()
+    Restorer(halve, tile=0)(source)
+    assert halve.shapes == [(1, 3, 100, 120)]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'precision': 'fp8'}, "precision 'fp8'"),
+        ({'tile': 7}, 'tile of 7 pixels is too small'),
+        ({'tile': -1}, 'too small'),
+        ({'overlap': -1}, 'overlap must be 0 or more'),
+        ({'outscale': 0}, 'output scale'),
+        ({'outscale': float('nan')}, 'output scale'),
+        ({'alpha': 'drop'}, "alpha 'drop'"),
+        ({'device': 'cuda:77'}, "device 'cuda:77' is not there"),
+        ({'device': 'toaster'}, "device 'toaster' is not there"),
+    ],
+)
+def test_bad_arguments(halve, options, message):
+    with pytest.raises(UserError, match=message):
+        Restorer(halve, **options)
+
+
+def test_networks_for_other_channels_are_refused(halve):
+    halve.config['inp_channels'] = 1
+    with pytest.raises(UserError, match='for 1 channels'):
+        Restorer(halve)
+
+
+def test_from_pretrained(checkpoint, tiny):
+    source = random(8, 8, 3)
+    np.testing.assert_allclose(Restorer.from_pretrained(checkpoint)(source), Restorer(tiny)(source), atol=1e-6)
+    with pytest.raises(UserError, match='nowhere.pth: no such checkpoint'):
+        Restorer.from_pretrained('nowhere.pth')
