@@ -63,6 +63,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     library.vmambair_isa_name.argtypes = [ctypes.c_int]
     library.vmambair_isa_name.restype = ctypes.c_char_p
     library.vmambair_isa_select.argtypes = [ctypes.c_char_p]
+    library.vmambair_isa_selected.restype = ctypes.c_char_p
     library.vmambair_decay.argtypes = [c_void_p, c_float, c_void_p, c_int64]
     library.vmambair_decay.restype = None
     library.vmambair_scan_forward.argtypes = [POINTER(_Problem), pointers, c_int64, c_int64, c_void_p]
@@ -88,6 +89,11 @@ def isa_names() -> tuple[str, ...]:
     return _isa_names(library) if library else ()
 
 
+def selected_isa() -> str:
+    """The instruction set in use."""
+    return _library().vmambair_isa_selected().decode()
+
+
 def select_isa(name: str) -> None:
     """Use the instruction set `name` of `isa_names` from now on, in this process.
 
@@ -97,6 +103,16 @@ def select_isa(name: str) -> None:
     if name not in isa_names():
         raise ValueError(f"instruction set '{name}' is not one of {', '.join(isa_names())}")
     _library().vmambair_isa_select(name.encode())
+
+
+def decay(t: Tensor, scale: float, out: Tensor) -> None:
+    """out = 2 ** (t * scale), the exponential of the kernel alone, on one thread: what bounds the speed of the scan.
+
+    t and out are contiguous float32; their number of elements must be a multiple of 64.
+    """
+    if t.numel() % 64 or out.numel() != t.numel() or not (t.is_contiguous() and out.is_contiguous()):
+        raise ValueError(f'decay wants contiguous tensors of a multiple of 64 elements, got {t.numel()}, {out.numel()}')
+    _library().vmambair_decay(t.data_ptr(), scale, out.data_ptr(), t.numel())
 
 
 def _library() -> ctypes.CDLL:
@@ -287,6 +303,10 @@ def _autograd_backward(ctx, grad_y: Tensor | None, _: Tensor | None) -> tuple[Te
     return *torch.ops.vmambair.c_scan_backward(grad_y, *tensors, states, ctx.directions), None, None
 
 
+def _no_second_derivative(ctx, *grads: Tensor | None) -> None:
+    raise RuntimeError("the C scan has no second derivative; use omni_scan(..., backend='torch') where one is needed")
+
+
 _TENSORS = 'Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D'
 _OPERATORS = torch.library.Library('vmambair', 'FRAGMENT')
 _OPERATORS.define(
@@ -301,5 +321,6 @@ _OPERATORS.impl('c_scan_backward', _backward, 'CPU')
 torch.library.register_fake('vmambair::c_scan', _forward_meta, lib=_OPERATORS)
 torch.library.register_fake('vmambair::c_scan_backward', _backward_meta, lib=_OPERATORS)
 torch.library.register_autograd('vmambair::c_scan', _autograd_backward, setup_context=_setup_context, lib=_OPERATORS)
+torch.library.register_autograd('vmambair::c_scan_backward', _no_second_derivative, lib=_OPERATORS)
 # Every dtype is read as it comes and the state is float32 anyway: autocast has nothing to cast.
 _OPERATORS.impl('c_scan', torch.library.fallthrough_kernel, 'AutocastCPU')

@@ -41,7 +41,7 @@ def _segment(
     """
     b, K, L, d = u.shape
     cut = (b, K, L // chunk, chunk)
-    u, delta, B, C = (t.reshape(*cut, -1) for t in (u, delta, B, C))
+    u, delta, B, C = (t.reshape(*cut, t.shape[-1]) for t in (u, delta, B, C))
     A = A[:, None]
     write = (delta * u).unbind(3)
     steps = list(zip(delta.unbind(3), write, B.unbind(3), C.unbind(3), strict=True))
@@ -69,7 +69,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     b, K, L, d = u.shape
     N = A.shape[-1]
     chunk = min(CHUNK, L)
-    pixels = max(SEGMENT_ELEMENTS // (b * K * d * N) // chunk, 1) * chunk
+    pixels = max(SEGMENT_ELEMENTS // max(b * K * d * N, 1) // chunk, 1) * chunk
     # delta = 0 and u = 0 leave the state as it is: a pad of zeros changes nothing that is kept.
     pad = -L % chunk
     u, delta, B, C = (F.pad(t, (0, 0, 0, pad)) for t in (u, delta, B, C))

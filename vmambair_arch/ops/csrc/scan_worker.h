@@ -117,12 +117,14 @@ static void pack_parameters(const scan_problem *p, const scan_piece *piece, int6
     }
 }
 
-/* dt_weight dt + dt_bias of W channels at one pixel. */
+/* dt_weight dt + dt_bias of W channels at one pixel. The bias, often the largest, comes last: each rounding of a sum of its
+ * size is a relative error of a small step.
+ */
 INLINE vf project_dt(const scan_problem *p, const float *packed, const float *dt)
 {
-    vf z = v_load(packed + (p->N + p->R) * W);
+    vf z = v_zero();
     for (int64_t r = 0; r < p->R; r++) z = v_fma(v_load(packed + (p->N + r) * W), v_set1(dt[r]), z);
-    return z;
+    return z + v_load(packed + (p->N + p->R) * W);
 }
 
 /* `few` states of W channels through a chunk: y += <C, h>. */

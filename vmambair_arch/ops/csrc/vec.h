@@ -144,12 +144,14 @@ INLINE vf v_exp2(vf t)
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
 
-/* exp(-a). The rounding error of a * log2(e), which grows with a, is put back to first order. */
+/* exp(-a). What a * log2(e) loses by rounding, which grows with a, is put back to first order; without a fused
+ * multiply-add (portable) it stays lost: 1e-6 at a = 14, 4e-6 at a = 80.
+ */
 INLINE vf v_exp_minus(vf a)
 {
-    vf t = a * v_set1(-LOG2_E);
-    vf rest = v_fma(a, v_set1(-LOG2_E), v_zero() - t);
-    vf e = v_exp2(t);
+    const vf t = a * v_set1(-LOG2_E);
+    const vf rest = v_fma(a, v_set1(-0x1.4ae0c0p-26f), v_fma(a, v_set1(-LOG2_E), v_zero() - t)); /* log2(e) past float32 */
+    const vf e = v_exp2(t);
     return v_fma(e, rest * v_set1(LN_2), e);
 }
 

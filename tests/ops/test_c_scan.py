@@ -1,0 +1,327 @@
+"""The C kernel as a citizen of torch: instruction sets, threads, compilation, and what happens without it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from scan_cases import assert_close, outputs_and_gradients, scan_inputs
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, c_scan, choose, omni_scan, selective_scan
+
+
+def c(*args) -> Tensor:
+    return omni_scan(*args, backend='c')
+
+
+class Scan(nn.Module):
+    """The smallest network with a scan in it."""
+
+    def __init__(self, d: int = 20, N: int = 4, R: int = 2) -> None:
+        super().__init__()
+        inputs = scan_inputs(1, 1, 1, d, N, R)
+        self.project = nn.Linear(d, inputs['x_dbl'].shape[-1])
+        self.parameters_of_scan = nn.ParameterList(list(inputs.values())[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return omni_scan(x, self.project(x), *self.parameters_of_scan)
+
+
+@pytest.fixture
+def network() -> Scan:
+    torch.manual_seed(0)
+    return Scan()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, 5, 7, 20, generator=torch.Generator().manual_seed(3))
+
+
+def step(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output and parameter gradients of one training step."""
+    network.zero_grad()
+    y = network(x)
+    y.square().sum().backward()
+    return [y.detach(), *(p.grad.clone() for p in network.parameters())]
+
+
+def assert_same_step(got: list[Tensor], wanted: list[Tensor]) -> None:
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_built_and_serves_cpus_by_default():
+    assert c_scan.isa_names()[-1] == 'portable'
+    assert c_scan.selected_isa() == os.environ.get(c_scan.ENV_ISA, c_scan.isa_names()[0])
+    assert choose(torch.device('cpu'), torch.float32).backend.name == 'c'
+    assert choose(torch.device('cpu'), torch.bfloat16).backend.name == 'c'
+    assert choose(torch.device('cpu'), torch.float64).backend.name == 'torch'
+
+
+@pytest.mark.parametrize(
+    ('shape', 'directions', 'delta'),
+    [
+        ((2, 7, 11, 41, 16, 3), PLANE_DIRECTIONS, (1e-3, 0.1)),
+        ((1, 5, 13, 18, 7, 2), PLANE_DIRECTIONS, (1e-6, 100.0)),
+        ((2, 1, 50, 4, 16, 6), SEQUENCE_DIRECTIONS, (1e-3, 1.0)),
+    ],
+)
+def test_every_instruction_set_is_right(isa, shape, directions, delta):
+    inputs = scan_inputs(*shape, directions, delta)
+    exact = {name: t.double() for name, t in inputs.items()}
+    grad_y = torch.randn_like(inputs['x'])
+    wanted = outputs_and_gradients(lambda *a: omni_scan(*a, backend='reference'), exact, directions, grad_y)
+    got = outputs_and_gradients(c, inputs, directions, grad_y)
+    for name, value in got.items():
+        assert_close(value, wanted[name], 2e-6 if name == 'y' else 1e-5, f'{isa}: {name}')
+
+
+def test_every_instruction_set_rounds_to_bfloat16_as_torch_does(isa):
+    inputs = scan_inputs(1, 5, 7, 37, 4, 2, (0,))
+    x = inputs['x'].bfloat16()
+    x[0, 0, 0, :2] = torch.tensor([float('nan'), float('inf')])
+    inputs = {**inputs, 'x': x, 'x_dbl': torch.zeros_like(inputs['x_dbl'], dtype=torch.bfloat16)}
+    y = c(*inputs.values(), (0,))
+    # B is 0: the skip D x is all there is, except where 0 times infinity got into a state.
+    assert torch.equal(y[..., 2:], (inputs['D'][0] * x.float()).bfloat16()[..., 2:])
+    assert torch.isnan(y[..., :2]).all()
+
+
+def test_the_exponential_of_every_instruction_set(isa):
+    t = torch.cat([torch.linspace(-150, 0, 64 * 2000 - 64), -torch.logspace(-12, 0, 64)])
+    t[:4] = torch.tensor([-float('inf'), float('nan'), -1e30, 0.0])
+    out = torch.empty_like(t)
+    c_scan.decay(t, 1.0, out)
+    assert out[0] == 0
+    assert torch.isnan(out[1])
+    assert out[2] == 0
+    assert out[3] == 1
+    rest, exact = out[4:].double(), t[4:].double().exp2()
+    normal = t[4:] > -125.5
+    assert ((rest - exact).abs() / exact)[normal].max() < 2e-7
+    assert rest[~normal].max() < 2**-125
+    assert rest.max() <= 1  # a decay above 1 would let the state grow
+
+
+def test_softplus_and_its_slope_to_float32_precision(isa):
+    """A scan over one pixel with B = C = x = 1 and D = 0 gives the step size itself."""
+    z = torch.cat([torch.linspace(-80, 100, 1801), torch.linspace(-1, 1, 201)])
+    one = torch.ones(1, 1, 1, z.numel())
+    bias = z[None].clone().requires_grad_()
+    d = z.numel()
+    y = c(one, torch.ones(1, 1, 1, 3), torch.zeros(1, d, 1), bias, -torch.ones(1, d, 1), torch.zeros(1, d), (0,))
+    y.sum().backward()
+    exact = torch.nn.functional.softplus(z.double(), threshold=1000)
+    slope = torch.sigmoid(z.double())
+    tolerance = 4e-6 if isa == 'portable' else 3e-7  # without a fused multiply-add
+    assert ((y.flatten().double() - exact) / exact).abs().max() < tolerance
+    assert ((bias.grad.flatten().double() - slope) / slope).abs().max() < tolerance
+
+
+@pytest.mark.parametrize(
+    ('shape', 'directions'),
+    [
+        ((1, 24, 27, 48, 16, 3), PLANE_DIRECTIONS),
+        ((3, 9, 14, 112, 16, 3), PLANE_DIRECTIONS),
+        ((1, 40, 40, 20, 16, 3), (2, 1, 0)),
+        ((2, 40, 40, 20, 16, 3), (3,)),
+    ],
+)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_any_number_of_threads_gives_the_same_bits(threads, shape, directions, dtype):
+    inputs = scan_inputs(*shape, directions)
+    inputs = {**inputs, 'x': inputs['x'].to(dtype), 'x_dbl': inputs['x_dbl'].to(dtype)}
+    grad_y = torch.randn_like(inputs['x'])
+    assert inputs['x'].numel() * len(directions) * 16 >= 7 * c_scan.ELEMENTS_PER_THREAD  # enough for seven threads
+    threads(1)
+    wanted = outputs_and_gradients(c, inputs, directions, grad_y)
+    for count in (2, 7):
+        threads(count)
+        for name, value in outputs_and_gradients(c, inputs, directions, grad_y).items():
+            assert torch.equal(value, wanted[name]), f'{name} with {count} threads'
+
+
+# --- torch -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('keep_states', [False, True])
+def test_operator_contract(keep_states):
+    inputs = [t.requires_grad_() for t in scan_inputs(2, 4, 5, 6, 4, 2).values()]
+    torch.library.opcheck(torch.ops.vmambair.c_scan, (*inputs, [0, 1, 2, 3], keep_states))
+
+
+def test_states_that_were_not_kept_are_computed_again(x):
+    inputs = [t.requires_grad_() for t in scan_inputs(2, 5, 7, 20, 4, 2).values()]
+    grads = []
+    for keep in (False, True):
+        y, states = torch.ops.vmambair.c_scan(*inputs, PLANE_DIRECTIONS, keep)
+        assert bool(states.numel()) == keep
+        grads.append(torch.autograd.grad(y, inputs, x))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_no_states_are_kept_without_a_gradient(network, x, monkeypatch):
+    kept = []
+    forward = c_scan._forward_meta
+    monkeypatch.setattr(c_scan, '_forward_meta', lambda *a: kept.append(a[-1]) or forward(*a))
+    network(x)
+    with torch.no_grad():
+        network(x)
+    network.requires_grad_(False)(x)
+    assert kept == [True, False, False]
+
+
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_compile_without_a_graph_break(network, x, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, backend='aot_eager', dynamic=dynamic)
+    assert_same_step(step(compiled, x), step(network, x))
+    other = torch.randn(1, 9, 4, 20)
+    assert_same_step(step(compiled, other), step(network, other))
+
+
+@pytest.mark.slow
+def test_compile_with_inductor(network, x):
+    torch._dynamo.reset()
+    assert_same_step(step(torch.compile(network, fullgraph=True), x), step(network, x))
+
+
+@pytest.mark.parametrize('strict', [False, True])
+def test_export_with_any_size(network, x, strict):
+    auto = torch.export.Dim.AUTO
+    with torch.no_grad():
+        program = torch.export.export(network, (x,), dynamic_shapes={'x': {0: auto, 1: auto, 2: auto}}, strict=strict)
+    assert any('vmambair.c_scan' in str(node.target) for node in program.graph.nodes)
+    for size in ((2, 5, 7), (1, 12, 9)):
+        other = torch.randn(*size, 20)
+        torch.testing.assert_close(program.module()(other), network(other))
+
+
+def test_inference_mode(network, x):
+    with torch.inference_mode():
+        y = network(x)
+    assert torch.equal(y, network(x))
+
+
+@pytest.mark.parametrize('use_reentrant', [False, True])
+def test_activation_checkpointing(network, x, use_reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.inner, x.requires_grad_(), use_reentrant=use_reentrant)
+
+    wanted = step(network, x)
+    for got, want in zip(step(Checkpointed(), x.clone()), wanted, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_a_deep_copy_is_independent(network, x):
+    twin = copy.deepcopy(network)
+    wanted = step(network, x)
+    assert all(torch.equal(a, b) for a, b in zip(step(twin, x), wanted, strict=True))
+    assert all(a.grad is not b.grad for a, b in zip(twin.parameters(), network.parameters(), strict=True))
+
+
+def test_distributed_data_parallel(network, x, tmp_path):
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1)
+    try:
+        wanted = step(copy.deepcopy(network), x)
+        assert_same_step(step(nn.parallel.DistributedDataParallel(network), x), wanted)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_leaves_the_scan_alone(network, x, dtype):
+    with torch.autocast('cpu', dtype):
+        x_dbl = network.project(x)
+        y = network(x)
+    assert x_dbl.dtype == dtype
+    assert y.dtype == torch.float32
+    exact = (t.double() for t in (x, x_dbl, *network.parameters_of_scan))
+    assert_close(y, omni_scan(*exact, backend='reference'), 2e-6, 'y under autocast')
+
+
+def test_a_second_derivative_is_refused_not_wrong():
+    inputs = [t.requires_grad_() for t in scan_inputs(1, 2, 3, 4, 2, 1).values()]
+    (grad,) = torch.autograd.grad(c(*inputs).sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match='second derivative'):
+        grad.sum().backward()
+
+
+# --- without it ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh_choice():
+    """Backends are chosen and libraries loaded once in a process: forget it before and after."""
+
+    def forget() -> None:
+        selective_scan._choose.cache_clear()
+        c_scan._load.cache_clear()
+
+    forget()
+    yield
+    forget()
+
+
+def test_without_the_library_torch_serves_and_one_warning_names_the_fix(fresh_choice, monkeypatch, tmp_path, caplog, x):
+    monkeypatch.setattr(c_scan, 'LIBRARY', tmp_path / '_kernels.so')
+    with caplog.at_level(logging.WARNING, 'vmambair_arch'):
+        assert choose(torch.device('cpu'), torch.float32).backend.name == 'torch'
+        Scan()(x)
+        Scan()(x)
+    assert [record.levelname for record in caplog.records] == ['WARNING']
+    assert 'install gcc or clang' in caplog.text
+    assert 'not built' in caplog.text
+
+
+def test_a_broken_library_is_named(fresh_choice, monkeypatch, tmp_path):
+    (tmp_path / '_kernels.so').write_text('not a library')
+    monkeypatch.setattr(c_scan, 'LIBRARY', tmp_path / '_kernels.so')
+    assert 'cannot be loaded' in c_scan.unavailable(torch.device('cpu'), torch.float32)
+
+
+def test_a_forced_instruction_set(fresh_choice, monkeypatch):
+    monkeypatch.setenv(c_scan.ENV_ISA, 'portable')
+    assert c_scan.unavailable(torch.device('cpu'), torch.float32) is None
+    assert c_scan.selected_isa() == 'portable'
+
+
+def test_an_unknown_instruction_set_is_named(fresh_choice, monkeypatch):
+    monkeypatch.setenv(c_scan.ENV_ISA, 'avx1024')
+    why = c_scan.unavailable(torch.device('cpu'), torch.float32)
+    assert 'avx1024' in why
+    assert 'portable' in why
+    with pytest.raises(ValueError, match='avx1024'):
+        c_scan.select_isa('avx1024')
+
+
+def test_float64_goes_to_the_torch_version():
+    assert 'float64' in c_scan.unavailable(torch.device('cpu'), torch.float64)
+
+
+@pytest.mark.parametrize('compiler', [pytest.param('cc', marks=pytest.mark.slow), 'no-such-compiler'])
+def test_the_build_never_fails_an_install(root, tmp_path, compiler):
+    built = subprocess.run(
+        [sys.executable, 'setup.py', 'build_ext', f'--build-lib={tmp_path}', f'--build-temp={tmp_path}'],
+        cwd=root, env={**os.environ, 'CC': compiler, 'CFLAGS': '-O0'}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    libraries = list(tmp_path.rglob('_kernels.so'))
+    assert bool(libraries) == (compiler == 'cc')
