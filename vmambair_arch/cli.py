@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='vmambair', description='VmambaIR for BasicSR: image restoration.')
     parser.add_argument('--version', action='version', version=f'vmambair {__version__}')
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    for add in (_add_train, _add_test, _add_restore, _add_autoload, _add_doctor):
+    for add in (_add_train, _add_test, _add_restore, _add_convert, _add_info, _add_profile, _add_autoload, _add_doctor):
         add(commands)
     args = parser.parse_args(argv)
     return guard(lambda: args.run(args))
@@ -70,8 +70,56 @@ def _add_restore(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from .inference.checkpoints import convert, parse_metrics
+
+        about = _pick(args, ('task', 'training_data', 'license'))
+        convert(args.source, args.target, metrics=parse_metrics(args.metric), **about)
+        print('wrote', args.target)
+
+    parser = commands.add_parser('convert', help='write a checkpoint that explains itself, or a .pth for BasicSR')
+    add = parser.add_argument
+    add('source', help="checkpoint of ours, BasicSR's or the authors': file, address or name")
+    add('target', help='.safetensors or .pth')
+    add('--task', help='what it does: derain, realsr, …')
+    add('--training-data', help='what it was trained on')
+    add('--metric', action='append', default=[], metavar='NAME=VALUE', help='a figure, such as psnr_y/Rain100L=39.09')
+    add('--license', help='of the weights')
+    parser.set_defaults(run=run)
+
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from .inference.checkpoints import info
+
+        print(*info(args.checkpoint), sep='\n')
+
+    parser = commands.add_parser('info', help='what a checkpoint is: network, task, data, figures, checksum')
+    parser.add_argument('checkpoint', help='file, address or name')
+    parser.set_defaults(run=run)
+
+
 def _pick(args: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
     return {name: getattr(args, name) for name in names}
+
+
+def _add_profile(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from . import complexity
+
+        sizes = [complexity.parse_size(size) for size in args.sizes]
+        rows = complexity.profile(args.targets, sizes, device=args.device, repeats=args.repeats)
+        print(complexity.report(rows, args.device, args.output), end='')
+
+    parser = commands.add_parser('profile', help='parameters, multiply-adds, memory and time of networks')
+    add = parser.add_argument
+    add('targets', nargs='*', metavar='PRESET|ARCH|OPTIONS.yml', help='default: all presets and some rivals')
+    add('--sizes', nargs='+', default=['64'], metavar='HxW', help='default: 64x64')
+    add('--device', default='cpu', help='default: %(default)s')
+    add('--repeats', type=int, default=3, help='timed runs for each figure (default: %(default)s)')
+    add('-o', '--output', metavar='FOLDER', help='also write profile.md and profile.png, time and memory over size')
+    parser.set_defaults(run=run)
 
 
 def _add_doctor(commands: argparse._SubParsersAction) -> None:
