@@ -1,0 +1,168 @@
+"""Settings of the second-order degradation, by the names that Real-ESRGAN's option files use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+KERNEL_FAMILIES = ('iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso')
+RESIZE_MODES = ('area', 'bilinear', 'bicubic')
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class OrderConfig:
+    """One order of the degradation: blur, resize, noise, JPEG.
+
+    Attributes:
+        blur_prob: probability that this order blurs at all.
+        blur_sigma: standard deviations of a kernel, in pixels.
+        resize_prob: weights of enlarging, shrinking and keeping the size.
+        resize_range: smallest and largest factor, on either side of 1.
+        noise_range: standard deviation of Gaussian noise, in units of 1/255.
+        poisson_scale_range: factor on Poisson noise.
+        blur_kernel_size: the largest kernel; the size of a kernel is uniform on 7, 9, ..., this.
+        kernel_list: names out of `KERNEL_FAMILIES`.
+        kernel_prob: a weight for each name in `kernel_list`, where the kernel is not a sinc.
+        sinc_prob: probability of a sinc kernel instead.
+        betag_range: exponent of the generalized Gaussians, below and above 1 with equal probability.
+        betap_range: exponent of the plateaus, likewise.
+        gaussian_noise_prob: probability of Gaussian noise; it is Poisson noise otherwise.
+        gray_noise_prob: probability that the three channels share one noise.
+        jpeg_range: JPEG quality, 1 to 100.
+    """
+
+    blur_prob: float
+    blur_sigma: Range
+    resize_prob: tuple[float, float, float]
+    resize_range: Range
+    noise_range: Range
+    poisson_scale_range: Range
+    blur_kernel_size: int = 21
+    kernel_list: tuple[str, ...] = KERNEL_FAMILIES
+    kernel_prob: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    sinc_prob: float = 0.1
+    betag_range: Range = (0.5, 4.0)
+    betap_range: Range = (1.0, 2.0)
+    gaussian_noise_prob: float = 0.5
+    gray_noise_prob: float = 0.4
+    jpeg_range: Range = (30.0, 95.0)
+
+
+FIRST_ORDER = OrderConfig(
+    blur_prob=1.0,
+    blur_sigma=(0.2, 3.0),
+    resize_prob=(0.2, 0.7, 0.1),
+    resize_range=(0.15, 1.5),
+    noise_range=(1.0, 30.0),
+    poisson_scale_range=(0.05, 3.0),
+)
+SECOND_ORDER = OrderConfig(
+    blur_prob=0.8,
+    blur_sigma=(0.2, 1.5),
+    resize_prob=(0.3, 0.4, 0.3),
+    resize_range=(0.3, 1.2),
+    noise_range=(1.0, 25.0),
+    poisson_scale_range=(0.05, 2.5),
+)
+
+# The first order always blurs, so `blur_prob` has no name of its own in an option file; the second order's has.
+_ORDER_FIELDS = tuple(f.name for f in fields(OrderConfig) if f.name != 'blur_prob')
+_FIRST_OPTIONS = {name: name for name in _ORDER_FIELDS}
+_SECOND_OPTIONS = {f'{name}2': name for name in _ORDER_FIELDS} | {'second_blur_prob': 'blur_prob'}
+_COMMON_OPTIONS = ('scale', 'final_sinc_prob', 'per_batch')
+OPTION_NAMES = (*_COMMON_OPTIONS, *_FIRST_OPTIONS, *_SECOND_OPTIONS)
+
+
+@dataclass(frozen=True)
+class DegradationConfig:
+    """The whole degradation. The defaults are Real-ESRGAN's x4plus settings, which VmambaIR's release keeps unchanged.
+
+    Attributes:
+        scale: the low-quality image is this many times smaller than the ground truth.
+        first, second: the two orders.
+        final_sinc_prob: probability of a sinc filter at the end; its sizes are those of the second order's kernels.
+        per_batch: draw the resizes, the kind of noise, the second blur and the order of the last two steps once for a
+            whole batch, as BasicSR's RealESRGANModel does; otherwise each image has its own.
+    """
+
+    scale: int = 4
+    first: OrderConfig = FIRST_ORDER
+    second: OrderConfig = SECOND_ORDER
+    final_sinc_prob: float = 0.8
+    per_batch: bool = False
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> DegradationConfig:
+        """Read the flat names of Real-ESRGAN's option files: `blur_sigma`, `blur_sigma2` of the second order, and so on.
+
+        Args:
+            options: any of `OPTION_NAMES`; what is not named keeps its default.
+
+        Raises:
+            ValueError: an unknown name (with the nearest one), or a value of the wrong type or range.
+        """
+        for name, value in options.items():
+            if name not in OPTION_NAMES:
+                close = difflib.get_close_matches(name, OPTION_NAMES, n=1)
+                hint = f" (did you mean '{close[0]}'?)" if close else ''
+                raise ValueError(f"degradation option '{name}' is unknown{hint}")
+            _check(name, value)
+
+        def read(names: Mapping[str, str]) -> dict[str, Any]:
+            given = {field: options[name] for name, field in names.items() if name in options}
+            return {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
+
+        config = cls(
+            first=replace(FIRST_ORDER, **read(_FIRST_OPTIONS)),
+            second=replace(SECOND_ORDER, **read(_SECOND_OPTIONS)),
+            **{name: options[name] for name in _COMMON_OPTIONS if name in options},
+        )
+        for suffix, order in (('', config.first), ('2', config.second)):
+            if len(order.kernel_list) != len(order.kernel_prob):
+                weights, names = len(order.kernel_prob), len(order.kernel_list)
+                raise ValueError(f'kernel_prob{suffix} has {weights} weights for {names} names of kernel_list{suffix}')
+        return config
+
+
+def _check(name: str, value: Any) -> None:
+    """Raise a ValueError of one line unless `value` is what the option `name` takes."""
+
+    def demand(good: bool, wanted: str) -> None:
+        if not good:
+            raise ValueError(f'degradation option {name} must be {wanted}, not {value!r}')
+
+    def number(x: Any) -> bool:
+        return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+    def numbers(count: int | None = None) -> bool:
+        return isinstance(value, (list, tuple)) and all(map(number, value)) and count in (None, len(value))
+
+    kind = name.removesuffix('2')
+    if kind == 'per_batch':
+        demand(isinstance(value, bool), 'true or false')
+    elif kind == 'scale':
+        demand(isinstance(value, int) and value >= 1, 'a whole number from 1 up')
+    elif kind == 'blur_kernel_size':
+        demand(isinstance(value, int) and value >= 7 and value % 2 == 1, 'an odd number from 7 up')
+    elif kind == 'kernel_list':
+        known = isinstance(value, (list, tuple)) and len(value) > 0 and all(v in KERNEL_FAMILIES for v in value)
+        demand(known, f'a list of {", ".join(KERNEL_FAMILIES)}')
+    elif kind in ('kernel_prob', 'resize_prob'):
+        count = 3 if kind == 'resize_prob' else None
+        demand(numbers(count) and min(value, default=-1) >= 0 and sum(value) > 0, 'a list of weights, not all zero')
+    elif kind.endswith('_prob'):
+        demand(number(value) and 0 <= value <= 1, 'a probability')
+    elif kind == 'resize_range':
+        demand(numbers(2) and 0 < value[0] <= 1 <= value[1], 'two factors on either side of 1')
+    elif kind == 'jpeg_range':
+        demand(numbers(2) and 1 <= value[0] <= value[1] <= 100, 'two qualities from 1 to 100, the smaller one first')
+    elif kind == 'blur_sigma':
+        demand(numbers(2) and 0 < value[0] <= value[1], 'two numbers above 0, the smaller one first')
+    elif kind in ('betag_range', 'betap_range'):
+        demand(numbers(2) and 0 < value[0] <= 1 <= value[1], 'two exponents on either side of 1')
+    else:
+        demand(numbers(2) and 0 <= value[0] <= value[1], 'two numbers from 0 up, the smaller one first')
