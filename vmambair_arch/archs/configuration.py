@@ -69,8 +69,10 @@ def build(state_dict: Mapping[str, Tensor], arch: str | None = None, config: Map
     """
     if arch is None or config is None:
         arch, config = configuration(state_dict)
-    if arch not in NETWORKS:
-        raise ValueError(f"unknown arch '{arch}'; this package has {', '.join(NETWORKS)}")
+    elif arch not in tuple(NETWORKS):
+        raise ValueError(f'unknown arch {arch!r}; this package has {", ".join(NETWORKS)}')
+    else:
+        _check_size(state_dict, config)
     try:
         # Without initialisation: every parameter is about to be replaced.
         with torch.device('meta'):
@@ -85,9 +87,17 @@ def build(state_dict: Mapping[str, Tensor], arch: str | None = None, config: Map
     return network.eval()
 
 
+def _check_size(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that is not that of the parameters before a network of any size is built from it."""
+    _, found = configuration(state_dict)
+    for key in ('dim', 'num_blocks', 'num_refinement_blocks', 'd_state'):
+        if key in found and key in config and config[key] != found[key]:
+            raise ValueError(f'its description says {key} {str(config[key])[:40]}, its parameters have {found[key]}')
+
+
 def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
     numbers = {int(key[len(prefix) :].split('.')[0]) for key in state_dict if key.startswith(prefix)}
-    return max(numbers, default=-1) + 1
+    return len(numbers)
 
 
 def _tail(state_dict: Mapping[str, Tensor]) -> tuple[int, int]:

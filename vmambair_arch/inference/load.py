@@ -66,10 +66,10 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise UserError(f'{path}: damaged safetensors file ({error}); fetch or save it again') from None
     try:
         about = json.loads(metadata.get(METADATA_KEY, '{}'))
-    except ValueError:
+    except (ValueError, RecursionError):
         about = None
-    if not isinstance(about, dict):
-        raise UserError(f"{path}: its metadata '{METADATA_KEY}' is not a JSON object; fetch or save it again")
+    if not isinstance(about, dict) or not isinstance(about.get('config', {}), dict):
+        raise UserError(f"{path}: its metadata '{METADATA_KEY}' is no description of a network; fetch or save it again")
     return Checkpoint(state_dict, about)
 
 
