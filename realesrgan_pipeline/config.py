@@ -97,7 +97,7 @@ class DegradationConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> DegradationConfig:
-        """Read the flat names of Real-ESRGAN's option files: `blur_sigma`, `blur_sigma2` of the second order, and so on.
+        """Read the flat names of Real-ESRGAN's option files: `blur_sigma`, `blur_sigma2` for the second order, ...
 
         Args:
             options: any of `OPTION_NAMES`; what is not named keeps its default.

@@ -43,7 +43,7 @@ class OrderDraws:
         noise = f'gaussian {self.noise[i]:.0f}' if self.gaussian[i] else f'poisson {self.noise[i]:.1f}'
         return [
             *blur,
-            f'resize {self.factor[i]:.2f} {RESIZE_MODES[self.mode[i]]}',
+            'keep size' if self.factor[i] == 1 else f'resize {self.factor[i]:.2f} {RESIZE_MODES[self.mode[i]]}',
             noise + (' gray' if self.gray[i] else ''),
             f'jpeg {self.quality[i]:.0f}',
         ]

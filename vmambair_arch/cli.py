@@ -14,10 +14,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='vmambair', description='VmambaIR for BasicSR: image restoration.')
     parser.add_argument('--version', action='version', version=f'vmambair {__version__}')
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    for add in (_add_train, _add_test, _add_restore, _add_convert, _add_info, _add_profile, _add_autoload, _add_doctor):
+    for add in (
+        _add_demo,
+        _add_train,
+        _add_test,
+        _add_restore,
+        _add_convert,
+        _add_info,
+        _add_profile,
+        _add_degrade,
+        _add_autoload,
+        _add_doctor,
+    ):
         add(commands)
     args = parser.parse_args(argv)
     return guard(lambda: args.run(args))
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from . import demo
+
+        demo.run(args.task, args.out, say=lambda line: print(line, flush=True))
+        return 0
+
+    parser = commands.add_parser('demo', help='train on photographs, restore some it has never seen, show it')
+    parser.add_argument('task', nargs='?', default='derain', help='derain (default), sr or realsr')
+    parser.add_argument('--out', metavar='DIR', help='folder for everything it writes (default: demo_TASK)')
+    parser.set_defaults(run=run)
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
@@ -119,6 +143,22 @@ def _add_profile(commands: argparse._SubParsersAction) -> None:
     add('--device', default='cpu', help='default: %(default)s')
     add('--repeats', type=int, default=3, help='timed runs for each figure (default: %(default)s)')
     add('-o', '--output', metavar='FOLDER', help='also write profile.md and profile.png, time and memory over size')
+    parser.set_defaults(run=run)
+
+
+def _add_degrade(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from . import degrade
+
+        degrade.degrade(args.photo, args.output, args.seed, args.grid, args.scale)
+        print(args.output)
+
+    parser = commands.add_parser('degrade', help='a sheet that shows what the real-world degradation does to a photo')
+    parser.add_argument('photo', help='image file')
+    parser.add_argument('-o', '--output', default='degraded.png', help='the sheet (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--grid', type=int, default=16, help='pictures, the photo included (default: %(default)s)')
+    parser.add_argument('--scale', type=int, default=4, help='how many times smaller they get (default: %(default)s)')
     parser.set_defaults(run=run)
 
 
