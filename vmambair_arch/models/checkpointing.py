@@ -61,7 +61,7 @@ def first_non_finite(content: Mapping[str, Any]) -> str | None:
 
 def saved_iterations(states: str | Path) -> list[int]:
     """The iterations with a training state in the folder, oldest first."""
-    return sorted(int(path.stem) for path in Path(states).glob('*.state') if path.stem.isdigit())
+    return sorted(int(path.stem) for path in Path(states).glob('[!.]*.state') if path.stem.isdigit())
 
 
 def prune(models: str | Path, states: str | Path, keep: int, spare: Collection[int] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -21,6 +22,12 @@ class LearningRateCurve(LRScheduler):
 
     def rate(self, base_lr: float, iteration: int) -> float:
         raise NotImplementedError
+
+    def step(self, epoch: int | None = None) -> None:
+        with warnings.catch_warnings():
+            # Torch takes a first step of the optimiser that was skipped for a NaN for a wrong order of calls.
+            warnings.filterwarnings('ignore', 'Detected call of `lr_scheduler.step')
+            super().step(epoch)
 
     def get_lr(self) -> list[float]:
         return [self.rate(base_lr, self.last_epoch) for base_lr in self.base_lrs]

@@ -62,7 +62,7 @@ def _validate_image(model: SRModel, data: dict, dataset_name: str, current_iter:
         model.test()
         visuals = model.get_current_visuals()
         images = {'img': tensor2img([visuals['result']])}
-        if 'gt' in visuals:
+        if 'gt' in data:
             images['img2'] = tensor2img([visuals['gt']])
         scores = {
             name: float(calculate_metric(images, options))

@@ -28,6 +28,7 @@ from torch.nn.utils import clip_grad_norm_
 from ..errors import UserError
 from ..inference.tiles import restore
 from . import checkpointing
+from .bad_steps import BadSteps, suspects
 from .distributed import barrier, gather
 from .lr_schedulers import build_scheduler
 from .optimizers import build_optimizer
@@ -41,7 +42,7 @@ RESTORMER_CLIP = 0.01
 
 AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
-Batch = dict[str, Any]
+Batch = dict[str, Tensor]
 """Tensors of one micro-batch by name, `lq` and `gt` (b, 3, h, w) in 0..1; what a step adds is there for the next."""
 
 Losses = Callable[[Batch], Iterator[dict[str, Tensor]]]
@@ -88,13 +89,13 @@ class VmambaIRModel(SRModel):
         self.amp = self._amp_type(train.get('amp'))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         self.max_norm = train.get('grad_clip', RESTORMER_CLIP) if train.get('use_grad_clip') else math.inf
-        self.max_bad_steps = train.get('max_bad_steps', 100)
-        self.bad_steps = 0
+        self.bad_steps = BadSteps(train.get('max_bad_steps', 100))
         self.best_metric_results: dict[str, dict] = {}
         self.current_iter = 0
         self.stop = StopRequest()
         self._stop_signal = 0
         self._epoch = 0
+        self._last_saved = -1
         self._log_values: dict[str, float] = {}
         self._saved_rng: dict[str, Any] | None = None
         self._bar = ProgressBar(int(train['total_iter']), self.opt['rank'])
@@ -248,7 +249,11 @@ class VmambaIRModel(SRModel):
             return True
         # Overflow at a large scale is how the scaler finds the right one.
         if not losses_good or self.scaler.get_scale() <= 1:
-            self._count_bad_step(label, batches, logged)
+            self.bad_steps.add(
+                self.current_iter,
+                suspects(label, self.get_bare_model(net), batches, self.batch_keys, self.paths, logged),
+                checkpointing.last_checkpoint(self.opt['path']['training_states']),
+            )
         optimizer.zero_grad(set_to_none=True)
         return False
 
@@ -263,8 +268,8 @@ class VmambaIRModel(SRModel):
             self.model_ema(self.ema_decay)
         self.log_dict, self._log_values = OrderedDict(self._log_values), {}
         self.log_dict['patch'] = float(self.gt.shape[-1])
-        if self.bad_steps:
-            self.log_dict['bad_steps'] = float(self.bad_steps)
+        if self.bad_steps.count:
+            self.log_dict['bad_steps'] = float(self.bad_steps.count)
         self._bar.advance(self.current_iter, next(iter(self.log_dict.values())))
 
     def model_ema(self, decay: float = 0.999) -> None:
@@ -300,41 +305,6 @@ class VmambaIRModel(SRModel):
         if stopped_ranks:
             self._stop_signal = max(gather(self.stop.signal))
         return dict(zip(logged, values, strict=True)), not bad_ranks
-
-    def _count_bad_step(self, label: str, batches: list[Batch], logged: dict[str, Tensor]) -> None:
-        self.bad_steps += 1
-        culprits = gather(next((name for name, tensor in self._suspects(label, batches, logged) if _bad(tensor)), None))
-        culprit = next((name for name in culprits if name), 'the norm of the gradients')
-        get_root_logger().warning(
-            f'Iteration {self.current_iter}: {culprit} is NaN or infinite. Step skipped, the weights stay as they were '
-            f'(bad step {self.bad_steps} of at most {self.max_bad_steps}).'
-        )
-        if self.bad_steps >= self.max_bad_steps:
-            left = checkpointing.last_checkpoint(self.opt['path']['training_states'])
-            raise UserError(
-                f'stopped at iteration {self.current_iter} after {self.bad_steps} steps with NaN or infinite values '
-                f'(train: max_bad_steps), the last one in {culprit}; {left}',
-                exit_code=3,
-            )
-
-    def _suspects(self, label: str, batches: list[Batch], logged: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """What can be bad in a step, by name, in the order in which one makes the next bad."""
-        parameters = dict(self.net(label).named_parameters())
-        first = 0
-        for batch in batches:
-            for key in self.batch_keys:
-                for i, image in enumerate(batch[key]):
-                    yield f'{key} of {self.paths[first + i]}' if self.paths else key, image
-            first += len(batch['lq'])
-        for name, parameter in parameters.items():
-            yield f'weight {name} of net_{label}', parameter.detach()
-        for batch in batches:
-            for key in batch.keys() - set(self.batch_keys):
-                yield f'{key} of net_g', batch[key]
-        yield from logged.items()
-        for name, parameter in parameters.items():
-            if parameter.grad is not None:
-                yield f'gradient of {name} of net_{label}', parameter.grad
 
     # ------------------------------------------------------------ validation
 
@@ -408,7 +378,7 @@ class VmambaIRModel(SRModel):
             self._bar.close()
             self.stop.leave()
         else:
-            self._epoch = epoch
+            self._epoch, self._last_saved = epoch, current_iter
         ranks = gather(self.rank_state()) if current_iter != -1 else []
         if self.opt['rank'] == 0:
             self._write(current_iter, ranks)
@@ -438,7 +408,7 @@ class VmambaIRModel(SRModel):
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'scaler': self.scaler.state_dict(),
             'best_metric_results': self.best_metric_results,
-            'bad_steps': self.bad_steps,
+            'bad_steps': self.bad_steps.count,
             'ranks': ranks,
         }
 
@@ -448,7 +418,7 @@ class VmambaIRModel(SRModel):
         self.current_iter, self._epoch = resume_state['iter'], resume_state['epoch']
         self.scaler.load_state_dict(resume_state.get('scaler') or {})
         self.best_metric_results = resume_state.get('best_metric_results', {})
-        self.bad_steps = resume_state.get('bad_steps', 0)
+        self.bad_steps.count = resume_state.get('bad_steps', 0)
         ranks = resume_state.get('ranks', [])
         if len(ranks) == self.opt['world_size']:
             self.load_rank_state(ranks[self.opt['rank']])
@@ -460,15 +430,12 @@ class VmambaIRModel(SRModel):
 
     def _save_and_exit(self, iteration: int) -> None:
         name = signal.Signals(self._stop_signal).name
-        self.save(self._epoch, iteration)
+        if iteration != self._last_saved:
+            self.save(self._epoch, iteration)
         get_root_logger().info(f'{name}: saved iteration {iteration}; go on with --auto_resume')
         self._bar.close()
         barrier()  # a launcher ends all ranks as soon as one has gone, even one that is still saving
         raise SystemExit(128 + self._stop_signal)
-
-
-def _bad(tensor: Tensor) -> bool:
-    return not torch.isfinite(tensor).all()
 
 
 def _on_cpu(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

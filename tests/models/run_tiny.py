@@ -1,0 +1,91 @@
+"""Train as `python -m vmambair_arch.train` does, with faults put in: what tests do to a run.
+
+Options before those of the launcher:
+    --fault KIND@N: at iteration N of the data. KIND is `nan` (a NaN in the input), `die` (an error), `kill` (SIGKILL),
+        `full` (no file may grow any more), `sigterm`, `sigint`.
+    --fault-rank R: only on this rank.
+    --fault-for M: for M iterations.
+    --record FILE: append what is logged, in full precision, as lines of JSON.
+    --slow S: seconds of sleep in every iteration.
+    --slow-save S: seconds of sleep whenever a file is forced to the disk, so that a kill may well come then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import vmambair_arch  # noqa: F401 mends and registers
+from vmambair_arch import launch
+
+
+def put_in(fault: str, rank: int, length: int, slow: float) -> None:
+    from vmambair_arch.data.paired_progressive_dataset import PairedProgressiveDataset
+
+    kind, _, start = fault.partition('@')
+    start = int(start or -1)
+    original = PairedProgressiveDataset.__getitems__
+
+    def getitems(self: Any, indices: list[int]) -> list[dict]:
+        samples = original(self, indices)
+        iteration = indices[0] // self.items_per_iteration + 1
+        time.sleep(slow)
+        if start <= iteration < start + length and rank in (-1, int(os.environ.get('RANK', 0))):
+            if kind == 'nan':
+                samples[-1]['lq'][0, 0, 0] = float('nan')
+            elif kind == 'die':
+                raise RuntimeError('the test lets this rank die')
+            elif kind == 'full':
+                resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+            else:
+                os.kill(os.getpid(), {'kill': 9, 'sigterm': 15, 'sigint': 2}[kind])
+        return samples
+
+    PairedProgressiveDataset.__getitems__ = getitems
+
+
+def slow_down_saves(seconds: float) -> None:
+    original = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        original(descriptor)
+        time.sleep(seconds)
+
+    os.fsync = fsync
+
+
+def record(file: str) -> None:
+    import basicsr.train
+
+    original = basicsr.train.MessageLogger.__call__
+
+    def write(self: Any, log_vars: dict[str, Any]) -> None:
+        if int(os.environ.get('RANK', 0)) == 0:
+            with Path(file).open('a') as lines:
+                lines.write(json.dumps(log_vars) + '\n')
+        original(self, log_vars)
+
+    basicsr.train.MessageLogger.__call__ = write
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument('--fault', default='')
+    parser.add_argument('--fault-rank', type=int, default=-1)
+    parser.add_argument('--fault-for', type=int, default=1)
+    parser.add_argument('--slow', type=float, default=0)
+    parser.add_argument('--slow-save', type=float, default=0)
+    parser.add_argument('--record', default='losses.jsonl')
+    own, rest = parser.parse_known_args()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    put_in(own.fault, own.fault_rank, own.fault_for, own.slow)
+    slow_down_saves(own.slow_save)
+    record(own.record)
+    sys.exit(launch.main(launch.train, rest))

@@ -1,0 +1,406 @@
+"""The model, step by step, in this process."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vmambair_arch.errors import UserError
+
+
+def batch(count: int = 4, seed: int = 0) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    gt = torch.rand(count, 3, 16, 16, generator=generator)
+    noise = 0.1 * torch.randn(gt.shape, generator=generator)
+    return {'lq': gt + noise, 'gt': gt, 'lq_path': [f'lq/{i}.png' for i in range(count)]}
+
+
+def train(model, iterations: int, data: dict | None = None, first: int = 1) -> list[float]:
+    """Iterations as train_pipeline runs them; the losses."""
+    losses = []
+    for iteration in range(first, first + iterations):
+        model.update_learning_rate(iteration)
+        model.feed_data(data or batch(seed=iteration))
+        model.optimize_parameters(iteration)
+        losses.append(model.get_current_log()['l_pix'])
+    model.stop.leave()
+    return losses
+
+
+def weights(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---------------------------------------------------------------- the step
+
+
+def test_it_learns(build):
+    losses = train(build(), 12, batch())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize('parts', [2, 3, 4, 9])
+def test_accumulation_is_the_same_step(build, parts):
+    """3 parts of 4 images are not equal, and of 9 only 4 have an image."""
+    whole, split = build(), build(accumulate=parts)
+    for model in (whole, split):
+        # Adam divides by the size of the gradient, which would blow up the last digit of small ones.
+        model.optimizer_g = model.optimizers[0] = torch.optim.SGD(model.net_g.parameters(), lr=0.01)
+        train(model, 2)
+    expected = weights(whole.net_g)
+    for name, tensor in weights(split.net_g).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
+    assert split.log_dict['l_pix'] == pytest.approx(whole.log_dict['l_pix'], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('train_options', 'norm'),
+    [
+        ({'use_grad_clip': True}, 0.01),
+        ({'use_grad_clip': True, 'grad_clip': 0.5}, 0.5),
+        ({'use_grad_clip': False}, None),
+    ],
+)
+def test_gradients_are_clipped(build, train_options, norm):
+    model = build(**train_options)
+    train(model, 1)
+    found = torch.cat([p.grad.flatten() for p in model.net_g.parameters()]).norm().item()
+    if norm is None:
+        assert found > 0.5
+    else:
+        assert found == pytest.approx(norm, rel=1e-3)
+
+
+def test_ema_averages_weights_and_copies_buffers(build):
+    model = build(ema_decay=0.75)
+    for net in (model.net_g, model.net_g_ema):
+        net.register_buffer('seen', torch.zeros(1))
+    before = weights(model.net_g_ema)
+    train(model, 1)
+    model.net_g.seen += 5
+    train(model, 1, first=2)
+    assert model.net_g_ema.seen.item() == 5
+    name = 'output.weight'
+    first = model.net_g_ema.get_parameter(name)
+    assert not torch.equal(first, before[name])
+    # One more step by hand.
+    previous = first.detach().clone()
+    train(model, 1, first=3)
+    expected = 0.75 * previous + 0.25 * model.net_g.get_parameter(name).detach()
+    torch.testing.assert_close(model.net_g_ema.get_parameter(name), expected)
+
+
+@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
+def test_autocast_trains_float32_weights(build, amp):
+    model = build(amp=amp)
+    seen = []
+    model.net_g.patch_embed.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    model.net_g.output.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    losses = train(model, 12, batch())
+    assert seen[-1] == {'bf16': torch.bfloat16, 'fp16': torch.float16}[amp]
+    assert all(p.dtype == torch.float32 for p in model.net_g.parameters())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_overflow_in_fp16_lowers_the_scale_and_is_no_bad_step(build):
+    model = build(amp='fp16', max_bad_steps=1)
+    model.scaler = torch.amp.GradScaler('cpu', init_scale=2.0**32)
+    before = weights(model.net_g)
+    train(model, 1)
+    assert same(weights(model.net_g), before)
+    assert model.scaler.get_scale() == 2.0**31
+    train(model, 30, first=2)
+    assert not same(weights(model.net_g), before)
+    assert model.bad_steps.count == 0
+
+
+def test_losses_are_those_that_the_options_name(build):
+    train_options = {
+        'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},
+        'smooth_opt': {'type': 'MSELoss', 'loss_weight': 2.0, 'reduction': 'mean'},
+    }
+    model = build(**train_options)
+    seen = {}
+    model.net_g.register_forward_hook(lambda module, inputs, output: seen.update(output=output.detach()))
+    data = batch()
+    train(model, 1, data)
+    difference = seen['output'] - data['gt']
+    assert model.log_dict['l_pix'] == pytest.approx(difference.abs().mean().item(), rel=1e-5)
+    assert model.log_dict['l_smooth'] == pytest.approx(2 * difference.square().mean().item(), rel=1e-5)
+
+
+def test_perceptual_loss_has_a_style_term(build):
+    model = build()
+
+    class Perceptual(nn.Module):
+        def forward(self, x, gt):
+            return (x - gt).abs().mean(), None
+
+    model.criteria['perceptual'] = Perceptual()
+    train(model, 1)
+    assert model.log_dict['l_percep'] == pytest.approx(model.log_dict['l_pix'])
+    assert 'l_style' not in model.log_dict
+
+
+def test_no_loss_is_refused(build, options):
+    del options['train']['pixel_opt']
+    with pytest.raises(UserError, match='no loss'):
+        build()
+
+
+def test_warm_up_is_linear(build, options):
+    options['train']['scheduler']['eta_mins'] = [0.001, 0.001]
+    model = build()
+    rates = []
+    for iteration in range(1, 8):
+        model.update_learning_rate(iteration, warmup_iter=5)
+        model.feed_data(batch())
+        model.optimize_parameters(iteration)
+        rates.append(model.get_current_learning_rate()[0])
+    model.stop.leave()
+    assert rates == pytest.approx([0.0002, 0.0004, 0.0006, 0.0008, 0.001, 0.001, 0.001])
+
+
+@pytest.mark.slow
+def test_compiled_network_takes_the_same_step(build):
+    plain, compiled = build(), build(compile=True)
+    assert compiled.net_g.state_dict().keys() == plain.net_g.state_dict().keys()
+    assert train(compiled, 2) == pytest.approx(train(plain, 2), rel=1e-4)
+
+
+# ---------------------------------------------------------------- NaN and infinity
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What BasicSR's logger is told, which passes nothing on to pytest."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    logging.getLogger('basicsr').addHandler(handler)
+    yield found
+    logging.getLogger('basicsr').removeHandler(handler)
+
+
+def test_a_bad_image_is_named_and_skipped(build, messages):
+    model = build()
+    train(model, 2)
+    before, average = weights(model.net_g), weights(model.net_g_ema)
+    moments = [state['exp_avg'].clone() for state in model.optimizer_g.state.values()]
+    data = batch()
+    data['lq'][2, 1, 3, 3] = math.nan
+    train(model, 1, data, first=3)
+    assert any('Iteration 3: lq of lq/2.png is NaN or infinite' in message for message in messages)
+    assert same(weights(model.net_g), before)
+    assert same(weights(model.net_g_ema), average)
+    assert all(
+        torch.equal(a, state['exp_avg']) for a, state in zip(moments, model.optimizer_g.state.values(), strict=True)
+    )
+    assert model.log_dict['bad_steps'] == 1
+    assert math.isfinite(train(model, 1, first=4)[0])
+    assert not same(weights(model.net_g), before)
+
+
+def test_the_image_is_found_in_any_part_of_the_batch(build, messages):
+    data = batch()
+    data['gt'][3] = math.inf
+    train(build(accumulate=2), 1, data)
+    assert 'gt of lq/3.png is NaN or infinite' in messages[-1]
+
+
+def test_a_bad_gradient_is_named(build, messages):
+    """A finite loss with an infinite gradient: the square root at zero."""
+    model = build()
+
+    class Root(nn.Module):
+        def forward(self, x, gt):
+            return (x.mean() - x.mean().detach()).abs().sqrt()
+
+    model.criteria = {'pixel': Root()}
+    before = weights(model.net_g)
+    train(model, 1)
+    assert model.log_dict['l_pix'] == 0
+    assert 'gradient of patch_embed.proj.weight of net_g is NaN or infinite' in messages[-1]
+    assert same(weights(model.net_g), before)
+
+
+def test_a_bad_weight_is_named_and_not_saved(build, options, messages):
+    model = build()
+    with torch.no_grad():
+        model.net_g.output.weight[0, 0] = math.inf
+    train(model, 1)
+    assert 'weight output.weight of net_g is NaN or infinite' in messages[-1]
+    with pytest.raises(
+        UserError, match=r'not saved: net_g\.params\.output\.weight .* there is no checkpoint'
+    ) as caught:
+        model.save(0, 1)
+    assert caught.value.exit_code == 3
+    assert not list(Path(options['path']['models']).iterdir())
+
+
+def test_too_many_bad_steps_end_the_run(build):
+    model = build(max_bad_steps=3)
+    data = batch()
+    data['gt'][0, 0, 0, 0] = math.nan
+    train(model, 1, data)
+    train(model, 1, first=2)
+    train(model, 1, data, first=3)
+    with pytest.raises(UserError, match='stopped at iteration 4 after 3 steps with NaN .* gt of lq/0.png') as caught:
+        train(model, 1, data, first=4)
+    assert caught.value.exit_code == 3
+
+
+# ---------------------------------------------------------------- validation
+
+
+class Images(torch.utils.data.Dataset):
+    """Images of several sizes, noisy and clean."""
+
+    opt = {'name': 'three'}
+
+    def __init__(self, *sizes: tuple[int, int]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = [torch.rand(3, *size, generator=generator) for size in sizes]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        gt = self.images[index]
+        return {'lq': gt * 0.9, 'gt': gt, 'lq_path': f'lq/{index}.png', 'gt_path': f'gt/{index}.png'}
+
+
+def loader(*sizes: tuple[int, int]) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(Images(*sizes))
+
+
+def test_images_of_any_size_are_validated_with_the_averaged_weights(build, options):
+    from basicsr.metrics import calculate_psnr
+    from basicsr.utils import tensor2img
+
+    model = build()
+    train(model, 3)
+    data = loader((5, 9), (17, 8), (1, 1))
+    model.validation(data, 3, None, True)
+    expected = []
+    for item in data:
+        with torch.no_grad():
+            restored = tensor2img([model.net_g_ema(item['lq'])])
+        expected.append(calculate_psnr(restored, tensor2img([item['gt']]), 0))
+    best = model.best_metric_results['three']['psnr']
+    assert best == {'better': 'higher', 'val': pytest.approx(sum(expected) / 3), 'iter': 3}
+    assert model.net_g.training
+    assert (Path(options['path']['visualization']) / '1' / '1_3.png').is_file()
+
+
+def test_lower_may_be_better(build, options):
+    options['val']['metrics'] = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'better': 'lower'}}
+    model = build()
+    results = []
+    for iteration in (1, 2, 3):
+        train(model, 1, first=iteration)
+        model.validation(loader((8, 8)), iteration, None)
+        results.append(model.best_metric_results['three']['psnr']['val'])
+    assert results == sorted(results, reverse=True)
+    assert math.isfinite(results[0])
+
+
+def test_large_images_are_validated_in_tiles(build):
+    model = build()
+    train(model, 2)
+    shapes = []
+    original = model.net_g_ema.forward
+    model.net_g_ema.forward = lambda x: shapes.append(tuple(x.shape[-2:])) or original(x)
+    model.opt['val'] |= {'tile': 32, 'tile_overlap': 8}
+    model.validation(loader((64, 40)), 2, None)
+    assert len(shapes) > 1
+    assert max(max(shape) for shape in shapes) <= 32
+
+
+def test_validation_leaves_no_trace_in_training(build):
+    plain, validated = build(), build()
+    torch.manual_seed(5)
+    train(plain, 2)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    train(validated, 1)
+    validated.validation(loader((8, 8)), 1, None)
+    train(validated, 1, first=2)
+    assert torch.equal(torch.rand(1), expected)
+    assert same(weights(plain.net_g), weights(validated.net_g))
+
+
+def test_an_image_that_cannot_be_scored_is_named(build, options):
+    options['val']['metrics'] = {'niqe': {'type': 'calculate_niqe', 'crop_border': 0}}
+    with pytest.raises(UserError, match='validation of lq/0.png: NIQE needs two blocks'):
+        build().validation(loader((8, 8)), 1, None)
+
+
+# ---------------------------------------------------------------- saving
+
+
+def test_a_checkpoint_says_what_network_it_is(build, options):
+    from vmambair_arch.inference.load import load_model
+
+    model = build()
+    train(model, 1)
+    model.save(0, 1)
+    path = Path(options['path']['models']) / 'net_g_1.pth'
+    assert same(weights(load_model(path)), weights(model.net_g_ema))
+    assert torch.load(path, weights_only=True)['vmambair']['config']['dim'] == 8
+
+
+def test_everything_is_in_the_state(build, options):
+    """Weights come back by `pretrain_network_g`, which BasicSR's resume sets."""
+    model = build(amp='fp16', ema_decay=0.9)
+    train(model, 3)
+    model.validation(loader((8, 8)), 3, None)
+    model.bad_steps.count = 4
+    model.save(0, 3)
+    expected = train(model, 3, first=4)
+    state = torch.load(Path(options['path']['training_states']) / '3.state', weights_only=True)
+    options['path']['pretrain_network_g'] = str(Path(options['path']['models']) / 'net_g_3.pth')
+    resumed = build()
+    resumed.resume_training(state)
+    assert resumed.best_metric_results == model.best_metric_results
+    assert resumed.bad_steps.count == 4
+    assert resumed.scaler.state_dict() == state['scaler']
+    assert train(resumed, 3, first=4) == expected
+    assert same(weights(resumed.net_g), weights(model.net_g))
+    assert same(weights(resumed.net_g_ema), weights(model.net_g_ema))
+
+
+def test_a_state_of_plain_basicsr_resumes_with_a_word(build, options, messages):
+    from basicsr.models.base_model import BaseModel
+
+    model = build(use_grad_clip=False)
+    train(model, 2)
+    BaseModel.save_training_state(model, 0, 2)
+    state = torch.load(Path(options['path']['training_states']) / '2.state', weights_only=True)
+    resumed = build()
+    resumed.resume_training(state)
+    assert any('random numbers of 0 processes' in message for message in messages)
+    assert resumed.schedulers[0].last_epoch == model.schedulers[0].last_epoch
+
+
+def test_keep_last(build, options):
+    options['logger']['keep_last'] = 2
+    model = build()
+    for iteration in range(1, 6):
+        train(model, 1, first=iteration)
+        if iteration == 2:
+            model.validation(loader((8, 8)), 2, None)
+        model.save(0, iteration)
+    assert {path.name for path in Path(options['path']['training_states']).iterdir()} == {'4.state', '5.state'}
+    networks = {path.name for path in Path(options['path']['models']).iterdir()}
+    assert networks == {'net_g_2.pth', 'net_g_4.pth', 'net_g_5.pth'}  # 2 has the best PSNR
