@@ -7,7 +7,7 @@ from pathlib import Path
 from realesrgan_pipeline import DegradationConfig
 from realesrgan_pipeline.contact_sheet import contact_sheet
 
-from .errors import UserError
+from .errors import as_user_error
 from .inference.image_io import Image, read_image, write_image
 
 
@@ -18,8 +18,6 @@ def degrade(photo: str | Path, out: str | Path, seed: int = 0, grid: int = 16, s
         UserError: no photograph, one too small, numbers out of range, a sheet that cannot be written.
     """
     photograph = read_image(photo).rgb
-    try:
+    with as_user_error(str(photo)):
         sheet = contact_sheet(photograph, seed, grid, DegradationConfig.from_options({'scale': scale}))
-    except ValueError as error:
-        raise UserError(f'{photo}: {error}') from error
     write_image(out, Image(sheet.astype('float32') / 255))

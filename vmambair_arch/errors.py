@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -27,6 +28,21 @@ def nearest(name: str, valid: list[str] | tuple[str, ...]) -> str:
 
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ''
+
+
+@contextmanager
+def as_user_error(what: str = '') -> Iterator[None]:
+    """Turn a ValueError of `realesrgan_pipeline`, which has one-line messages but no UserError, into one.
+
+    Args:
+        what: put before the message.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f'{what}: {error}' if what else str(error)) from error
 
 
 def guard(run: Callable[[], int | None]) -> int:

@@ -22,7 +22,6 @@ FOLDERS = {
     'vmambair_arch.losses': '_loss',
     'vmambair_arch.metrics': '_metric',
     'vmambair_arch.models': '_model',
-    'realesrgan_pipeline': '_dataset',
 }
 """Where modules register what they hold, and how their names end: BasicSR's convention."""
 

@@ -1,0 +1,198 @@
+"""Ground truth for real-world super-resolution: a patch of a photograph for every place in every batch of a run.
+
+What a patch is (which photograph, where, which flip) depends on the seed, the iteration and the place in the global
+batch alone. So the data is the same for any number of workers, after a resume, and for one process as for several.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp')
+PAUSES = (0.5, 1.0)
+"""Seconds to wait before each further attempt at a file that a busy server does not hand out."""
+
+# Tags that keep the streams of random numbers apart.
+_ORDER, _PATCH = 0, 1
+logger = logging.getLogger('basicsr')
+
+
+class RealESRGANDataset(Dataset):
+    """Item i is the patch at place `i % n` of iteration `i // n`, n images a global batch: `gt` and `gt_path`.
+
+    Args:
+        opt: the section of an option file, with
+            dataroot_gt: folder of the photographs, or an LMDB folder of BasicSR's form.
+            meta_info: a list of names relative to `dataroot_gt`, one a line, in BasicSR's form `name.png (h,w,c)`;
+                without it all images below the folder.
+            io_backend: `type` disk (default) or lmdb.
+            crop_pad_size: side of the patch in pixels, 400 by default as in Real-ESRGAN; VmambaIR's release has 600.
+                Photographs are cropped at random, and smaller ones mirrored at the right and bottom.
+            use_hflip: flip left and right with probability 1/2, default true.
+            use_rot: flip top and bottom, and transpose, each with probability 1/2, default false.
+            manual_seed, total_iter, start_iter, num_replicas, batch_size_per_gpu: of the run, whose iterations the
+                items are.
+
+    Every photograph comes once before any comes again.
+
+    Raises:
+        ValueError: one line that names the file or option: folders and lists that cannot work, at once; a photograph
+            that cannot be read (after some attempts) or is not 8-bit RGB, when it is asked for.
+    """
+
+    numbered_by_iteration = True
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.name = opt.get('name', type(self).__name__)
+        self.size = opt.get('crop_pad_size', 400)
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f'data set {self.name}: crop_pad_size must be a whole number from 1 up, not {self.size!r}')
+        self.use_hflip = opt.get('use_hflip', True)
+        self.use_rot = opt.get('use_rot', False)
+        self.seed = opt.get('manual_seed') or 0
+        self.items_per_iteration = opt.get('batch_size_per_gpu', 1) * opt.get('num_replicas', 1)
+        self.total_iter = opt.get('total_iter', 1)
+        self.start_index = opt.get('start_iter', 0) * self.items_per_iteration
+        self.photographs = _Photographs(self.name, opt)
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        """Patches of the whole run."""
+        return self.total_iter * self.items_per_iteration
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        """gt (3, size, size) RGB float32 in 0..1, and gt_path."""
+        rng = np.random.default_rng((self.seed, _PATCH, *divmod(index, self.items_per_iteration)))
+        turn, place = divmod(index, len(self.photographs))
+        if self._order[0] != turn:
+            self._order = turn, np.random.default_rng((self.seed, _ORDER, turn)).permutation(len(self.photographs))
+        number = int(self._order[1][place])
+        patch = self._patch(self.photographs.read(number), rng)
+        gt = torch.from_numpy(patch.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+        return {'gt': gt, 'gt_path': self.photographs.names[number]}
+
+    def _patch(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        size = self.size
+        top, left = (int(rng.integers(max(n - size, 0) + 1)) for n in image.shape[:2])
+        flip_x, flip_y, transpose = rng.random(3) < 0.5
+        patch = image[top : top + size, left : left + size]
+        missing = [(0, size - n) for n in patch.shape[:2]]
+        if any(after for _, after in missing):
+            patch = np.pad(patch, [*missing, (0, 0)], mode='reflect')
+        if self.use_hflip and flip_x:
+            patch = patch[:, ::-1]
+        if self.use_rot and flip_y:
+            patch = patch[::-1]
+        if self.use_rot and transpose:
+            patch = patch.transpose(1, 0, 2)
+        return patch
+
+
+class _Photographs:
+    """The photographs of a section by number; order is sorted by name, the same on every machine."""
+
+    def __init__(self, name: str, opt: Mapping[str, Any]) -> None:
+        if not opt.get('dataroot_gt'):
+            raise ValueError(f'data set {name}: dataroot_gt is missing: name the folder of the photographs')
+        self.root = Path(opt['dataroot_gt'])
+        kind = (opt.get('io_backend') or {}).get('type', 'disk')
+        if kind not in ('disk', 'lmdb'):
+            raise ValueError(f"data set {name}: io_backend type must be 'disk' or 'lmdb', not {kind!r}")
+        self.lmdb = kind == 'lmdb'
+        if not self.root.is_dir():
+            raise ValueError(f'{self.root}: no such folder')
+        if self.lmdb:
+            self.names = [Path(line).with_suffix('').as_posix() for line in _listed(self.root / 'meta_info.txt')]
+        elif opt.get('meta_info'):
+            self.names = self._checked(Path(opt['meta_info']))
+        else:
+            below = (path for path in self.root.rglob('*') if path.suffix.lower() in SUFFIXES)
+            self.names = sorted(p.relative_to(self.root).as_posix() for p in below if not p.name.startswith('.'))
+            if not self.names:
+                raise ValueError(f'{self.root}: no images in this folder (looked for {", ".join(SUFFIXES)})')
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _checked(self, meta_info: Path) -> list[str]:
+        names = _listed(meta_info)
+        missing = [name for name in names if not (self.root / name).is_file()]
+        if missing:
+            more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
+            raise ValueError(f'{meta_info}: names {", ".join(missing[:3])}{more}, which {self.root} does not have')
+        return names
+
+    def read(self, number: int) -> NDArray[np.uint8]:
+        """Photograph (h, w, 3), RGB."""
+        name = self.names[number]
+        where = f'{self.root}:{name}' if self.lmdb else str(self.root / name)
+        for pause in (*PAUSES, None):
+            try:
+                data = self._bytes(name)
+                break
+            except OSError as error:
+                if pause is None:
+                    raise ValueError(f'{where}: cannot be read, tried {len(PAUSES) + 1} times ({error})') from error
+                logger.warning(f'{where}: {error}; trying again in {pause} s')
+                time.sleep(pause)
+        return _decode(data, where)
+
+    def _bytes(self, name: str) -> bytes:
+        if not self.lmdb:
+            return (self.root / name).read_bytes()
+        with _environment(str(self.root), os.getpid()).begin() as transaction:
+            data = transaction.get(name.encode())
+        if data is None:
+            raise ValueError(f"{self.root}: its meta_info.txt names '{name}', but the database has no such key")
+        return data
+
+
+def _listed(meta_info: Path) -> list[str]:
+    """The names in a list, sorted."""
+    try:
+        lines = meta_info.read_text(encoding='utf-8').rstrip().split('\n')
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f'{meta_info}: cannot be read as a list of image names ({error})') from error
+    names = [line.split(' (')[0].strip() for line in lines]
+    if not all(names):
+        raise ValueError(f'{meta_info}, line {names.index("") + 1} is empty: each line names an image; remove it')
+    return sorted(names)
+
+
+def _decode(data: bytes, where: str) -> NDArray[np.uint8]:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise ValueError(f'{where}: is no image ({len(data)} bytes)') from None
+    if image.mode != 'RGB':
+        kind = 'a grey image' if image.mode in ('1', 'L', 'LA', 'I', 'I;16', 'F') else f'an image of mode {image.mode}'
+        raise ValueError(f'{where}: {kind} among RGB images; convert it, or take it out')
+    try:
+        return np.asarray(image)
+    except (OSError, SyntaxError) as error:  # Pillow's words for a file that ends too early or is damaged
+        raise ValueError(f'{where}: is damaged ({error})') from error
+
+
+@cache
+def _environment(root: str, pid: int) -> Any:
+    """The one open database of a folder in a process: LMDB forbids a second, and to use it across a fork."""
+    import lmdb
+
+    try:
+        return lmdb.open(root, readonly=True, lock=False, readahead=False)
+    except lmdb.Error as error:
+        raise ValueError(f'{root}: cannot be opened as LMDB ({error})') from error
