@@ -18,9 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_demo,
         _add_train,
         _add_test,
+        _add_plot,
         _add_restore,
         _add_convert,
         _add_info,
+        _add_card,
         _add_profile,
         _add_degrade,
         _add_autoload,
@@ -58,6 +60,18 @@ def _add_test(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser('test', help='test with BasicSR')
     launch.add_arguments(parser)
     parser.set_defaults(run=launch.test)
+
+
+def _add_plot(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from . import plot
+
+        for path in plot.plot(args.experiment):
+            print('wrote', path)
+
+    parser = commands.add_parser('plot', help='draw loss, learning rate, patch size, metrics and images of a training')
+    parser.add_argument('experiment', help='its folder, as experiments/NAME')
+    parser.set_defaults(run=run)
 
 
 def _add_restore(commands: argparse._SubParsersAction) -> None:
@@ -121,6 +135,19 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
 
     parser = commands.add_parser('info', help='what a checkpoint is: network, task, data, figures, checksum')
     parser.add_argument('checkpoint', help='file, address or name')
+    parser.set_defaults(run=run)
+
+
+def _add_card(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from .inference.card import write_card
+
+        write_card(args.checkpoint, args.output)
+        print('wrote', args.output)
+
+    parser = commands.add_parser('card', help='write the model card of a checkpoint')
+    parser.add_argument('checkpoint', help='file, address or name')
+    parser.add_argument('-o', '--output', default='README.md', help='default: %(default)s')
     parser.set_defaults(run=run)
 
 

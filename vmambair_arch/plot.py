@@ -48,7 +48,7 @@ def read_logs(experiment: str | Path) -> Curves:
     for log in logs:
         _read_log(log, curves)
     if not curves.training:
-        where = f'{len(logs)} logs, but no iteration in them' if logs else 'no train_*.log'
+        where = f'no iteration in its {len(logs)} train_*.log' if logs else 'no train_*.log'
         raise UserError(f'{experiment}: {where}; name the folder of an experiment, as experiments/NAME')
     return curves
 
