@@ -393,6 +393,32 @@ def test_a_state_of_plain_basicsr_resumes_with_a_word(build, options, messages):
     assert resumed.schedulers[0].last_epoch == model.schedulers[0].last_epoch
 
 
+def test_changed_options_count_after_a_resume(build, options):
+    model = build()
+    train(model, 6)
+    model.save(0, 6)
+    state = torch.load(Path(options['path']['training_states']) / '6.state', weights_only=True)
+    options['train']['optim_g'] |= {'lr': 0.0005, 'weight_decay': 0.5}
+    options['train']['scheduler']['eta_mins'] = [0.0005, 0.0005]
+    resumed = build()
+    resumed.resume_training(state)
+    resumed.update_learning_rate(7)
+    resumed.stop.leave()
+    assert resumed.get_current_learning_rate() == [0.0005]
+    assert resumed.optimizer_g.param_groups[0]['weight_decay'] == 0.5
+
+
+def test_a_state_of_another_optimiser_is_refused(build, options):
+    model = build()
+    train(model, 1)
+    model.save(0, 1)
+    state = torch.load(Path(options['path']['training_states']) / '1.state', weights_only=True)
+    options['path']['resume_state'] = '1.state'
+    options['train']['optim_g']['decay_state_space'] = True
+    with pytest.raises(UserError, match=r'1\.state is of another network_\* or optim_\* than the options name'):
+        build().resume_training(state)
+
+
 def test_keep_last(build, options):
     options['logger']['keep_last'] = 2
     model = build()
@@ -404,3 +430,87 @@ def test_keep_last(build, options):
     assert {path.name for path in Path(options['path']['training_states']).iterdir()} == {'4.state', '5.state'}
     networks = {path.name for path in Path(options['path']['models']).iterdir()}
     assert networks == {'net_g_2.pth', 'net_g_4.pth', 'net_g_5.pth'}  # 2 has the best PSNR
+
+
+# ---------------------------------------------------------------- models with more networks
+
+
+def adversarial_model() -> type:
+    """What a GAN model has to add to `VmambaIRModel`."""
+    from vmambair_arch.models.vmambair_model import VmambaIRModel
+
+    class AdversarialModel(VmambaIRModel):
+        labels = ('g', 'd')
+
+        def optimize_parameters(self, current_iter):
+            batches = self.micro_batches()
+            self.net_d.requires_grad_(False)
+            good = self.step('g', self.generator_losses, batches)
+            self.net_d.requires_grad_(True)
+            good = good and self.step('d', self.discriminator_losses, batches)
+            self.end_iteration(good)
+
+        def generator_losses(self, batch):
+            output = self.run('g', batch['lq'])
+            batch['output'] = output.detach()
+            realness = self.run('d', output).mean()
+            yield self.restoration_losses(output, batch['gt']) | {'l_g_gan': 0.1 * nn.functional.softplus(-realness)}
+
+        def discriminator_losses(self, batch):
+            for name, sign in (('gt', -1), ('output', 1)):
+                realness = self.run('d', batch[name]).mean()
+                yield {f'l_d_{name}': nn.functional.softplus(sign * realness), f'out_d_{name}': realness}
+
+    return AdversarialModel
+
+
+@pytest.fixture
+def build_adversarial(options):
+    options['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
+    options['train'] |= {
+        'optim_d': {'type': 'Adam', 'lr': 0.002},
+        'scheduler_d': {'type': 'MultiStepLR', 'milestones': [2], 'gamma': 0.5},
+        'gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1},
+    }
+
+    def build_model():
+        torch.manual_seed(0)
+        return adversarial_model()(options)
+
+    return build_model
+
+
+def test_a_gan_trains_both_networks_each_at_its_own_rate(build_adversarial):
+    model = build_adversarial()
+    before = weights(model.net_g), weights(model.net_d)
+    train(model, 3)
+    assert not same(weights(model.net_g), before[0])
+    assert not same(weights(model.net_d), before[1])
+    assert set(model.log_dict) >= {'l_pix', 'l_g_gan', 'l_d_gt', 'l_d_output', 'out_d_gt', 'out_d_output'}
+    assert model.get_current_learning_rate() == [0.001, 0.001]
+
+
+def test_a_gan_skips_both_steps_and_resumes_exactly(build_adversarial, options, messages):
+    model = build_adversarial()
+    train(model, 2)
+    model.save(0, 2)
+    before = weights(model.net_d)['conv0.weight']
+    data = batch()
+    data['lq'][1] = math.nan
+    train(model, 1, data, first=3)
+    assert 'lq of lq/1.png' in messages[-1]
+    assert torch.equal(weights(model.net_d)['conv0.weight'], before)
+
+    models = Path(options['path']['models'])
+    assert {path.name for path in models.iterdir()} == {'net_g_2.pth', 'net_d_2.pth'}
+    for label in ('g', 'd'):
+        options['path'][f'pretrain_network_{label}'] = str(models / f'net_{label}_2.pth')
+    state = torch.load(Path(options['path']['training_states']) / '2.state', weights_only=True)
+    resumed = build_adversarial()
+    resumed.resume_training(state)
+    train(resumed, 3, first=3)
+    for label in ('g', 'd'):
+        options['path'][f'pretrain_network_{label}'] = None
+    uninterrupted = build_adversarial()
+    train(uninterrupted, 5)
+    assert uninterrupted.log_dict == resumed.log_dict

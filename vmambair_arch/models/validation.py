@@ -71,7 +71,11 @@ def _validate_image(model: SRModel, data: dict, dataset_name: str, current_iter:
     except UserError as error:
         raise UserError(f'validation of {path}: {error}', exit_code=error.exit_code) from error
     if save_img:
-        imwrite(images['img'], str(image_path(model.opt, Path(path).stem, dataset_name, current_iter)))
+        file = image_path(model.opt, Path(path).stem, dataset_name, current_iter)
+        try:
+            imwrite(images['img'], str(file))
+        except OSError as error:
+            raise UserError(f'{file}: cannot be written ({error})', exit_code=1) from error
     return scores
 
 

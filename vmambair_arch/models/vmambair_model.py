@@ -189,19 +189,23 @@ class VmambaIRModel(SRModel):
         """The losses of the generator on one micro-batch; leaves its `output` in it."""
         output = self.run('g', batch['lq'])
         batch['output'] = output.detach()
-        yield self.restoration_losses(output, batch['gt'])
+        yield self.restoration_losses(output, batch)
 
-    def restoration_losses(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
+    def restoration_losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Every criterion of the options on (b, 3, h, w) images; of a perceptual loss also its style term."""
         terms = {}
         for name, criterion in self.criteria.items():
-            values = criterion(output, gt)
+            values = criterion(output, self.target(name, batch))
             if name == 'perceptual':
                 names = ('l_percep', 'l_style')
             else:
                 names, values = (f'l_{"pix" if name == "pixel" else name}',), (values,)
             terms |= {n: value for n, value in zip(names, values, strict=True) if value is not None}
         return terms
+
+    def target(self, criterion: str, batch: Batch) -> Tensor:
+        """What a criterion, or `gan`, holds the output against."""
+        return batch['gt']
 
     def run(self, label: str, *inputs: Tensor) -> Tensor:
         """A network in training, under autocast where the options want it; the result is float32."""
@@ -413,8 +417,22 @@ class VmambaIRModel(SRModel):
         }
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Continue exactly where the state was saved; a state of plain BasicSR has no random numbers, which is said."""
-        super().resume_training(resume_state)
+        """Continue exactly where the state was saved; a state of plain BasicSR has no random numbers, which is said.
+
+        Rates, decay and the like are those of the options, changed ones included, not those of the state.
+
+        Raises:
+            UserError: the state is of other networks or optimisers.
+        """
+        groups = [[_settings(group) for group in optimizer.param_groups] for optimizer in self.optimizers]
+        try:
+            super().resume_training(resume_state)
+        except (AssertionError, ValueError) as error:
+            path = self.opt['path'].get('resume_state')
+            raise UserError(f'{path} is of another network_* or optim_* than the options name ({error})') from error
+        for optimizer, settings in zip(self.optimizers, groups, strict=True):
+            for group, wanted in zip(optimizer.param_groups, settings, strict=True):
+                group.update(wanted)
         self.current_iter, self._epoch = resume_state['iter'], resume_state['epoch']
         self.scaler.load_state_dict(resume_state.get('scaler') or {})
         self.best_metric_results = resume_state.get('best_metric_results', {})
@@ -436,6 +454,10 @@ class VmambaIRModel(SRModel):
         self._bar.close()
         barrier()  # a launcher ends all ranks as soon as one has gone, even one that is still saving
         raise SystemExit(128 + self._stop_signal)
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != 'params'}
 
 
 def _on_cpu(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
