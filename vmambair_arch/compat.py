@@ -18,13 +18,11 @@ import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 from .errors import UserError
 
 _MARK = '_vmambair_mended'
-VGG_FOLDER = Path('experiments') / 'pretrained_models'
 
 
 # ---------------------------------------------------------------- before basicsr is imported
@@ -191,7 +189,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
     folder = Path(opt['path']['training_states'])
     if opt['auto_resume']:
-        candidates = sorted(folder.glob('*.state'), key=_iteration, reverse=True) if folder.is_dir() else []
+        candidates = sorted(folder.glob('[!.]*.state'), key=_iteration, reverse=True) if folder.is_dir() else []
     else:
         named = opt['path'].get('resume_state')
         candidates = [Path(named)] if named else []
@@ -220,7 +218,9 @@ def _iteration(path: Path) -> float:
 
 def _load_state(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
     """One training state, known to be whole together with the networks of its iteration."""
-    state = load_pickle(path)
+    from .inference.load import read_pickle
+
+    state = read_pickle(path)
     if not isinstance(state, dict) or 'iter' not in state:
         raise UserError(f'{path} is no training state')
     fresh = opt['path'].get('ignore_resume_networks') or ()
@@ -229,26 +229,6 @@ def _load_state(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
         if not zipfile.is_zipfile(weights):
             raise UserError(f'{path} needs {weights}, which is {"broken" if weights.exists() else "missing"}')
     return state
-
-
-def load_pickle(path: str | Path) -> Any:
-    """`torch.load` on the CPU that runs no code.
-
-    Raises:
-        UserError: the file is missing, cut off, or holds more than tensors and plain values.
-    """
-    import torch
-
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f'{path} does not exist') from None
-    except UnpicklingError as error:
-        if 'Unsupported' in str(error) or 'WeightsUnpickler' in str(error):
-            raise UserError(f'{path} holds objects other than tensors and plain values; it is not loaded') from None
-        raise UserError(f'{path} is broken or no file of torch') from None
-    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f'{path} cannot be read ({str(error).splitlines()[0]})') from None
 
 
 def _say(opt: dict[str, Any], message: str) -> None:
@@ -264,18 +244,12 @@ def load_weights_safely() -> None:
     """
     from basicsr.models import base_model
 
-    def load(path: str, map_location: object = None) -> Any:
-        if not str(path).endswith('.safetensors'):
-            return load_pickle(path)
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    from .inference.load import read_checkpoint, read_pickle
 
-        try:
-            return {'params': load_file(path)}
-        except FileNotFoundError:
-            raise UserError(f'{path} does not exist') from None
-        except SafetensorError as error:
-            raise UserError(f'{path} is no safetensors file ({error})') from None
+    def load(path: str, map_location: object = None) -> Any:
+        if str(path).endswith('.safetensors'):
+            return {'params': read_checkpoint(path).state_dict}
+        return read_pickle(path)
 
     base_model.torch = _Overlay(base_model.torch, load=load)
 
@@ -327,48 +301,66 @@ def count_epochs_by_batches() -> None:
     basicsr.train.create_train_val_dataloader = create_train_val_dataloader
 
 
-def find_vgg_weights() -> None:
-    """VGG weights are downloaded when the loss is built, by arguments that torchvision gives up (archs/vgg_arch.py:103).
+def let_workers_outlive_signals() -> None:
+    """Ctrl-C in a terminal, or SIGTERM to a group, ends the loader's workers before their process can save.
 
-    They are taken from `experiments/pretrained_models` or torch's hub folder, in BasicSR's or torchvision's file name,
-    and downloaded only where they are in neither. Can go with a BasicSR release that says where it looked.
+    Can go with a BasicSR release that saves when it is asked to stop.
+    """
+    import basicsr.data
+
+    start_worker.original = basicsr.data.worker_init_fn
+    basicsr.data.worker_init_fn = start_worker
+
+
+def start_worker(*args: Any, **kwargs: Any) -> None:
+    """BasicSR's `worker_init_fn` in a process that ignores Ctrl-C; found by its name in a spawned one."""
+    from .models.signals import ignore_stop_signals
+
+    ignore_stop_signals()
+    start_worker.original(*args, **kwargs)
+
+
+def ask_for_iterations_in_order() -> None:
+    """A data set whose items are iterations would be shuffled, and start anew at a resume (train.py:40).
+
+    Can go with a BasicSR release in which a data set names its sampler and learns where a run stands.
+    """
+    import basicsr.train
+
+    from .data.iteration_sampler import IterationSampler, number_by_iteration
+
+    load = basicsr.train.load_resume_state
+
+    @functools.wraps(load)
+    def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+        state = load(opt)
+        number_by_iteration(opt, state)
+        return state
+
+    basicsr.train.EnlargedSampler = IterationSampler
+    basicsr.train.load_resume_state = load_resume_state
+
+
+def find_vgg_weights() -> None:
+    """VGG weights are downloaded when the loss is built, by arguments torchvision gives up (archs/vgg_arch.py:103).
+
+    `pretrained.pretrained_state` says where they are looked for first. Can go with a BasicSR release that says so too.
     """
     from basicsr.archs import vgg_arch
 
-    vgg_arch.VGG_PRETRAIN_PATH = ''  # build_vgg is the one place that looks
-    vgg_arch.vgg = types.SimpleNamespace(**{name: functools.partial(build_vgg, name) for name in _vgg_names()})
+    names = [f'vgg{depth}{norm}' for depth in (11, 13, 16, 19) for norm in ('', '_bn')]
+    vgg_arch.VGG_PRETRAIN_PATH = ''
+    vgg_arch.vgg = types.SimpleNamespace(**{name: functools.partial(_build_vgg, name) for name in names})
 
 
-def _vgg_names() -> list[str]:
-    return [f'vgg{depth}{norm}' for depth in (11, 13, 16, 19) for norm in ('', '_bn')]
+def _build_vgg(name: str, pretrained: bool) -> Any:
+    """torchvision's network `name` with ImageNet weights in its `features`, all that BasicSR takes of it."""
+    from torchvision.models import get_model
 
-
-def build_vgg(name: str, pretrained: bool = True) -> Any:
-    """torchvision's network `name` with its ImageNet weights.
-
-    Raises:
-        UserError: the weights are on no disk and cannot be downloaded.
-    """
-    from torchvision.models import get_model, get_model_weights
-
-    import torch
+    from .pretrained import imagenet_features
 
     network = get_model(name, weights=None)
-    weights = get_model_weights(name).DEFAULT
-    file = weights.url.rpartition('/')[2]
-    folders = [VGG_FOLDER, Path(torch.hub.get_dir()) / 'checkpoints']
-    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
-    if found:
-        state = load_pickle(found)
-    else:
-        try:
-            state = weights.get_state_dict(progress=True, check_hash=True)
-        except OSError as error:
-            raise UserError(
-                f'perceptual loss: {file} is neither in {folders[0]} nor in {folders[1]}, and the download failed '
-                f'({error}); copy the file there'
-            ) from None
-    network.load_state_dict(state)
+    network.features.load_state_dict(imagenet_features(name))
     return network
 
 
@@ -418,6 +410,8 @@ AFTER_IMPORT: tuple[Callable[[], None], ...] = (
     resume_anywhere,
     load_weights_safely,
     count_epochs_by_batches,
+    ask_for_iterations_in_order,
+    let_workers_outlive_signals,
     find_vgg_weights,
     refuse_small_images_in_niqe,
     round_jpeg_quality,

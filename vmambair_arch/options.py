@@ -49,19 +49,15 @@ def load_options(path: str | Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """The value of `--force_yml key=text`, read as YAML reads it; `none`, `1e-4` and `!!float 1` too."""
+    """The value of `--force_yml key=text`, read as YAML reads it; `none` and `1e-4` too."""
     if text.lower() == 'none':
         return None
-    if text.startswith('!!float'):
-        text = text[len('!!float') :].strip()
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        pass
+    text = text.removeprefix('!!float ')
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
     try:
         return yaml.load(text, Loader=OptionLoader)
     except yaml.YAMLError:

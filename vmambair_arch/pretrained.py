@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .compat import load_pickle
 from .errors import UserError
+from .inference.load import read_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,12 +31,12 @@ def pretrained_state(url: str, where: str | Path | None = None) -> dict[str, Ten
     file = url.rpartition('/')[2]
     hub = Path(torch.hub.get_dir()) / 'checkpoints'
     if where is not None and not Path(where).is_dir():
-        return load_pickle(where)
+        return read_pickle(where)
     for folder in (FOLDER, hub) if where is None else (Path(where),):
         found = [folder / file, *sorted(folder.glob(f'{file.partition("-")[0]}_features*.pth'))]
         for path in found:
             if path.is_file():
-                return load_pickle(path)
+                return read_pickle(path)
     if where is not None:
         raise UserError(f'{where} holds no {file}')
     try:

@@ -114,7 +114,7 @@ def test_weights_that_are_not_there_or_not_right(tmp_path: Path) -> None:
         lpips(image, image)
     with pytest.raises(UserError, match=f'{tmp_path} holds no alexnet'):
         lpips(image, image, weights=tmp_path)
-    with pytest.raises(UserError, match='missing.pth does not exist'):
+    with pytest.raises(UserError, match='missing.pth: no such checkpoint file'):
         lpips(image, image, weights=tmp_path / 'missing.pth')
     torch.save({'features.0.weight': torch.zeros(1)}, tmp_path / 'other.pth')
     with pytest.raises(UserError, match='of another network'):

@@ -73,17 +73,27 @@ def _read_safetensors(path: Path) -> Checkpoint:
     return Checkpoint(state_dict, about)
 
 
-def _read_pickle(path: Path) -> Checkpoint:
+def read_pickle(path: str | Path) -> Any:
+    """What `torch.save` wrote, on the CPU; nothing in the file is executed.
+
+    Raises:
+        UserError: no such file, damaged, or it holds more than tensors and plain values.
+    """
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f'{path}: holds more than tensors and plain values, which is not opened for safety; '
-            'save only its state dict with torch.save'
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f'{path}: not a checkpoint, or a damaged one ({line})') from None
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f'{path}: no such checkpoint file') from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        if isinstance(error, pickle.UnpicklingError) and 'Unsupported operand' not in str(error):
+            raise UserError(
+                f'{path}: holds more than tensors and plain values, which is not opened for safety; '
+                'save only its state dict with torch.save'
+            ) from None
+        raise UserError(f'{path}: not a checkpoint, or a damaged one') from None
+
+
+def _read_pickle(path: Path) -> Checkpoint:
+    content = read_pickle(path)
     about: dict[str, Any] = {}
     if isinstance(content, Mapping):
         if isinstance(content.get(METADATA_KEY), Mapping):

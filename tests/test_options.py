@@ -1,0 +1,80 @@
+"""Option files: the reader, and every file of this tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vmambair_arch.errors import UserError
+from vmambair_arch.options import load_options, override, parse_value
+
+OPTIONS = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
+
+
+@pytest.mark.parametrize('path', OPTIONS, ids=lambda path: path.stem)
+def test_every_option_file_parses_and_its_networks_build(path):
+    from vmambair_arch import compat
+
+    compat.apply()
+    from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+
+    opt = load_options(path)
+    assert opt['model_type'] in MODEL_REGISTRY
+    networks = [dict(value) for key, value in opt.items() if key.startswith('network_')]
+    assert networks
+    for network in networks:
+        with torch.device('meta'):
+            net = ARCH_REGISTRY.get(network.pop('type'))(**network)
+        assert sum(parameter.numel() for parameter in net.parameters()) > 0
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a: 1\nb: 2\na: 3\n', r"line 3: key 'a' stands twice"),
+        ('t:\n  lr: 1\n  lr: 2\n', r"line 3: key 'lr' stands twice"),
+        ('a: [1\n', r'not valid YAML'),
+        ('a: !!python/object/apply:os.system [true]\n', r'not valid YAML: .*python/object'),
+        ('', r'holds no sections'),
+        ('- a\n', r'holds no sections'),
+    ],
+)
+def test_bad_files_are_named(tmp_path, text, message):
+    path = tmp_path / 'bad.yml'
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_options(path)
+    assert 'bad.yml' in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r'no option file .*none\.yml'):
+        load_options(tmp_path / 'none.yml')
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('3', 3), ('-2', -2), ('0.5', 0.5), ('1e-4', 1e-4), ('!!float 2.5', 2.5), ('none', None), ('~', None),
+        ('true', True), ('False', False), ('[1, 2]', [1, 2]), ('a/b.png', 'a/b.png'), ('{', '{'),
+    ],
+)  # fmt: skip
+def test_values_of_force_yml(text, value):
+    parsed = parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_override_changes_in_place():
+    opt = {'name': 'a', 'train': {'total_iter': 5, 'optim_g': {'lr': 0.1}}}
+    override(opt, ['train:total_iter=7', 'train:optim_g:lr=1e-3', 'name=b'])
+    assert opt == {'name': 'b', 'train': {'total_iter': 7, 'optim_g': {'lr': 1e-3}}}
+
+
+@pytest.mark.parametrize('entry', ['train', 'train:a=b=c', 'trian:total_iter=1', 'name:x=1'])
+def test_override_refuses(entry):
+    with pytest.raises(UserError, match='--force_yml'):
+        override({'name': 'a', 'train': {}}, [entry])

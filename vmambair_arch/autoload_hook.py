@@ -1,0 +1,43 @@
+"""What `vmambair autoload on` copies beside BasicSR: plain `python -m basicsr.train` then runs our launcher.
+
+Runs at every start of Python in that environment, so it imports nothing until basicsr is imported.
+"""
+
+import sys
+
+
+class _Autoload:
+    """A finder that brings vmambair_arch along with basicsr, and hands `-m basicsr.train` and `.test` to it."""
+
+    HANDED = {'basicsr.train': 'vmambair_arch.train', 'basicsr.test': 'vmambair_arch.test'}
+
+    def __init__(self):
+        self.searching = False
+
+    def find_spec(self, name, path=None, target=None):
+        if self.searching or name != 'basicsr' and name not in self.HANDED:
+            return None
+        from importlib import util
+
+        self.searching = True
+        try:
+            if util.find_spec('vmambair_arch') is None:
+                return None
+            import vmambair_arch  # noqa: F401
+
+            spec = util.find_spec(name)
+        finally:
+            self.searching = False
+        if spec is not None and name in self.HANDED:
+            self.hand_over(spec, util.find_spec(self.HANDED[name]))
+        return spec
+
+    @staticmethod
+    def hand_over(spec, other):
+        """Importing a module executes it; `python -m` asks its loader for the code, and gets that of `other`."""
+        get_code = spec.loader.get_code
+        spec.loader.exec_module = lambda module: exec(get_code(spec.name), module.__dict__)
+        spec.loader.get_code = lambda name: other.loader.get_code(other.name)
+
+
+sys.meta_path.insert(0, _Autoload())
