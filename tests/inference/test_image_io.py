@@ -256,6 +256,17 @@ def test_the_limit_can_be_lowered_and_raised(tmp_path, monkeypatch):
     assert PIL.Image.MAX_IMAGE_PIXELS == 10
 
 
+def test_a_chunk_may_not_claim_four_gigabytes(monkeypatch):
+    """OpenCV would make room for them."""
+    data = bytearray(encode_image(Image(np.full((64, 64, 3), 0.5, np.float32), bits=16), 'PNG'))
+    data[33:37] = struct.pack('>I', 2**32 - 100)
+    seen = []
+    monkeypatch.setattr(image_io.cv2, 'imdecode', lambda array, flags: seen.append(array.size))
+    with pytest.raises(UserError, match='damaged'):
+        decode_image(bytes(data))
+    assert not seen or max(seen) < 100
+
+
 @pytest.mark.parametrize('suffix', ['.png', '.jpg', '.webp', '.tif', '.bmp'])
 @pytest.mark.parametrize('keep', [0.1, 0.5, 0.9])
 @pytest.mark.parametrize('deep', [False, True])

@@ -50,6 +50,7 @@ FORMATS = {
 """Suffixes that are read and written, and Pillow's name of each format."""
 
 _DECODERS = tuple(dict.fromkeys(FORMATS.values()))
+_PNG = b'\x89PNG\r\n\x1a\n'
 _ORIENTATION, _ICC = 0x0112, 34675
 _EXIF = b'Exif\0\0'
 _MAX_EXIF = 65_000  # what one JPEG segment holds
@@ -164,10 +165,13 @@ def encode_image(image: Image, format: str, *, quality: int = 95) -> bytes:
     if image.icc:
         options['icc_profile'] = image.icc
     if exif := _exif_to_write(image):
-        options['exif'] = exif
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, format, **options)
-    return buffer.getvalue()
+        try:
+            return _save(pixels, format, exif=exif, **options)
+        except Exception as error:  # a block that can be parsed can still hold what cannot be written
+            logger.warning('EXIF left out but for the orientation: it cannot be written as %s (%s)', format, error)
+            if exif := _exif_to_write(replace(image, exif=None)):
+                options['exif'] = exif
+    return _save(pixels, format, **options)
 
 
 def from_pil(source: PIL.Image.Image) -> Image:
@@ -263,12 +267,12 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Image:
         exif, orientation = _exif(source)
         source.load()
         turned = source.format == 'TIFF' and _ORIENTATION not in source.getexif()  # by Pillow, as it loads
-        try:
-            image = from_pil(source)
-        except UserError as error:
-            raise UserError(f'{name}: {error}') from error
-        if deep and image.bits == 8:
-            image = _decode16(data, np.asarray(source), image, orientation, name)
+        image = _decode16(data, source, orientation, name) if deep and source.mode in ('RGB', 'RGBA', 'LA') else None
+        if image is None:
+            try:
+                image = from_pil(source)
+            except UserError as error:
+                raise UserError(f'{name}: {error}') from error
     pending = 1 if turned else orientation
     alpha = None if image.alpha is None else _turn(image.alpha, pending)
     return replace(image, rgb=_turn(image.rgb, pending), alpha=alpha, exif=exif, orientation=orientation)
@@ -281,21 +285,38 @@ def _is_deep(source: PIL.Image.Image, data: bytes) -> bool:
     return source.format == 'TIFF' and set(source.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())) == {16}
 
 
-def _decode16(data: bytes, shallow: np.ndarray, image: Image, orientation: int, name: str) -> Image:
-    """`image` with all 16 bits, which Pillow cuts to 8 where there is more than one channel and OpenCV keeps.
+def _decode16(data: bytes, source: PIL.Image.Image, orientation: int, name: str) -> Image | None:
+    """The image with all 16 bits, which Pillow cuts to 8 where there is more than one channel and OpenCV keeps.
 
-    Two decoders must agree on the upper 8 bits; that rules out any doubt about channel order or orientation.
+    None for a variant of the format that OpenCV does not know. Two decoders must agree on the upper 8 bits; that rules
+    out any doubt about channel order or orientation.
     """
-    deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    plain = _plain_png(data) if source.format == 'PNG' else data
+    deep = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
+    shallow = np.asarray(source)
     if deep is not None and deep.dtype == np.uint16 and deep.ndim == 3:
         deep = cv2.cvtColor(deep, cv2.COLOR_BGRA2RGBA if deep.shape[2] == 4 else cv2.COLOR_BGR2RGB)
         if shallow.shape[-1] == 2:  # OpenCV has no grey with alpha
             deep = deep[..., [0, -1]]
         for pixels in (deep, _turn(deep, orientation)):
             if pixels.shape == shallow.shape and np.array_equal(pixels >> 8, shallow):
-                return replace(from_array(pixels), icc=image.icc)
+                return replace(from_array(pixels), icc=source.info.get('icc_profile'))
+    if deep is None and source.format == 'PNG':  # of which OpenCV knows every variant
+        raise OSError('its data cannot be decoded')
     logger.warning('%s: read with 8 of its 16 bits a channel; this variant of the format is not known', name)
-    return image
+    return None
+
+
+def _plain_png(data: bytes) -> bytes:
+    """The header and the pixels alone: OpenCV makes room for what any chunk claims to hold, Pillow does not."""
+    chunks, at = [], len(_PNG)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from('>I', data, at)
+        kind, following = data[at + 4 : at + 8], at + 12 + length
+        if following <= len(data) and kind == (b'IDAT' if chunks else b'IHDR'):
+            chunks.append(data[at:following])
+        at = following
+    return _PNG + b''.join(chunks) + _png_chunk(b'IEND', b'')
 
 
 def _exif(source: PIL.Image.Image) -> tuple[bytes | None, int]:
@@ -316,6 +337,12 @@ def _exif(source: PIL.Image.Image) -> tuple[bytes | None, int]:
         orientation = 1
     exif = _EXIF + exif.removeprefix(_EXIF)
     return exif if len(parsed) and len(exif) <= _MAX_EXIF else None, int(orientation)
+
+
+def _save(pixels: np.ndarray, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
 
 
 def _exif_to_write(image: Image) -> bytes | None:
@@ -381,7 +408,7 @@ def _encode_png16(pixels: np.ndarray, image: Image) -> bytes:
         chunks += _png_chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(image.icc))
     if exif := _exif_to_write(image):
         chunks += _png_chunk(b'eXIf', exif.removeprefix(_EXIF))
-    header = 8 + 25  # signature and IHDR
+    header = len(_PNG) + 25  # and IHDR
     return png[:header] + chunks + png[header:]
 
 
