@@ -1,0 +1,69 @@
+"""Real-ESRGAN's training pair pool: batches mixed of the pairs of many iterations (arXiv 2107.10833, section 4.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+class PairPool:
+    """Takes a batch of pairs in and, once it is full, hands a batch of older pairs out.
+
+    Pairs are kept in 8 bits, which loses nothing of images in steps of 1/255.
+
+    Args:
+        size: number of pairs; 0 hands out what comes in.
+        batch: images in a batch.
+
+    Raises:
+        UserError: a size that is no multiple of the batch.
+    """
+
+    def __init__(self, size: int, batch: int) -> None:
+        if size % batch:
+            nearby = ' or '.join(str(n * batch) for n in (size // batch, size // batch + 1) if n)
+            raise UserError(f'queue_size {size} is not a multiple of the batch of {batch} images; take {nearby}')
+        self.size = size
+        self._kept: dict[str, Tensor] = {}
+
+    @property
+    def full(self) -> bool:
+        return bool(self._kept) and len(self._kept['gt']) == self.size
+
+    def exchange(self, lq: Tensor, gt: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Put a batch in, get the batch to train on.
+
+        Args:
+            lq, gt: (b, 3, h, w) and (b, 3, h * scale, w * scale), 0..1 in steps of 1/255.
+            generator: on the CPU, chooses which pairs come out. What went in takes their places.
+
+        Returns:
+            lq and gt of the pairs that came out; those that went in while the pool is not full.
+        """
+        if not self.size:
+            return lq, gt
+        new = {'lq': (lq * 255).round().byte(), 'gt': (gt * 255).round().byte()}
+        if not self.full:
+            self._kept = {k: torch.cat([self._kept[k], v]) if self._kept else v for k, v in new.items()}
+            return lq, gt
+        places = torch.randperm(self.size, generator=generator)[: len(lq)].to(lq.device)
+        old = {k: kept[places].float() / 255 for k, kept in self._kept.items()}
+        for k, kept in self._kept.items():
+            kept[places] = new[k]
+        return old['lq'], old['gt']
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The pairs, on the CPU: `lq` and `gt` uint8; empty before the first batch."""
+        return {k: kept.cpu() for k, kept in self._kept.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Continue with what `state_dict` returned.
+
+        Raises:
+            UserError: a pool of more pairs than this one holds.
+        """
+        if state and len(state['gt']) > self.size:
+            raise UserError(f'the state holds {len(state["gt"])} pairs, queue_size is {self.size}; set it back')
+        self._kept = {k: kept.to(device) for k, kept in state.items()}

@@ -1,0 +1,87 @@
+"""Low-quality images made while training: what stage 1 and stage 2 of real-world super-resolution share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realesrgan_pipeline import Degradation, DegradationConfig, image_generator
+from realesrgan_pipeline.config import OPTION_NAMES
+from realesrgan_pipeline.sharpen import usm_sharpen
+
+from ..errors import UserError, as_user_error
+from .pair_pool import PairPool
+
+# Tags that keep the streams of random numbers apart.
+_DEGRADE, _POOL = 2, 3
+
+
+class RealWorldData:
+    """For a subclass of `VmambaIRModel`: batches without `lq` are degraded, cropped and put through the pair pool.
+
+    Options, where Real-ESRGAN's files have them: those of `DegradationConfig.from_options` at the top of the file or in
+    its section `datasets: train`; `gt_size`, the patch after the degradation; `queue_size`, pairs in the pool.
+
+    Every draw depends on the seed, the iteration and the place in the global batch alone.
+
+    Raises:
+        UserError: options out of range; data smaller than the patch.
+    """
+
+    usm_option = 'gt_usm'
+    """The option that sharpens the images before they are degraded."""
+
+    def init_training_settings(self) -> None:
+        super().init_training_settings()
+        opt, section = self.opt, self.opt['datasets']['train']
+        with as_user_error():
+            given = {name: source[name] for source in (section, opt) for name in OPTION_NAMES if name in source}
+            self.degrade = Degradation(DegradationConfig.from_options(given))
+        self.seed = section.get('manual_seed', opt['manual_seed'])
+        self.gt_size = opt.get('gt_size') or section.get('gt_size')
+        if not self.gt_size or self.gt_size % opt['scale']:
+            raise UserError(f'gt_size must be a multiple of the scale {opt["scale"]}, not {self.gt_size}')
+        replicas = 1 if opt['dist'] else max(1, opt['num_gpu'])
+        self.pool = PairPool(opt.get('queue_size', 180), section['batch_size_per_gpu'] * replicas)
+
+    @torch.no_grad()
+    def feed_data(self, data: dict[str, Any]) -> None:
+        """Data with `lq`, as in validation, is taken as it is."""
+        if 'lq' in data:
+            super().feed_data(data)
+            return
+        gt = data['gt'].to(self.device)
+        rank, ranks = self.opt['rank'], self.opt['world_size']
+        key = self.seed, _DEGRADE, self.current_iter
+        generators = [image_generator(*key, i * ranks + rank) for i in range(len(gt))]
+        with as_user_error():
+            lq, _ = self.degrade(usm_sharpen(gt) if self.opt.get(self.usm_option) else gt, generators)
+        lq, gt = self._crop(lq, gt, generators)
+        mixed = self.pool.full
+        self.lq, self.gt = self.pool.exchange(lq, gt, image_generator(self.seed, _POOL, self.current_iter, rank))
+        self.paths = None if mixed else data.get('gt_path')
+
+    def _crop(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """A random patch of each pair, the same place in both."""
+        scale = self.opt['scale']
+        size = self.gt_size // scale
+        if min(lq.shape[-2:]) < size:
+            h, w = gt.shape[-2:]
+            raise UserError(f"gt_size {self.gt_size} is larger than the data set's {w}x{h}; raise its crop_pad_size")
+        patches = []
+        for i, generator in enumerate(generators):
+            top, left = (int(torch.randint(n - size + 1, (), generator=generator)) for n in lq.shape[-2:])
+            gt_patch = gt[i, :, top * scale :, left * scale :][:, : self.gt_size, : self.gt_size]
+            patches.append((lq[i, :, top : top + size, left : left + size], gt_patch))
+        lq_patches, gt_patches = zip(*patches, strict=True)
+        return torch.stack(lq_patches), torch.stack(gt_patches)
+
+    def rank_state(self) -> dict[str, Any]:
+        return super().rank_state() | {'pool': self.pool.state_dict()}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        super().load_rank_state(state)
+        self.pool.load_state_dict(state.get('pool', {}), self.device)
