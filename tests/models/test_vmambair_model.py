@@ -454,7 +454,7 @@ def adversarial_model() -> type:
             output = self.run('g', batch['lq'])
             batch['output'] = output.detach()
             realness = self.run('d', output).mean()
-            yield self.restoration_losses(output, batch['gt']) | {'l_g_gan': 0.1 * nn.functional.softplus(-realness)}
+            yield self.restoration_losses(output, batch) | {'l_g_gan': 0.1 * nn.functional.softplus(-realness)}
 
         def discriminator_losses(self, batch):
             for name, sign in (('gt', -1), ('output', 1)):
