@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -13,16 +14,22 @@ def in_a_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+@cache
+def _group() -> dist.ProcessGroup | None:
+    """The ranks by way of the CPU: what they tell each other must not fail for want of memory on a GPU."""
+    return None if dist.get_backend() == 'gloo' else dist.new_group(backend='gloo')
+
+
 def gather(value: T) -> list[T]:
     """The value of every rank, in the order of ranks, on every rank."""
     if not in_a_group():
         return [value]
     values: list[T] = [value] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_group())
     return values
 
 
 def barrier() -> None:
     """Wait for all ranks."""
     if in_a_group():
-        dist.barrier()
+        dist.barrier(group=_group())

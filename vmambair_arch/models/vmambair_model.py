@@ -434,7 +434,8 @@ class VmambaIRModel(SRModel):
             for group, wanted in zip(optimizer.param_groups, settings, strict=True):
                 group.update(wanted)
         self.current_iter, self._epoch = resume_state['iter'], resume_state['epoch']
-        self.scaler.load_state_dict(resume_state.get('scaler') or {})
+        if resume_state.get('scaler'):  # empty where it was saved without fp16
+            self.scaler.load_state_dict(resume_state['scaler'])
         self.best_metric_results = resume_state.get('best_metric_results', {})
         self.bad_steps.count = resume_state.get('bad_steps', 0)
         ranks = resume_state.get('ranks', [])
