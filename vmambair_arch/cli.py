@@ -85,7 +85,7 @@ def _add_restore(commands: argparse._SubParsersAction) -> None:
         return 1 if report.failed else 0
 
     RESTORER = ('device', 'precision', 'tile', 'overlap', 'self_ensemble', 'outscale', 'alpha')
-    FILES = ('suffix', 'format', 'quality', 'overwrite', 'max_pixels')
+    FILES = ('suffix', 'format', 'quality', 'overwrite', 'max_pixels', 'report_seams')
     parser = commands.add_parser('restore', help='restore an image, a video, or a folder of them')
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
@@ -103,6 +103,7 @@ def _add_restore(commands: argparse._SubParsersAction) -> None:
     add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32')
     add('--self-ensemble', action='store_true', help='average over flips and turns, in eight times the time')
     add('--alpha', choices=('resize', 'restore'), default='resize', help='what happens to transparency')
+    add('--report-seams', action='store_true', help='measure how far tiles are from the whole image')
     add('--overwrite', action='store_true', help='replace results that exist instead of skipping them')
     add('--max-pixels', type=int, default=2**27, help='refuse larger images (default: %(default)s)')
     parser.set_defaults(run=run)
@@ -153,6 +154,33 @@ def _add_card(commands: argparse._SubParsersAction) -> None:
 
 def _pick(args: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
     return {name: getattr(args, name) for name in names}
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from .evaluation.evaluate import evaluate
+
+        data = args.data or [['data', args.truth, args.lq]]
+        evaluated = evaluate(args.methods, data, args.metrics, args.output, **_pick(args, OPTIONS))
+        if evaluated:
+            print(evaluated)
+
+    OPTIONS = ('crop_border', 'weights', 'crops', 'device', 'tile', 'self_ensemble')
+    parser = commands.add_parser('evaluate', help='metrics, tables and plots of restored images or checkpoints')
+    add = parser.add_argument
+    add('methods', nargs='+', metavar='[NAME=]PATH', help='folder of restored images, or checkpoint to run')
+    add('--truth', metavar='FOLDER', help='the true images, of one data set')
+    add('--lq', metavar='FOLDER', help='its inputs, for checkpoints and pictures')
+    add('--data', nargs='+', action='append', metavar='NAME TRUTH [LQ]', help='one of several data sets; - for none')
+    add('--metrics', nargs='+', default=['psnr_y', 'ssim_y'], metavar='NAME', help='default: psnr_y ssim_y')
+    add('--crop-border', type=int, default=0, metavar='N', help='pixels left out at every edge (default: 0)')
+    add('--weights', metavar='PATH', help='folder of backbone weights for LPIPS, DISTS and FID')
+    add('--crops', nargs='+', default=[], metavar='IMAGE:X,Y,W,H', help='zoomed crops of all methods side by side')
+    add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')
+    add('--tile', type=int, help='largest side of a tile; 0: whole (default: what memory allows)')
+    add('--self-ensemble', action='store_true', help='average over flips and turns, in eight times the time')
+    add('-o', '--output', default='results/evaluation', help='folder for everything (default: %(default)s)')
+    parser.set_defaults(run=run)
 
 
 def _add_profile(commands: argparse._SubParsersAction) -> None:

@@ -40,14 +40,18 @@ class Report:
         written: results.
         skipped: results that existed before.
         failed: bad input files and what is wrong with each, in one line.
+        seams: what was measured of the tiles of each image, where that was asked for.
     """
 
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    seams: list[tuple[Path, str]] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        """The report, a line for each bad file and one for the rest."""
+        """The report, a line for each measurement and each bad file and one for the rest."""
+        for path, measured in self.seams:
+            yield f'seams: {path}: {measured}'
         for _, message in self.failed:
             yield f'bad: {message}'
         skipped = f', {len(self.skipped)} existed (--overwrite replaces them)' if self.skipped else ''
@@ -64,6 +68,7 @@ def restore(
     quality: int = 95,
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
+    report_seams: bool = False,
 ) -> Report:
     """Restore an image, a video or a folder of them, with a progress bar on stderr.
 
@@ -75,6 +80,7 @@ def restore(
         quality: 1 to 100 for JPEG and WebP.
         overwrite: replace results that exist.
         max_pixels: larger images are refused.
+        report_seams: also measure how far tiles are from the whole (see `seams`), on a part of each image.
 
     Raises:
         UserError: `source` is missing, holds nothing to restore, or is a single bad file; arguments out of range.
@@ -117,6 +123,8 @@ def restore(
                     work = _restore_video if path.suffix.lower() in VIDEOS else _restore_image
                     work(path, target, restorer, quality, max_pixels, progress)
                     report.written.append(target)
+                    if report_seams and path.suffix.lower() not in VIDEOS:
+                        report.seams.append((path, _seams(path, restorer, max_pixels)))
             except UserError as error:
                 if single:
                     raise
@@ -171,6 +179,16 @@ def _result_name(source: Path, suffix: str, format: str) -> str:
 
 def _inside(target: Path, output: Path) -> bool:
     return target.parent.resolve().is_relative_to(output.resolve())
+
+
+def _seams(path: Path, restorer: Restorer, max_pixels: int) -> str:
+    from .seams import measure_seams
+
+    image = read_image(path, max_pixels=max_pixels)
+    try:
+        return str(measure_seams(restorer, image))
+    except UserError as error:  # too small to have any
+        return str(error)
 
 
 def _restore_image(

@@ -1,0 +1,79 @@
+"""How far tiles are from the whole: the network sees all of what it is given, so a tile is not quite a crop of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import UserError
+from . import tiles
+from .image_io import Image
+from .restorer import Restorer
+
+CROP = 512
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Tiled against whole on the middle of a picture.
+
+    Attributes:
+        psnr: in dB on RGB; infinite where the two are equal.
+        largest: difference in one value, of 0..1.
+        height, width: of the crop.
+        tile, overlap: in input pixels.
+    """
+
+    psnr: float
+    largest: float
+    height: int
+    width: int
+    tile: int
+    overlap: int
+
+    def __str__(self) -> str:
+        return (
+            f'tiles of {self.tile} with overlap {self.overlap} against the whole on a crop of {self.width}x{self.height}'
+            f': {self.psnr:.2f} dB, largest difference {self.largest * 255:.1f}/255'
+        )
+
+
+@torch.inference_mode()
+def measure_seams(restorer: Restorer, image: Image, *, tile: int | None = None, crop: int = CROP) -> Seams:
+    """Restore the middle of a picture whole and in tiles, and compare.
+
+    Args:
+        restorer: its network, device and overlap are used.
+        tile: default: the one that makes two tiles along the longer side of the crop.
+        crop: largest side of the part that is compared; it has to fit into memory.
+
+    Raises:
+        UserError: the picture is too small to have two tiles.
+    """
+    height, width = (min(side, crop) for side in image.rgb.shape[:2])
+    top, left = ((full - side) // 2 for full, side in zip(image.rgb.shape, (height, width), strict=False))
+    part = torch.from_numpy(image.rgb[top : top + height, left : left + width].transpose(2, 0, 1).copy())
+    if tile is None:
+        tile = max(tiles.MIN_TILE, (max(height, width) + restorer.overlap + 1) // 2)
+        tile += -tile % tiles.ALIGN
+    if max(height, width) <= tile:
+        raise UserError(f'the picture of {width}x{height} pixels is one tile of {tile}: there are no seams to measure')
+
+    whole, tiled = (
+        tiles.restore(
+            restorer.network, part, scale=restorer.scale, tile=size, overlap=restorer.overlap, device=restorer.device
+        ).clamp_(0, 1)
+        for size in (None, tile)
+    )
+    difference = (whole - tiled).double()
+    error = difference.square().mean().item()
+    return Seams(
+        psnr=-10 * math.log10(error) if error else math.inf,
+        largest=difference.abs().max().item(),
+        height=height,
+        width=width,
+        tile=tile,
+        overlap=min(restorer.overlap, tile // 3),
+    )
