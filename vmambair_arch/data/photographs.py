@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmambair_arch.errors import UserError
+from ..errors import UserError
 
 
 @dataclass(frozen=True)

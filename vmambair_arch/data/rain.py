@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vmambair_arch.errors import UserError, nearest
+from ..errors import UserError, nearest
 
 Range = tuple[float, float]
 
@@ -147,6 +147,11 @@ def add_rain(image: np.ndarray, rng: np.random.Generator, config: RainConfig | N
     opacity = rain_layer(*image.shape[:2], rng, config)[..., None]
     opacity = 1 - (1 - opacity) * (1 - veil)
     return image.astype(np.float32) * (1 - opacity) + light * opacity
+
+
+def add_8bit_rain(image: np.ndarray, rng: np.random.Generator, config: RainConfig | None = None) -> np.ndarray:
+    """`add_rain`, rounded to the 256 levels that a rainy image file would have."""
+    return np.round(add_rain(image, rng, config) * 255) / np.float32(255)
 
 
 def _gust_field(h: int, w: int, rng: np.random.Generator, gust: float) -> np.ndarray:

@@ -1,0 +1,193 @@
+"""Pairs for training with patches that grow: Restormer's progressive learning (arXiv 2111.09881, section 3.3), as the
+VmambaIR paper trains deraining, without its waste.
+
+Restormer loads every batch at the largest batch and patch size and cuts it down; here each iteration reads and
+decodes what its stage needs. Every draw (which image, where, which flip, which rain) is a pure function of the seed,
+the iteration and the place in the global batch. So the data is the same for any number of workers, after a resume, and
+for one process as for several that share the same global batch.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import cv2
+import numpy as np
+from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.registry import DATASET_REGISTRY
+from torch.utils.data import Dataset, default_collate
+
+from ..errors import UserError
+from .pairs import PairSource, to_float, to_tensor
+from .rain import add_8bit_rain
+
+# Tags that keep the streams of random numbers apart.
+_ORDER, _SAMPLE = 0, 1
+
+
+@DATASET_REGISTRY.register()
+class PairedProgressiveDataset(Dataset):
+    """Item i is the mini-batch that one loader delivers in one iteration: `lq` and `gt`, RGB float32 (b, 3, h, w) 0..1.
+
+    Options, beside those of `pairs.list_pairs`:
+        gt_sizes: patch size of the targets in each stage, pixels; multiples of `scale`.
+        mini_batch_sizes: samples per GPU and iteration in each stage. `batch_size_per_gpu` is 1: an item is a batch.
+        iters: iterations of each stage. After the last one the last stage goes on.
+        gt_size: instead of these three, one stage; then `batch_size_per_gpu` is what it is anywhere in BasicSR.
+        use_hflip: flip left and right with probability 1/2, default true.
+        use_rot: flip top and bottom, and transpose, each with probability 1/2, default true.
+        rain: let it rain on the targets instead of reading inputs. Keys are those of `RainConfig`, `{}` its defaults.
+            Rain falls after flips and rotations, so that it always falls down.
+        mixup: `beta` (1.2) and `probability` (0.5). A sample becomes `w*a + (1-w)*b` of itself and another random
+            sample of the data, w from Beta(beta, beta); a mixed sample costs a second pair of images.
+        cache: keep decoded images in memory, in each worker: for sets that fit.
+        scale: from the top of the option file.
+
+    Every image comes once before any comes again. Images smaller than the patch are padded by reflection at the right
+    and bottom, as in Restormer (Rain13K has images 321 pixels high, and patches grow to 384).
+
+    `total_iter`, `start_iter`, `manual_seed` and `num_replicas` come from `iteration_sampler.number_by_iteration`.
+
+    Raises:
+        UserError: for options and folders that cannot work, at once; for an image that cannot be decoded or does not
+            fit its partner, when it is read. Names the key or file.
+    """
+
+    numbered_by_iteration = True
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self.name = opt.get('name', type(self).__name__)
+        self.scale = opt.get('scale', 1)
+        self.use_hflip = opt.get('use_hflip', True)
+        self.use_rot = opt.get('use_rot', True)
+        self.gt_sizes, self.mini_batch_sizes, iters = self._stages(opt)
+        self.stage_starts = [0, *accumulate(iters)][:-1]
+
+        self.seed = opt.get('manual_seed') or 0
+        world_size = get_dist_info()[1]
+        self.items_per_iteration = opt.get('batch_size_per_gpu', 1) * opt.get('num_replicas', world_size)
+        self.total_iter = opt.get('total_iter', sum(iters))
+        self.start_index = opt.get('start_iter', 0) * self.items_per_iteration
+
+        self.mixup = self._mixup(opt)
+        self.source = PairSource(opt)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def __len__(self) -> int:
+        """Items of the whole run: iterations times loaders' batches per iteration."""
+        return self.total_iter * self.items_per_iteration
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The mini-batch of item `index`: lq (b, 3, h/scale, w/scale), gt (b, 3, h, w), lq_path and gt_path (lists)."""
+        return default_collate(self.samples(index))
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """All samples of the items, for the loader's own collation, so that no further dimension comes up."""
+        return [sample for index in indices for sample in self.samples(index)]
+
+    def samples(self, index: int) -> list[dict[str, Any]]:
+        """The samples of item `index`, one dict each."""
+        iteration, item = divmod(index, self.items_per_iteration)
+        batch = self.mini_batch_sizes[self.stage(iteration)]
+        return [self.sample(iteration, item * batch + i) for i in range(batch)]
+
+    def stage(self, iteration: int) -> int:
+        """Number of the stage that `iteration` (from 0) lies in."""
+        return int(np.searchsorted(self.stage_starts, iteration, side='right')) - 1
+
+    def sample(self, iteration: int, place: int) -> dict[str, Any]:
+        """The sample at one place in the global batch of one iteration, both counted from 0."""
+        rng = np.random.default_rng((self.seed, _SAMPLE, iteration, place))
+        gt_size = self.gt_sizes[self.stage(iteration)]
+        index = self._image(self._samples_before(iteration) + place)
+        lq, gt = self._patch(rng, index, gt_size)
+        if self.mixup and rng.random() < self.mixup['probability']:
+            weight = np.float32(rng.beta(self.mixup['beta'], self.mixup['beta']))
+            other_lq, other_gt = self._patch(rng, int(rng.integers(len(self.source))), gt_size)
+            lq = weight * lq + (1 - weight) * other_lq
+            gt = weight * gt + (1 - weight) * other_gt
+        pair = self.source.pairs[index]
+        return {'lq': to_tensor(lq), 'gt': to_tensor(gt), 'lq_path': pair.lq or pair.gt, 'gt_path': pair.gt}
+
+    # which image
+
+    def _samples_before(self, iteration: int) -> int:
+        ends = [*self.stage_starts[1:], iteration]
+        iterations = (max(0, min(iteration, end) - start) for start, end in zip(self.stage_starts, ends, strict=True))
+        return self.items_per_iteration * sum(n * b for n, b in zip(iterations, self.mini_batch_sizes, strict=True))
+
+    def _image(self, number: int) -> int:
+        """Index of the image that sample `number` of the run shows: a new order for every pass over the data."""
+        turn, place = divmod(number, len(self.source))
+        if self._order[0] != turn:
+            self._order = turn, np.random.default_rng((self.seed, _ORDER, turn)).permutation(len(self.source))
+        return int(self._order[1][place])
+
+    # what of it
+
+    def _patch(self, rng: np.random.Generator, index: int, gt_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """A random patch of pair `index`, flipped and rained on: lq and gt, float32 (h, w, 3) in 0..1."""
+        lq, gt = self.source.read(index)
+        scale = self.scale
+        h, w = gt.shape[0] // scale, gt.shape[1] // scale
+        size = gt_size // scale
+        top, left = rng.integers(max(h - size, 0) + 1), rng.integers(max(w - size, 0) + 1)
+        flip_x, flip_y, transpose = rng.random(3) < 0.5
+
+        def cut(image: np.ndarray, scale: int) -> np.ndarray:
+            image = image[top * scale : (top + size) * scale, left * scale : (left + size) * scale]
+            bottom, right = size * scale - image.shape[0], size * scale - image.shape[1]
+            if bottom or right:
+                # Mirrored about the edge itself, so that a block of the target stays under its pixel of the input.
+                image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT)
+            if self.use_hflip and flip_x:
+                image = image[:, ::-1]
+            if self.use_rot and flip_y:
+                image = image[::-1]
+            if self.use_rot and transpose:
+                image = image.transpose(1, 0, 2)
+            return to_float(image)
+
+        gt = cut(gt, scale)
+        if self.source.rain:
+            return add_8bit_rain(gt, rng, self.source.rain), gt
+        return cut(lq, 1), gt
+
+    # options
+
+    def _stages(self, opt: dict[str, Any]) -> tuple[list[int], list[int], list[int]]:
+        keys = ('gt_sizes', 'mini_batch_sizes', 'iters')
+        given = [key for key in keys if opt.get(key) is not None]
+        if opt.get('gt_size') is not None:
+            if given:
+                raise UserError(f'data set {self.name}: give gt_size, or {", ".join(keys)}, not both')
+            stages = [opt['gt_size']], [1], [opt.get('total_iter', 1)]
+        elif len(given) < len(keys):
+            missing = ', '.join(key for key in keys if key not in given)
+            raise UserError(f'data set {self.name}: {missing} missing; give gt_size, or all of {", ".join(keys)}')
+        else:
+            stages = tuple(opt[key] for key in keys)
+            if opt.get('batch_size_per_gpu', 1) != 1:
+                raise UserError(
+                    f'data set {self.name}: batch_size_per_gpu must be 1, not {opt["batch_size_per_gpu"]}, beside '
+                    'mini_batch_sizes, the batch per GPU of each stage'
+                )
+        for key, values in zip(keys, stages, strict=True):
+            if not isinstance(values, list) or not values or any(type(v) is not int or v < 1 for v in values):
+                raise UserError(f'data set {self.name}: {key} must be a list of whole numbers >= 1, not {values!r}')
+        if len({len(values) for values in stages}) > 1:
+            lengths = ', '.join(f'{key} {len(values)}' for key, values in zip(keys, stages, strict=True))
+            raise UserError(f'data set {self.name}: one value per stage is needed in each, these differ: {lengths}')
+        for size in stages[0]:
+            if size % self.scale:
+                raise UserError(f'data set {self.name}: gt size {size} is not a multiple of scale {self.scale}')
+        return stages
+
+    def _mixup(self, opt: dict[str, Any]) -> dict[str, float] | None:
+        if opt.get('mixup') is None:
+            return None
+        mixup = {'beta': 1.2, 'probability': 0.5} | opt['mixup']
+        if set(mixup) != {'beta', 'probability'} or not mixup['beta'] > 0 or not 0 <= mixup['probability'] <= 1:
+            raise UserError(f'data set {self.name}: mixup takes beta > 0 and probability 0..1, not {opt["mixup"]!r}')
+        return mixup

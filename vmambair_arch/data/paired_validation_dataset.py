@@ -1,0 +1,48 @@
+"""Whole pairs for validation and testing, in sorted order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from basicsr.utils.registry import DATASET_REGISTRY
+from torch.utils.data import Dataset
+
+from .pairs import PairSource, to_float, to_tensor
+from .rain import add_8bit_rain
+
+
+@DATASET_REGISTRY.register()
+class PairedValidationDataset(Dataset):
+    """What BasicSR's PairedImageDataset is to validation, in an order that is the same everywhere, naming bad files.
+
+    Options: those of `pairs.list_pairs`, and
+        rain: let it rain on the targets instead of reading inputs, see `PairedProgressiveDataset`; image i has the same
+            rain every time.
+        cache: keep decoded images in memory.
+
+    Raises:
+        UserError: for folders that cannot work, at once; for an image that cannot be decoded or does not fit its
+            partner, when it is read.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self.opt = opt  # BasicSR asks it for the name of the set
+        self.source = PairSource(opt)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """lq (3, h, w) and gt (3, h*scale, w*scale), RGB float32 in 0..1; lq_path and gt_path."""
+        lq, gt = self.source.read(index)
+        gt = to_float(gt)
+        if self.source.rain:
+            lq = add_8bit_rain(gt, np.random.default_rng(index), self.source.rain)
+        pair = self.source.pairs[index]
+        return {
+            'lq': to_tensor(to_float(lq)),
+            'gt': to_tensor(gt),
+            'lq_path': pair.lq or pair.gt,
+            'gt_path': pair.gt,
+        }
