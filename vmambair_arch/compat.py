@@ -7,10 +7,12 @@ runs them around the first import of basicsr, whoever makes it.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import importlib.util
 import math
+import multiprocessing
 import os
 import re
 import sys
@@ -310,6 +312,14 @@ def let_workers_outlive_signals() -> None:
 
     start_worker.original = basicsr.data.worker_init_fn
     basicsr.data.worker_init_fn = start_worker
+    atexit.register(end_workers)
+
+
+def end_workers() -> None:
+    """At exit, multiprocessing sends SIGTERM to workers that an error left behind and waits for them: for ever here."""
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 def start_worker(*args: Any, **kwargs: Any) -> None:
