@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 @LOSS_REGISTRY.register()
 class FFTLoss(nn.Module):
-    """L1 distance between two-dimensional discrete Fourier transforms (the frequency loss of MIMO-UNet, arXiv 2108.05054).
+    """L1 distance between two-dimensional discrete Fourier transforms, MIMO-UNet's frequency loss (arXiv 2108.05054).
 
     The mean runs over real and imaginary parts of all frequencies, unnormalised as in MIMO-UNet, where its weight
     beside an L1 loss is 0.1. Computed in float32 whatever the input type.
