@@ -57,6 +57,7 @@ class PairedProgressiveDataset(Dataset):
     numbered_by_iteration = True
 
     def __init__(self, opt: dict[str, Any]) -> None:
+        self.opt = opt
         self.name = opt.get('name', type(self).__name__)
         self.scale = opt.get('scale', 1)
         self.use_hflip = opt.get('use_hflip', True)
