@@ -28,7 +28,6 @@ class PairedValidationDataset(Dataset):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.opt = opt  # BasicSR asks it for the name of the set
-        self.opt = opt
         self.source = PairSource(opt)
 
     def __len__(self) -> int:
