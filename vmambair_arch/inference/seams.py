@@ -35,8 +35,8 @@ class Seams:
 
     def __str__(self) -> str:
         return (
-            f'tiles of {self.tile} with overlap {self.overlap} against the whole '
-            f'on a crop of {self.width}x{self.height}: {self.psnr:.2f} dB, largest difference {self.largest * 255:.1f}/255'
+            f'tiles of {self.tile} with overlap {self.overlap} against the whole on a crop of '
+            f'{self.width}x{self.height}: {self.psnr:.2f} dB, largest difference {self.largest * 255:.1f}/255'
         )
 
 
