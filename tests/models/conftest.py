@@ -145,7 +145,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def build(options: dict[str, Any]) -> Callable[..., Any]:
-    """Build the model of `options`, after changes to its section `train`."""
+    """Build the model of `options`, after changes to its section `train`; `...` takes a key out."""
 
     def build_model(**train: Any) -> Any:
         from basicsr.models import build_model
@@ -153,7 +153,7 @@ def build(options: dict[str, Any]) -> Callable[..., Any]:
         import vmambair_arch  # noqa: F401 registers the model
 
         torch.manual_seed(0)
-        options['train'] |= train
+        options['train'] = {k: v for k, v in (options['train'] | train).items() if v is not ...}
         return build_model(options)
 
     return build_model

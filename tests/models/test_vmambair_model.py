@@ -68,6 +68,7 @@ def test_accumulation_is_the_same_step(build, parts):
     [
         ({'use_grad_clip': True}, 0.01),
         ({'use_grad_clip': True, 'grad_clip': 0.5}, 0.5),
+        ({'use_grad_clip': ..., 'grad_clip': 0.5}, 0.5),
         ({'use_grad_clip': False}, None),
     ],
 )
@@ -301,6 +302,22 @@ def test_images_of_any_size_are_validated_with_the_averaged_weights(build, optio
     assert best == {'better': 'higher', 'val': pytest.approx(sum(expected) / 3), 'iter': 3}
     assert model.net_g.training
     assert (Path(options['path']['visualization']) / '1' / '1_3.png').is_file()
+
+
+def test_ranks_share_the_images_and_the_average_is_exact(build, monkeypatch):
+    from vmambair_arch.models import validation
+
+    model = build()
+    train(model, 2)
+    images = Images((8, 8), (9, 17), (16, 12), (8, 15), (13, 8))
+    whole = validation.validate(model, images, 2, False)
+    shares = []
+    for rank in (1, 0):
+        model.opt |= {'rank': rank, 'world_size': 2}
+        monkeypatch.setattr(validation, 'gather', lambda scores: shares.insert(0, scores) or shares)
+        shared = validation.validate(model, images, 2, False)
+    assert [sorted(share) for share in shares] == [[0, 2, 4], [1, 3]]
+    assert shared == whole
 
 
 def test_lower_may_be_better(build, options):

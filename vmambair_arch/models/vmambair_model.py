@@ -57,7 +57,7 @@ class VmambaIRModel(SRModel):
         `<name>_opt`: any loss of LOSS_REGISTRY, as many as wanted; logged as `l_<name>`.
         `optim_g`: any optimiser of torch.optim; `decay_state_space: true` lets A and D of the scans decay as well.
         `scheduler_<label>`: a scheduler for one network in place of `scheduler`.
-        `use_grad_clip`: clip the norm of the gradients to `grad_clip` (0.01, as Restormer).
+        `use_grad_clip`: clip the norm of the gradients to `grad_clip`, 0.01 where that is not given (Restormer's).
         `amp`: 'bf16' or 'fp16', networks run under autocast; losses, weights and optimisers stay in float32.
         `accumulate`: n parts of each batch are run one after the other: the same step in 1/n of the memory.
         `compile`: torch.compile the networks for training.
@@ -88,7 +88,8 @@ class VmambaIRModel(SRModel):
         self.criteria = self.build_criteria()
         self.amp = self._amp_type(train.get('amp'))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
-        self.max_norm = train.get('grad_clip', RESTORMER_CLIP) if train.get('use_grad_clip') else math.inf
+        clips = train.get('use_grad_clip', 'grad_clip' in train)
+        self.max_norm = train.get('grad_clip', RESTORMER_CLIP) if clips else math.inf
         self.bad_steps = BadSteps(train.get('max_bad_steps', 100))
         self.best_metric_results: dict[str, dict] = {}
         self.current_iter = 0
