@@ -18,11 +18,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_demo,
         _add_train,
         _add_test,
+        _add_check,
         _add_plot,
         _add_restore,
         _add_convert,
         _add_info,
         _add_card,
+        _add_evaluate,
         _add_profile,
         _add_degrade,
         _add_autoload,
@@ -163,7 +165,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         data = args.data or [['data', args.truth, args.lq]]
         evaluated = evaluate(args.methods, data, args.metrics, args.output, **_pick(args, OPTIONS))
         if evaluated:
-            print(evaluated)
+            print(evaluated, end='')
 
     OPTIONS = ('crop_border', 'weights', 'crops', 'device', 'tile', 'self_ensemble')
     parser = commands.add_parser('evaluate', help='metrics, tables and plots of restored images or checkpoints')
@@ -214,6 +216,19 @@ def _add_degrade(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--grid', type=int, default=16, help='pictures, the photo included (default: %(default)s)')
     parser.add_argument('--scale', type=int, default=4, help='how many times smaller they get (default: %(default)s)')
+    parser.set_defaults(run=run)
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    from . import launch
+
+    def run(args: argparse.Namespace) -> int:
+        report = launch.check(args)
+        print('\n'.join(report.lines()))
+        return 2 if report.faults else 0
+
+    parser = commands.add_parser('check', help='find what is wrong with an option file and its data before a run')
+    launch.add_arguments(parser)
     parser.set_defaults(run=run)
 
 

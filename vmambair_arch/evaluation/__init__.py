@@ -1,0 +1,1 @@
+"""`vmambair evaluate`: restored images, or checkpoints, against the truth, beside the paper's figures."""

@@ -1,0 +1,94 @@
+"""One call that evaluates, and the files it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..complexity import count
+from ..errors import UserError
+from ..files import replacing
+from ..metrics.catalogue import get_metrics
+from ..models.distributed import barrier
+from . import figures
+from .datasets import DataSet, check_names, find_dataset, find_methods
+from .scores import Evaluation, collect, load_restorers, run, world, write_csv
+from .tables import summary
+
+
+def evaluate(
+    methods: Sequence[str],
+    data: Sequence[Sequence[str | None]],
+    metrics: Sequence[str],
+    output: str | Path,
+    *,
+    crop_border: int = 0,
+    weights: str | Path | None = None,
+    crops: Sequence[str] = (),
+    **restoring: Any,
+) -> str | None:
+    """Measure methods on test sets.
+
+    Below `output` go `table.md`, `scores.csv`, `box.png`, `ends-<method>-<data set>.png`, `crops.png`, `cost.png`
+    where a method is a checkpoint, what checkpoints restored, and what a second run goes on from. Under torchrun the
+    images are shared among the processes.
+
+    Args:
+        methods: `NAME=PATH` or `PATH` of folders of restored images and of checkpoints.
+        data: name, folder of the true images and folder of the inputs of every test set; '-' or None for none.
+        metrics: names of `metrics.catalogue`.
+        output: folder, made where missing.
+        crop_border: pixels left out at every edge.
+        weights: folder of backbone weights, see `pretrained.pretrained_state`.
+        crops: see `figures.parse_crop`.
+        restoring: keyword arguments of `Restorer`.
+
+    Returns:
+        The table, where this process is the first; else None.
+
+    Raises:
+        UserError: bad input.
+    """
+    rank, ranks = world()
+    if ranks > 1:
+        from ..compat import init_dist
+
+        init_dist('pytorch', 'gloo')
+    output = Path(output)
+    found = find_methods(methods)
+    datasets = [_dataset(entry) for entry in data]
+    check_names(datasets)
+    wanted = get_metrics(metrics, crop_border=crop_border, weights=weights)
+    evaluation = Evaluation(found, datasets, wanted, crop_border, output)
+    rectangles = [figures.parse_crop(text) for text in crops]
+    restorers = load_restorers(found, output, **restoring)
+    run(evaluation, restorers, rank, ranks)
+    barrier()
+    if rank:
+        return None
+    collect(evaluation)
+    write_csv(evaluation, output / 'scores.csv')
+    table = summary(evaluation)
+    with replacing(output / 'table.md') as temporary:
+        temporary.write_text(table, encoding='utf-8')
+    if any(not metric.of_folders for metric in wanted):
+        figures.box_plots(evaluation, output / 'box.png')
+        for method in found:
+            for dataset in datasets:
+                figures.contact_sheet(
+                    evaluation, method.name, dataset, output / f'ends-{method.name}-{dataset.name}.png'
+                )
+    if rectangles:
+        figures.crop_panels(evaluation, rectangles, output / 'crops.png')
+    if restorers:
+        costs = {name: count(restorer.model).total for name, restorer in restorers.items()}
+        figures.cost_plot(evaluation, costs, output / 'cost.png')
+    return table
+
+
+def _dataset(entry: Sequence[str | None]) -> DataSet:
+    if not 2 <= len(entry) <= 3 or not entry[0] or '/' in entry[0]:
+        raise UserError(f'--data {" ".join(map(str, entry))}: write NAME TRUTH [LQ], - for a folder that is not there')
+    folders = [None if folder == '-' else folder for folder in [*entry[1:], None][:2]]
+    return find_dataset(entry[0], *folders)
