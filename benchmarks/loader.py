@@ -130,8 +130,9 @@ def main() -> None:
     for name in ('paper', 'restormers_batches'):
         shares = results[name]
         print(
-            f'{name:<20} Restormer decodes {shares["pairs_restormer_decodes"]} pairs; {shares["pairs_used_share"]:.1%} of '
-            f'them are used and {shares["pixels_used_share"]:.1%} of their pixels; here all of {shares["pairs_used"]}'
+            f'{name:<20} Restormer decodes {shares["pairs_restormer_decodes"]} pairs; used are '
+            f'{shares["pairs_used_share"]:.1%}, and {shares["pixels_used_share"]:.1%} of the pixels; '
+            f'here all of {shares["pairs_used"]}'
         )
     for name, ways in results.items():
         if name.startswith('workers'):
