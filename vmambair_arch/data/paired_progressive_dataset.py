@@ -19,7 +19,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, default_collate
 
 from ..errors import UserError
-from .pairs import PairSource, to_float, to_tensor
+from .pairs import PairSource, bicubic_patch, to_float, to_tensor
 from .rain import add_8bit_rain
 
 # Tags that keep the streams of random numbers apart.
@@ -39,6 +39,7 @@ class PairedProgressiveDataset(Dataset):
         use_rot: flip top and bottom, and transpose, each with probability 1/2, default true.
         rain: let it rain on the targets instead of reading inputs. Keys are those of `RainConfig`, `{}` its defaults.
             Rain falls after flips and rotations, so that it always falls down.
+        bicubic: true makes the inputs from the targets by MATLAB's bicubic, to the last bit as on disk, instead.
         mixup: `beta` (1.2) and `probability` (0.5). A sample becomes `w*a + (1-w)*b` of itself and another random
             sample of the data, w from Beta(beta, beta); a mixed sample costs a second pair of images.
         cache: keep decoded images in memory, in each worker: for sets that fit.
@@ -137,7 +138,9 @@ class PairedProgressiveDataset(Dataset):
         flip_x, flip_y, transpose = rng.random(3) < 0.5
 
         def cut(image: np.ndarray, scale: int) -> np.ndarray:
-            image = image[top * scale : (top + size) * scale, left * scale : (left + size) * scale]
+            return finish(image[top * scale : (top + size) * scale, left * scale : (left + size) * scale], scale)
+
+        def finish(image: np.ndarray, scale: int) -> np.ndarray:
             bottom, right = size * scale - image.shape[0], size * scale - image.shape[1]
             if bottom or right:
                 # Mirrored about the edge itself, so that a block of the target stays under its pixel of the input.
@@ -150,10 +153,12 @@ class PairedProgressiveDataset(Dataset):
                 image = image.transpose(1, 0, 2)
             return to_float(image)
 
-        gt = cut(gt, scale)
         if self.source.rain:
+            gt = cut(gt, scale)
             return add_8bit_rain(gt, rng, self.source.rain), gt
-        return cut(lq, 1), gt
+        if self.source.bicubic:
+            return finish(bicubic_patch(gt, scale, top, left, size), 1), cut(gt, scale)
+        return cut(lq, 1), cut(gt, scale)
 
     # options
 

@@ -8,7 +8,7 @@ import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
-from .pairs import PairSource, to_float, to_tensor
+from .pairs import PairSource, bicubic_patch, to_float, to_tensor
 from .rain import add_8bit_rain
 
 
@@ -19,6 +19,7 @@ class PairedValidationDataset(Dataset):
     Options: those of `pairs.list_pairs`, and
         rain: let it rain on the targets instead of reading inputs, see `PairedProgressiveDataset`; image i has the same
             rain every time.
+        bicubic: true makes the inputs from the targets, see there.
         cache: keep decoded images in memory.
 
     Raises:
@@ -36,6 +37,9 @@ class PairedValidationDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """lq (3, h, w) and gt (3, h*scale, w*scale), RGB float32 in 0..1; lq_path and gt_path."""
         lq, gt = self.source.read(index)
+        if self.source.bicubic:
+            scale = self.opt.get('scale', 1)
+            lq = bicubic_patch(gt, scale, 0, 0, max(gt.shape[:2]) // scale)
         gt = to_float(gt)
         if self.source.rain:
             lq = add_8bit_rain(gt, np.random.default_rng(index), self.source.rain)

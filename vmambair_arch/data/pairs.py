@@ -16,9 +16,14 @@ import cv2
 import numpy as np
 import torch
 
+from realesrgan_pipeline import imresize
+
 from ..errors import UserError
 from ..inference.image_io import FORMATS, decode_image
 from .rain import RainConfig
+
+# Reduced pixels that the bicubic kernel reaches beyond a patch.
+_REACH = 2
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,12 @@ class PairSource:
     Attributes:
         pairs: what `list_pairs` found.
         rain: the rain that makes the inputs, where the section has `rain`; else None.
+        bicubic: the inputs are the targets, reduced by `bicubic_patch`.
     """
 
     def __init__(self, section: dict[str, Any]) -> None:
         self.rain = _rain(section)
+        self.bicubic = bool(section.get('bicubic'))
         self.pairs = list_pairs(section)
         self._scale = section.get('scale', 1)
         self._gt_root, self._lq_root = section['dataroot_gt'], section.get('dataroot_lq')
@@ -93,7 +100,7 @@ class PairSource:
         return len(self.pairs)
 
     def read(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
-        """Input and target of pair `index`, RGB (h, w, 3) as from `decode_pixels`; the input is None where it rains.
+        """Input and target of pair `index`, RGB (h, w, 3) as from `decode_pixels`; the input is None where it is made.
 
         A target whose sides are no multiple of the scale loses its last rows and columns.
 
@@ -104,6 +111,11 @@ class PairSource:
             return self._cache[index]
         pair, scale = self.pairs[index], self._scale
         lq, gt = self._pixels(self._lq_root, pair.lq) if pair.lq else None, self._pixels(self._gt_root, pair.gt)
+        if self.bicubic:
+            h, w = (n // scale * scale for n in gt.shape[:2])
+            if not h or not w:
+                raise UserError(f'{pair.gt}: {gt.shape[1]}x{gt.shape[0]} is smaller than one pixel at scale {scale}')
+            gt = gt[:h, :w]
         if lq is not None:
             h, w = lq.shape[:2]
             if (gt.shape[0] // scale, gt.shape[1] // scale) != (h, w):
@@ -183,6 +195,28 @@ def decode_pixels(data: bytes, name: str) -> np.ndarray:
     return decode_image(data, name=name).rgb
 
 
+def bicubic_patch(gt: np.ndarray, scale: int, top: int, left: int, size: int) -> np.ndarray:
+    """A patch of an image reduced by MATLAB's bicubic `imresize`, from no more of the image than it takes.
+
+    Args:
+        gt: (h, w, 3) from `decode_pixels`, sides multiples of the scale.
+        scale: the patch is this many times smaller than what it shows.
+        top, left, size: of the patch, in pixels of the reduced image; cut off where that ends.
+
+    Returns:
+        RGB uint8, to the last bit what the reduced image as a whole has there.
+    """
+    first = [max(start - _REACH, 0) for start in (top, left)]
+    around = gt[
+        first[0] * scale : (top + size + _REACH) * scale,
+        first[1] * scale : (left + size + _REACH) * scale,
+    ]
+    if around.dtype != np.uint8:  # a grey image, or one of 16 bits
+        around = np.rint(around * 255).astype(np.uint8)
+    top, left = top - first[0], left - first[1]
+    return imresize(around, 1 / scale)[top : top + size, left : left + size]
+
+
 def to_float(pixels: np.ndarray) -> np.ndarray:
     """uint8 or float pixels as float32 in 0..1."""
     return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
@@ -201,12 +235,16 @@ def _name(section: dict[str, Any]) -> str:
 
 
 def _rain(section: dict[str, Any]) -> RainConfig | None:
-    if section.get('rain') is None:
-        if not section.get('dataroot_lq'):
-            raise UserError(f'{_name(section)}: dataroot_lq is missing: name the folder of inputs, or give rain')
+    sources = [key for key in ('dataroot_lq', 'rain', 'bicubic') if section.get(key) or section.get(key) == {}]
+    if not sources:
+        raise UserError(
+            f'{_name(section)}: dataroot_lq is missing: name the folder of inputs, or give rain, or bicubic: true'
+        )
+    if len(sources) > 1:
+        made = sources[-1]
+        raise UserError(f'{_name(section)}: {made} makes the inputs itself; remove {sources[0]}, or {made}')
+    if 'rain' not in sources:
         return None
-    if section.get('dataroot_lq'):
-        raise UserError(f'{_name(section)}: rain makes the inputs itself; remove dataroot_lq, or rain')
     if section.get('scale', 1) != 1:
         raise UserError(f'{_name(section)}: rain needs scale 1, not {section["scale"]}')
     return RainConfig.from_options(section['rain'])
