@@ -68,7 +68,7 @@ def options(**changes: Any) -> dict[str, Any]:
         'path': {'pretrain_network_g': None, 'resume_state': None},
         'train': {
             'optim_g': {'type': 'Adam', 'lr': 0.001},
-            'scheduler': {'type': 'MultiStepLR', 'milestones': [100], 'gamma': 0.5},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
             'total_iter': 4,
             'warmup_iter': -1,
             'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import compat
 from .errors import UserError, guard
-from .options import load_options, override
+from .options import read_options
+
+if TYPE_CHECKING:
+    from .preflight import Report
 
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
@@ -28,15 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--force_yml', nargs='+', metavar='KEY=VALUE', help='change the option file, e.g. train:total_iter=1000'
     )
-
-
-def read_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The option file as the pipeline will see it, `--force_yml` and `--debug` included."""
-    options = load_options(args.opt)
-    override(options, args.force_yml)
-    if args.debug and not str(options.get('name', '')).startswith('debug'):
-        options['name'] = f'debug_{options.get("name", "")}'
-    return options
 
 
 def import_basicsr() -> ModuleType:
@@ -71,7 +65,7 @@ def train(args: argparse.Namespace) -> None:
     import basicsr.train
 
     watch = _Watch(basicsr.train.build_model)
-    with _as_rank(args), _replaced(basicsr.train, 'build_model', watch.build_model):
+    with _as_rank(args, training=True), _replaced(basicsr.train, 'build_model', watch.build_model):
         basicsr.train.train_pipeline(str(Path.cwd()))
     if watch.reached < watch.total:
         raise UserError(f'training ended at iteration {watch.reached} of {watch.total}', exit_code=3)
@@ -86,8 +80,16 @@ def test(args: argparse.Namespace) -> None:
     import_basicsr()
     import basicsr.test
 
-    with _as_rank(args):
+    with _as_rank(args, training=False):
         basicsr.test.test_pipeline(str(Path.cwd()))
+
+
+def check(args: argparse.Namespace) -> Report:
+    """What a run with these arguments would meet, without starting it."""
+    import_basicsr()
+    from . import preflight
+
+    return preflight.check(args)
 
 
 class _Watch:
@@ -116,16 +118,24 @@ class _Watch:
 
 
 @contextmanager
-def _as_rank(args: argparse.Namespace) -> Iterator[None]:
-    """BasicSR reads `sys.argv`. Of an error that every rank meets before they know each other, rank 0 speaks alone."""
+def _as_rank(args: argparse.Namespace, training: bool) -> Iterator[None]:
+    """Check first, then let BasicSR read `sys.argv`.
+
+    Rank 0 checks for all, and speaks alone of an error that every rank meets before they know each other.
+    """
     import torch.distributed as dist
+
+    from . import preflight
 
     argv = [sys.argv[0], '-opt', args.opt, '--launcher', args.launcher]
     argv += ['--auto_resume'] * args.auto_resume + ['--debug'] * args.debug
     argv += ['--force_yml', *args.force_yml] if args.force_yml else []
     rank = _rank(args)
     try:
-        read_options(args)
+        if rank == 0:
+            preflight.check(args, training).refuse()
+        else:
+            read_options(args)
         with _replaced(sys, 'argv', argv):
             yield
         if dist.is_initialized():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from .errors import UserError, nearest
 
 
 class OptionLoader(yaml.SafeLoader):
-    """YAML's safe loader, which runs no code, and which takes no key twice."""
+    """YAML's safe loader, which runs no code, and which takes no key twice.
+
+    Attributes:
+        faults: where keys that stand twice are noted; None raises a UserError for the first.
+    """
+
+    faults: list[str] | None = None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -20,20 +27,29 @@ class OptionLoader(yaml.SafeLoader):
                 key = self.construct_object(key_node)
                 if key in seen:
                     mark = key_node.start_mark
-                    raise UserError(f"{mark.name}, line {mark.line + 1}: key '{key}' stands twice; keep one of them")
+                    fault = f"{mark.name}, line {mark.line + 1}: key '{key}' stands twice; keep one of them"
+                    if self.faults is None:
+                        raise UserError(fault)
+                    self.faults.append(fault)
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-def load_options(path: str | Path) -> dict[str, Any]:
+def load_options(path: str | Path, faults: list[str] | None = None) -> dict[str, Any]:
     """An option file as nested dicts.
+
+    Args:
+        path: the file.
+        faults: where keys that stand twice are noted; None raises for the first.
 
     Raises:
         UserError: no such file, no YAML, a key that stands twice, no sections.
     """
     try:
         with Path(path).open(encoding='utf-8') as file:
-            options = yaml.load(file, Loader=OptionLoader)
+            loader = OptionLoader(file)
+            loader.faults = faults
+            options = loader.get_single_data()
     except FileNotFoundError:
         raise UserError(f'no option file {path}') from None
     except (OSError, UnicodeDecodeError) as error:
@@ -96,3 +112,20 @@ def option_file(name: str) -> Path:
             return folder / name
     present = sorted({path.name for folder in folders for path in folder.glob('*.yml')})
     raise UserError(f"no option file '{name}'{nearest(name, present)}; there are {', '.join(present)}")
+
+
+def read_options(arguments: argparse.Namespace, faults: list[str] | None = None) -> dict[str, Any]:
+    """The option file as a pipeline sees it: with `--force_yml` and under the name of `--debug`.
+
+    Args:
+        arguments: of `launch.add_arguments`.
+        faults: as in `load_options`.
+
+    Raises:
+        UserError: as in `load_options` and `override`.
+    """
+    options = load_options(arguments.opt, faults)
+    override(options, arguments.force_yml)
+    if arguments.debug and not str(options.get('name', '')).startswith('debug'):
+        options['name'] = f'debug_{options.get("name", "")}'
+    return options

@@ -1,0 +1,61 @@
+"""Check first: everything that can be known to be wrong with a run before its first iteration, in one report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+
+from ..options import read_options
+from .report import Report
+
+__all__ = ['Report', 'check']
+
+
+def check(arguments: argparse.Namespace, training: bool | None = None) -> Report:
+    """Check an option file, its data, and what there is to run it on. Reads headers, trains nothing.
+
+    Args:
+        arguments: of `launch.add_arguments`.
+        training: for the train pipeline, or the test pipeline; default: whether the file has a section `train`.
+
+    Raises:
+        UserError: the file cannot be read at all.
+    """
+    from . import building, data, resources, sections, start
+
+    report = Report(str(arguments.opt))
+    options = read_options(arguments, report.faults)
+    if training is None:
+        training = 'train' in options or 'train' in (options.get('datasets') or {})
+    sections.check_sections(options, training, report)
+    known, _ = sections.known_keys(options, training, Report(''))
+    networks = building.check_networks(options, report)
+    building.check_pretrained(options, networks, report)
+    gpus = resources.check_devices(options, report)
+    ranks = int(os.environ.get('WORLD_SIZE', 1)) if arguments.launcher != 'none' else 1
+    found = data.check_data(options, training, known, report)
+    for phase, each in found.items():
+        if phase != 'train':
+            report.facts.append(f'{phase}: {each.images} images')
+    if training and _complete(options):
+        building.check_optimizers(options, building.model_class(options), report)
+        first = start.check_start(options, arguments, report)
+        if 'train' in found:
+            resources.check_batches(options, found['train'], ranks, gpus, known, report)
+        if not report.faults:
+            resources.check_disk(options, networks, first, report)
+            resources.check_memory(options, networks, found, ranks, gpus, report)
+    building.describe(options, networks, report)
+    return report
+
+
+def _complete(options: Mapping[str, object]) -> bool:
+    """Whether the numbers are there that the rest is worked out from."""
+    train, logger = options.get('train'), options.get('logger')
+    return (
+        isinstance(train, Mapping)
+        and isinstance(logger, Mapping)
+        and all(type(section.get(key)) in (int, float) and section[key] >= 1
+                for section, key in ((train, 'total_iter'), (logger, 'save_checkpoint_freq')))
+    )  # fmt: skip

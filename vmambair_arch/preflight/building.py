@@ -1,0 +1,170 @@
+"""What a run builds from its options before the first iteration: networks, optimisers, schedulers, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import nearest
+from .report import Report
+from .sections import Options, check_arguments, errors_of, look_up, typed_section
+
+BASICSR_SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR')
+
+
+def check_networks(options: Options, report: Report) -> dict[str, nn.Module]:
+    """Build every network without memory for its parameters; those that can be built, by label (`g`)."""
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    networks = {}
+    for key, section in options.items():
+        if not str(key).startswith('network_') or not isinstance(section, Mapping):
+            continue
+        named = typed_section(section, ARCH_REGISTRY, key, report)
+        if not named or not check_arguments(*named, key, report):
+            continue
+        arch, arguments = named
+        with torch.device('meta'):
+            network, complaint = errors_of(lambda arch=arch, arguments=arguments: arch(**arguments))
+        if complaint:
+            report.faults.append(f'{key}: {complaint}')
+            continue
+        networks[key.removeprefix('network_')] = network
+        scale, built = options.get('scale', 1), getattr(network, 'scale', None)
+        if key == 'network_g' and type(built) is int and built != scale:
+            report.faults.append(f'scale: {scale}, but network_g enlarges {built} times; make them one')
+    return networks
+
+
+def check_pretrained(options: Options, networks: Mapping[str, nn.Module], report: Report) -> None:
+    """Files that the networks start from: there, readable, and of these networks."""
+    from ..inference.load import read_checkpoint
+
+    paths = options.get('path')
+    if not isinstance(paths, Mapping):
+        return
+    for key, file in paths.items():
+        label = str(key).removeprefix('pretrain_network_')
+        if label == key or not file:
+            continue
+        where = f'path: {key}'
+        checkpoint, complaint = errors_of(lambda file=file: read_checkpoint(Path(str(file)).expanduser()))
+        if complaint:
+            report.faults.append(f'{where}: {complaint}')
+        elif label in networks and paths.get(f'strict_load_{label}', True):
+            _compare(networks[label].state_dict(), checkpoint.state_dict, f'{where}: {file}', report)
+
+
+def _compare(wanted: Mapping[str, Any], got: Mapping[str, Any], where: str, report: Report) -> None:
+    missing, extra = [k for k in wanted if k not in got], [k for k in got if k not in wanted]
+    differ = [k for k in wanted if k in got and wanted[k].shape != got[k].shape]
+    parts = [f'{len(names)} parameters {what} ({names[0]}, ...)' for names, what in
+             ((missing, 'are missing'), (extra, 'are unknown'), (differ, 'have another shape')) if names]  # fmt: skip
+    if parts:
+        report.faults.append(f'{where} is of another network: {"; ".join(parts)}')
+
+
+def check_optimizers(options: Options, model: type | None, report: Report) -> None:
+    """`optim_*` and `scheduler*` of section `train`, and what the learning rate will do."""
+    from ..models.vmambair_model import VmambaIRModel
+
+    train = options['train']
+    ours = model is not None and issubclass(model, VmambaIRModel)
+    for key, section in train.items():
+        if not str(key).startswith('optim_') or not section:
+            continue
+        optimizer = _optimizer(section, f'train: {key}', ours, report)
+        label = key.removeprefix('optim_')
+        name = f'scheduler_{label}' if ours and train.get(f'scheduler_{label}') else 'scheduler'
+        if optimizer is not None and isinstance(train.get(name), Mapping):
+            _check_scheduler(train[name], optimizer, f'train: {name}', ours, int(train['total_iter']), report)
+
+
+def _optimizer(section: Any, where: str, ours: bool, report: Report) -> torch.optim.Optimizer | None:
+    from ..models.optimizers import OPTIMIZERS, build_optimizer
+
+    known = OPTIMIZERS if ours else {'Adam': torch.optim.Adam}
+    if not isinstance(section, Mapping) or 'type' not in section:
+        report.faults.append(f'{where}: type is missing')
+        return None
+    name = section['type']
+    if name not in known:
+        hint = nearest(str(name), list(known)) if ours else '; this model knows Adam, VmambaIRModel all of torch.optim'
+        report.faults.append(f"{where}: there is no '{name}'{hint}")
+        return None
+    given = {key: value for key, value in section.items() if key not in ('type', 'decay_state_space')}
+    if not check_arguments(known[name], given, where, report, supplied=('params',)):
+        return None
+    arguments = {**section} if ours else {'type': name, **given}
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer, complaint = errors_of(lambda: build_optimizer([('weight', weight)], arguments))
+    if complaint:
+        report.faults.append(f'{where}: {complaint}')
+    return optimizer
+
+
+def _check_scheduler(
+    section: Options, optimizer: torch.optim.Optimizer, where: str, ours: bool, total: int, report: Report
+) -> None:
+    from ..models.lr_schedulers import SCHEDULERS, build_scheduler
+
+    known = list(SCHEDULERS) if ours else list(BASICSR_SCHEDULERS)
+    name = section.get('type')
+    if name not in known:
+        fault = f"{where}: there is no '{name}'{nearest(str(name), known) or '; there are ' + ', '.join(known)}"
+        if fault not in report.faults:  # several optimisers may share it
+            report.faults.append(fault)
+        return
+    given = {key: value for key, value in section.items() if key != 'type'}
+    if not check_arguments(SCHEDULERS[name], given, where, report, supplied=('optimizer', 'last_epoch')):
+        return
+    scheduler, complaint = errors_of(lambda: build_scheduler(optimizer, section))
+    if complaint:
+        report.faults.append(f'{where}: {complaint}')
+        return
+    base = optimizer.param_groups[0]['initial_lr']
+    if 'periods' in given:
+        _check_periods(list(given['periods']), scheduler, base, where, ours, total, report)
+    late = [milestone for milestone in given.get('milestones', ()) if milestone > total]
+    if late:
+        report.warnings.append(
+            f'{where}: milestones {late} are beyond total_iter {total}: the rate does not fall there'
+        )
+
+
+def _check_periods(
+    periods: list[int], scheduler: Any, base: float, where: str, ours: bool, total: int, report: Report
+) -> None:
+    """Periods that do not add up to the run: allowed, but the rate is not what the file seems to say."""
+    end, last = sum(periods), scheduler.rate(base, total - 1)
+    if end < total and ours:
+        report.warnings.append(
+            f'{where}: periods add up to {end}, total_iter is {total}: the rate stays at {last:.3g} from {end} on'
+        )
+    elif end < total:
+        report.faults.append(
+            f'{where}: periods add up to {end}, total_iter is {total}: BasicSR stops with an error at {end + 2}; '
+            'make them one, or take model_type: VmambaIRModel'
+        )
+    elif end > total:
+        report.warnings.append(
+            f'{where}: periods add up to {end}, total_iter is {total}: the run ends at a rate of {last:.3g}, '
+            f'before the last period reaches {scheduler.rate(base, end):.3g}'
+        )
+
+
+def model_class(options: Options) -> type | None:
+    """The model that a file names, or None."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    return look_up(MODEL_REGISTRY, options.get('model_type'), 'model_type', Report(''))
+
+
+def describe(options: Options, networks: Mapping[str, nn.Module], report: Report) -> None:
+    for label, network in networks.items():
+        count = sum(parameter.numel() for parameter in network.parameters())
+        report.facts.append(f'network_{label}: {type(network).__name__}, {count:,} parameters')

@@ -1,0 +1,255 @@
+"""The data sections: folders, pairs, and the header of every image, against what the data set will do with them."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.pairs import Pair, folder_images, is_lmdb, list_pairs
+from ..inference.image_io import FORMATS
+from .images import Header, read_headers
+from .keys import KeysRead, keys_read_by
+from .report import SHOWN, Report, some
+from .sections import READ_BY_NOBODY, Options, _check_keys, errors_of, is_ours, typed_section
+
+SET_BY_BASICSR = {'phase', 'scale'}
+TRAINING_ONLY = {'gt_size', 'use_hflip', 'use_rot'}
+"""Keys that BasicSR's data sets read in training only."""
+
+BASICSR_PAIRED = 'PairedImageDataset'
+PAIRED = (BASICSR_PAIRED, 'PairedProgressiveDataset', 'PairedValidationDataset')
+SINGLE = ('SingleImageDataset',)
+COLOUR_ONLY = ('RealESRGANPipelineDataset',)
+"""Data sets that refuse grey images, alpha and palettes while they train."""
+
+
+@dataclass
+class Data:
+    """A data section that can be read.
+
+    Attributes:
+        dataset: as BasicSR will build it.
+        images: how many pairs or images there are.
+        decoded: bytes of all images, decoded to 8-bit colour.
+    """
+
+    dataset: Any
+    images: int
+    decoded: int
+
+
+def check_data(options: Options, training: bool, known: KeysRead, report: Report) -> dict[str, Data]:
+    """Every section of `datasets`; those without a fault, by phase."""
+    sections = options.get('datasets')
+    if not isinstance(sections, Mapping):
+        return {}
+    kinds = ('train', 'val') if training else ('val', 'test')
+    found = {}
+    if training and 'train' not in sections:
+        report.faults.append("datasets: section 'train' is missing")
+    for phase, section in sections.items():
+        kind = str(phase).partition('_')[0]
+        if kind not in kinds:
+            report.faults.append(f"datasets: '{phase}' must begin with {' or '.join(kinds)}")
+        elif not isinstance(section, Mapping):
+            report.faults.append(f'datasets: {phase} is empty')
+        else:
+            data = _check_section(options, str(phase), section, known, report)
+            if data:
+                found[str(phase)] = data
+    return found
+
+
+def _check_section(options: Options, phase: str, section: Options, known: KeysRead, report: Report) -> Data | None:
+    from basicsr.utils.registry import DATASET_REGISTRY
+
+    where = f'datasets: {phase}'
+    before = len(report.faults)
+    named = typed_section(section, DATASET_REGISTRY, where, report)
+    if not named:
+        return None
+    kind, name = named[0], named[0].__name__
+    _check_section_keys(kind, phase, section, known, report)
+    if phase == 'train':
+        _check_prefetch(section, where, report)
+    section = {'name': phase, **copy.deepcopy(dict(section))}
+    section |= {'phase': phase.partition('_')[0], 'scale': options.get('scale', 1)}
+    for key in ('dataroot_gt', 'dataroot_lq'):
+        if isinstance(section.get(key), str):
+            section[key] = str(Path(section[key]).expanduser())
+
+    pairs, files = _files(name, section, where, report)
+    dataset = None
+    if len(report.faults) == before:
+        run = {'total_iter': int(options['train']['total_iter'])} if _total(options) else {}
+        dataset, complaint = errors_of(lambda: kind(copy.deepcopy(section) | run))
+        if complaint:
+            report.faults.append(f'{where}: {complaint}')
+        elif not files:
+            files = _files_of(dataset)
+    headers = dict(zip(files, read_headers(files), strict=True))
+    _check_headers(name, headers, where, report)
+    _check_sizes(name, section, pairs, headers, where, report)
+    if dataset is None or len(report.faults) > before:
+        return None
+    decoded = sum(header.width * header.height * 3 for header in headers.values())
+    return Data(dataset, len(pairs) or len(files) or len(dataset), decoded)
+
+
+def _total(options: Options) -> bool:
+    train = options.get('train')
+    return isinstance(train, Mapping) and type(train.get('total_iter')) in (int, float) and train['total_iter'] >= 1
+
+
+def _check_section_keys(kind: type, phase: str, section: Options, known: KeysRead, report: Report) -> None:
+    import basicsr.data
+
+    path = ('datasets', phase)
+    reads = keys_read_by(kind, opt=path) | keys_read_by(basicsr.data.build_dataloader, dataset_opt=path) | known
+    reads.open.discard(('datasets',))
+    reads.optional |= {(*path, key) for key in READ_BY_NOBODY['datasets', '*']}
+    _check_keys(section, path, reads, is_ours(kind), report)
+    demanded = keys_read_by(kind, opt=path).demands(path) | {'name', 'type'}
+    if phase == 'train':
+        demanded |= {'batch_size_per_gpu', 'num_worker_per_gpu'}
+    else:
+        demanded -= TRAINING_ONLY
+    for key in sorted(demanded - SET_BY_BASICSR - set(section)):
+        report.faults.append(f'datasets: {phase}: {key} is missing')
+
+
+def _check_prefetch(section: Options, where: str, report: Report) -> None:
+    import torch
+
+    mode = section.get('prefetch_mode')
+    if mode == 'cpu':
+        report.faults.append(f'{where}: prefetch_mode cpu hangs for ever when an image cannot be read; write ~')
+    elif mode == 'cuda' and not torch.cuda.is_available():
+        report.faults.append(f'{where}: prefetch_mode cuda needs a GPU, and torch sees none; write ~')
+    elif mode == 'cuda' and section.get('pin_memory') is not True:
+        report.faults.append(f'{where}: prefetch_mode cuda needs pin_memory: true')
+    elif mode not in (None, 'cuda'):
+        report.faults.append(f"{where}: prefetch_mode must be ~ or cuda, not '{mode}'")
+
+
+# ---------------------------------------------------------------- files
+
+
+def _files(name: str, section: Options, where: str, report: Report) -> tuple[list[Pair], list[str]]:
+    """The pairs of a section, as far as they can be told, and all files that it means."""
+    if name not in PAIRED + SINGLE:
+        return [], []
+    lmdb, complaint = errors_of(lambda: is_lmdb(section))
+    if complaint:
+        report.faults.append(f'{where}: {complaint}')
+        return [], []
+    roots = [section[key] for key in ('dataroot_gt', 'dataroot_lq') if section.get(key)]
+    files: list[str] = []
+    if not lmdb and not section.get('meta_info_file'):
+        before = len(report.faults)
+        for root in roots:
+            images, complaint = errors_of(lambda root=root: folder_images(root))
+            if complaint:
+                report.faults.append(f'{where}: {complaint}')
+            files += map(str, images or ())
+            if name in (BASICSR_PAIRED, *SINGLE):
+                _check_strays(name, Path(root), where, report)
+        if len(report.faults) > before:
+            return [], files
+    if name in SINGLE:
+        return [], files
+    pairs, complaint = errors_of(lambda: list_pairs(section))
+    if complaint:
+        report.faults.append(f'{where}: {complaint}')
+        return [], files
+    if lmdb:
+        return pairs, []
+    if name == BASICSR_PAIRED:
+        other = [Path(p.lq).name for p in pairs if p.lq and Path(p.lq).suffix != Path(p.gt).suffix]
+        if other:
+            report.faults.append(f'{where}: {name} wants inputs with the suffix of their targets, unlike {some(other)}')
+    return pairs, [file for pair in pairs for file in (pair.gt, pair.lq) if file]
+
+
+def _check_strays(name: str, root: Path, where: str, report: Report) -> None:
+    """BasicSR takes every file of a folder for an image."""
+    if root.is_dir():
+        strays = sorted(
+            path.name
+            for path in root.iterdir()
+            if path.is_file() and not path.name.startswith('.') and path.suffix.lower() not in FORMATS
+        )
+        if strays:
+            report.faults.append(f'{where}: {root}: {some(strays)} is no image; {name} would read it; move it away')
+
+
+def _files_of(dataset: Any) -> list[str]:
+    """The files that a data set has listed, where it says so as BasicSR's do: `paths` of texts or of dicts."""
+    photographs = getattr(dataset, 'photographs', None)
+    if photographs is not None:
+        return [] if photographs.lmdb else [str(photographs.root / name) for name in photographs.names]
+    files = []
+    for entry in getattr(dataset, 'paths', None) or ():
+        paths = [value for key, value in entry.items() if key.endswith('_path')] if isinstance(entry, dict) else [entry]
+        files += [path for path in paths if isinstance(path, str) and Path(path).suffix.lower() in FORMATS]
+    return [file for file in files if Path(file).is_file()]
+
+
+# ---------------------------------------------------------------- headers
+
+
+def _check_headers(name: str, headers: Mapping[str, Header], where: str, report: Report) -> None:
+    broken = {path: header.fault for path, header in headers.items() if header.fault}
+    for path, fault in list(broken.items())[:SHOWN]:
+        report.faults.append(f'{where}: {path} {fault}')
+    if len(broken) > SHOWN:
+        report.faults.append(f'{where}: {len(broken) - SHOWN} more images cannot be read')
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for path, header in headers.items():
+        if header.channels in (1, 2):
+            kinds['grey'].append(path)
+        if header.channels in (2, 4):
+            kinds['with an alpha channel'].append(path)
+        if header.bits > 8:
+            kinds['of more than 8 bits a channel'].append(path)
+    does = {
+        'grey': 'read as colour',
+        'with an alpha channel': 'which is dropped',
+        'of more than 8 bits a channel': 'read with 8' if name == BASICSR_PAIRED else 'read with all of them',
+    }
+    for kind, paths in kinds.items():
+        counted = f'{where}: {len(paths)} of {len(headers)} images are {kind}'
+        names = some([Path(path).name for path in paths])
+        if name in COLOUR_ONLY:
+            report.faults.append(f'{counted}, which {name} refuses: {names}')
+        else:
+            report.warnings.append(f'{counted}, {does[kind]}: {names}')
+
+
+def _check_sizes(
+    name: str, section: Options, pairs: Iterable[Pair], headers: Mapping[str, Header], where: str, report: Report
+) -> None:
+    scale, patch = section['scale'], section.get('gt_size')
+    if type(scale) is not int or scale < 1:
+        return
+    exact = name == BASICSR_PAIRED and section['phase'] == 'train'
+    unfit, small = [], []
+    for pair in pairs:
+        gt, lq = headers.get(pair.gt), headers.get(pair.lq or '')
+        if gt is None or gt.fault or (lq is not None and lq.fault):
+            continue
+        if lq is not None:
+            sides = [(gt.width, lq.width), (gt.height, lq.height)]
+            if any((g != w * scale) if exact else (g // scale != w) for g, w in sides):
+                unfit.append(f'{pair.gt} is {gt.width}x{gt.height}, {Path(pair.lq).name} {lq.width}x{lq.height}')
+        if exact and type(patch) is int and min(gt.width, gt.height) < patch:
+            small.append(f'{Path(pair.gt).name} ({gt.width}x{gt.height})')
+    if unfit:
+        more = f' (and {len(unfit) - 1} more)' if len(unfit) > 1 else ''
+        report.faults.append(f'{where}: targets are not {scale} times their inputs, the scale: {unfit[0]}{more}')
+    if small:
+        report.faults.append(f'{where}: smaller than gt_size {patch}: {some(small)}; PairedProgressiveDataset pads')

@@ -1,0 +1,329 @@
+"""Which keys of an option file somebody reads: found in the source of BasicSR's pipeline and of the classes it names.
+
+BasicSR has no list of its options. A key is known where code reads it, as `opt['train']['total_iter']`,
+`self.opt.get('ema_decay')` or `'mean' in opt`. The source is followed through assignments, loops and the functions
+that a section is handed to, so that the keys of somebody's own data set or model are known as well.
+
+Paths are tuples of keys from the root of the file; an entry may be a pattern (`network_*`).
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
+
+Path = tuple[str, ...]
+_READERS = ('get', 'pop', 'setdefault')
+_STANDARD = ('torch', 'builtins', 'collections', 'numpy')
+_PRINTERS = ('dict2str',)  # show every key and read none
+
+
+@dataclass
+class KeysRead:
+    """What code reads of an option file.
+
+    Attributes:
+        optional: read by `get`, `pop` or after `in`.
+        required: read by subscript.
+        open: sections that are read whole; their keys cannot be told.
+    """
+
+    optional: set[Path] = field(default_factory=set)
+    required: set[Path] = field(default_factory=set)
+    open: set[Path] = field(default_factory=set)
+
+    def __or__(self, other: KeysRead) -> KeysRead:
+        return KeysRead(self.optional | other.optional, self.required | other.required, self.open | other.open)
+
+    def keys(self, section: Path) -> set[str]:
+        """Keys and patterns that are read of a section."""
+        depth = len(section)
+        paths = (path for path in self.optional | self.required if len(path) > depth)
+        return {path[depth] for path in paths if _fits(section, path[:depth])}
+
+    def knows(self, section: Path, key: str) -> bool:
+        return any(fnmatchcase(key, known) for known in self.keys(section))
+
+    def is_open(self, section: Path) -> bool:
+        return any(len(path) == len(section) and _fits(section, path) for path in self.open)
+
+    def demands(self, section: Path) -> set[str]:
+        """Keys of a section that are read and never asked for."""
+        asked = {path[-1] for path in self.optional if _fits(section, path[:-1])}
+        wanted = {path[-1] for path in self.required if _fits(section, path[:-1])}
+        return {key for key in wanted if '*' not in key and not any(fnmatchcase(key, known) for known in asked)}
+
+
+def _fits(path: Path, pattern: Path) -> bool:
+    return len(path) == len(pattern) and all(fnmatchcase(a, b) for a, b in zip(path, pattern, strict=True))
+
+
+def keys_read_by(code: Callable[..., Any] | type, **sections: Path) -> KeysRead:
+    """The keys that a function or a class with its bases reads.
+
+    Args:
+        code: a function, whose parameters or variables hold sections, or a class that keeps its options in `self.opt`.
+        sections: the names that hold sections, and which: `opt=()`.
+    """
+    found = KeysRead()
+    _follow(code, {name: (path,) for name, path in sections.items()}, found, set())
+    return found
+
+
+def _follow(code: Any, sections: dict[str, tuple[Path, ...]], found: KeysRead, seen: set) -> None:
+    mark = (code, tuple(sorted(sections.items())))
+    if mark in seen:
+        return
+    seen.add(mark)
+    if inspect.isclass(code):
+        attributes: dict[str, tuple[Path, ...]] = {'opt': sections.get('opt', ())}
+        functions = [f for base in code.__mro__ if not _standard(base) for f in vars(base).values()]
+        functions = [f for f in functions if inspect.isfunction(f)]
+        for _ in range(2):  # attributes that one method sets are known to the others
+            for function in functions:
+                own = sections if function.__name__ == '__init__' else {}
+                _Reader(function, {'opt': attributes['opt'], **own}, found, seen, code, attributes).read()
+    elif inspect.isfunction(code):
+        _Reader(code, sections, found, seen).read()
+
+
+def _standard(code: Any) -> bool:
+    return (getattr(code, '__module__', None) or 'builtins').partition('.')[0] in _STANDARD
+
+
+@cache
+def _tree(function: Callable[..., Any]) -> ast.FunctionDef | None:
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body[0]
+    except (OSError, TypeError, SyntaxError):
+        return None
+
+
+class _Reader(ast.NodeVisitor):
+    """Walks through one function with what its names hold: sections (`paths`) or texts (`texts`)."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        sections: dict[str, tuple[Path, ...]],
+        found: KeysRead,
+        seen: set,
+        owner: type | None = None,
+        attributes: dict[str, tuple[Path, ...]] | None = None,
+    ) -> None:
+        self.function = inspect.unwrap(function)
+        self.paths = dict(sections)
+        self.texts: dict[str, list[str]] = {}
+        self.found, self.seen, self.owner = found, seen, owner
+        self.attributes = attributes if attributes is not None else {}
+
+    def read(self) -> None:
+        tree = _tree(self.function)
+        if tree is not None:
+            self.tree = tree
+            for statement in tree.body:
+                self.visit(statement)
+
+    # what an expression is
+
+    def sections(self, node: ast.AST) -> tuple[Path, ...]:
+        """The sections that an expression can be."""
+        if isinstance(node, ast.Name):
+            return self.paths.get(node.id, ())
+        if isinstance(node, ast.Attribute):
+            if isinstance(node.value, ast.Name) and node.value.id == 'self':
+                return self.attributes.get(node.attr, ())
+            return self.attributes.get('opt', ()) if node.attr == 'opt' else ()  # model.opt
+        if isinstance(node, ast.Subscript):
+            return self._below(self.sections(node.value), node.slice)
+        if isinstance(node, ast.BoolOp):
+            return sum((self.sections(value) for value in node.values), ())
+        if isinstance(node, ast.IfExp):
+            return self.sections(node.body) + self.sections(node.orelse)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in _READERS and node.args:
+                return self._below(self.sections(node.func.value), node.args[0])
+            if node.func.attr == 'copy':
+                return self.sections(node.func.value)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ('deepcopy', 'dict'):
+            return self.sections(node.args[0]) if node.args else ()
+        return ()
+
+    def _below(self, sections: tuple[Path, ...], key: ast.AST) -> tuple[Path, ...]:
+        return tuple((*section, text) for section in sections for text in self.strings(key) or ())
+
+    def strings(self, node: ast.AST) -> list[str] | None:
+        """The texts or patterns that an expression can be, or runs through; None where that cannot be told."""
+        if isinstance(node, ast.Constant):
+            return [node.value] if isinstance(node.value, str) else None
+        if isinstance(node, ast.JoinedStr):
+            return [''.join(part.value if isinstance(part, ast.Constant) else '*' for part in node.values)]
+        if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+            parts = [self.strings(part) for part in node.elts]
+            return None if None in parts else sum(parts, [])
+        if isinstance(node, ast.Name) and node.id in self.texts:
+            return self.texts[node.id]
+        return _texts(self._value(node))
+
+    def _value(self, node: ast.AST) -> Any:
+        """The object that a dotted name stands for outside the function, as far as that is written down."""
+        if isinstance(node, ast.Name):
+            return self.function.__globals__.get(node.id)
+        if isinstance(node, ast.Attribute):
+            if isinstance(node.value, ast.Name) and node.value.id in ('self', 'cls'):
+                return getattr(self.owner, node.attr, None)
+            base = self._value(node.value)
+            return None if base is None else getattr(base, node.attr, None)
+        return None
+
+    # what a statement does
+
+    def _note(self, sections: Iterable[Path], key: ast.AST, into: set[Path]) -> None:
+        if isinstance(key, (ast.Slice, ast.Constant)) and not isinstance(getattr(key, 'value', None), str):
+            return  # an index
+        texts = self.strings(key)
+        if texts is None:  # a key that is worked out: any text in this function may be it
+            texts = [n.value for n in ast.walk(self.tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            texts = [text for text in texts if text.isidentifier()]
+            into = self.found.optional
+        into.update((*section, text) for section in sections for text in texts)
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        if isinstance(node.ctx, ast.Load):
+            self._note(self.sections(node.value), node.slice, self.found.required)
+        self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        if isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            self._note(self.sections(node.comparators[0]), node.left, self.found.optional)
+        self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self.visit(node.value)
+        for target in node.targets:
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=False))
+            for name, value in pairs:
+                self._bind(name, self.sections(value), self.strings(value))
+
+    def visit_For(self, node: ast.For) -> None:
+        self._loop(node.target, node.iter, node)
+        self.generic_visit(node)
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
+        for generator in node.generators:
+            self._loop(generator.target, generator.iter, node)
+        self.generic_visit(node)
+
+    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp  # noqa: N815
+
+    def visit_Call(self, node: ast.Call) -> None:
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _READERS and node.args:
+            self._note(self.sections(node.func.value), node.args[0], self.found.optional)
+        self._hand_over(node)
+        self.generic_visit(node)
+
+    def _bind(self, target: ast.AST, sections: tuple[Path, ...], texts: list[str] | None) -> None:
+        if isinstance(target, ast.Name):
+            self.paths[target.id] = sections or self.paths.get(target.id, ()) if target.id == 'opt' else sections
+            self.texts.pop(target.id, None)
+            if texts is not None:
+                self.texts[target.id] = texts
+        elif isinstance(target, ast.Attribute) and sections and target.attr != 'opt':
+            self.attributes[target.attr] = sections
+
+    def _loop(self, target: ast.AST, over: ast.AST, loop: ast.AST) -> None:
+        """Bind what a loop runs through: the items of a section, several sections, or texts."""
+        if isinstance(over, ast.Call) and isinstance(over.func, ast.Name) and over.func.id == 'sorted' and over.args:
+            over = over.args[0]
+        method = over.func.attr if isinstance(over, ast.Call) and isinstance(over.func, ast.Attribute) else ''
+        items = over.func.value if method in ('items', 'keys', 'values') else over
+        if sections := self.sections(items):
+            key, value = (target.elts if isinstance(target, ast.Tuple) else (target, None)) if method != 'values' else (
+                None, target,
+            )  # fmt: skip
+            patterns = _filters(key, loop)
+            for section in sections:
+                self.found.optional.update((*section, pattern) for pattern in patterns or ())
+                if patterns is None:
+                    self.found.open.add(section)
+            if value is not None:
+                self._bind(value, tuple((*section, '*') for section in sections), None)
+            if key is not None:
+                self._bind(key, (), patterns or ['*'])
+        elif isinstance(over, (ast.Tuple, ast.List)) and any(self.sections(part) for part in over.elts):
+            self._bind(target, sum((self.sections(part) for part in over.elts), ()), None)
+        else:
+            self._bind(target, (), self.strings(over))
+
+    def _hand_over(self, call: ast.Call) -> None:
+        """Follow a section into the function or class that it is given to."""
+        given = [(i, self.sections(argument)) for i, argument in enumerate(call.args)]
+        given += [(keyword.arg, self.sections(keyword.value)) for keyword in call.keywords]
+        given = [(place, sections) for place, sections in given if sections]
+        if not given:
+            return
+        callee = self._value(call.func)
+        callee = inspect.unwrap(callee) if callable(callee) else None
+        if callee is None or _standard(callee) or getattr(callee, '__name__', None) in _PRINTERS:
+            return
+        try:
+            parameters = list(inspect.signature(callee).parameters.values())
+        except (TypeError, ValueError):
+            return
+        names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        bound = isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name)
+        if bound and call.func.value.id == 'self' and names[:1] == ['self']:
+            names = names[1:]
+        if inspect.ismethod(callee):
+            callee = callee.__func__
+        sections = {}
+        for place, paths in given:
+            if place is None:  # **section: its keys are the arguments
+                self.found.optional.update((*path, name) for path in paths for name in names)
+                if any(p.kind == p.VAR_KEYWORD for p in parameters):
+                    self.found.open.update(paths)
+            elif isinstance(place, str) or place < len(names):
+                sections[place if isinstance(place, str) else names[place]] = paths
+        if not sections:
+            return
+        if bound and call.func.value.id == 'self':
+            _Reader(callee, sections, self.found, self.seen, self.owner, self.attributes).read()
+        else:
+            _follow(callee, sections, self.found, self.seen)
+
+
+def _texts(value: Any) -> list[str] | None:
+    """A text, or a collection of texts, as a list."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, (tuple, list, set, frozenset)) and value and all(isinstance(part, str) for part in value):
+        return list(value)
+    return None
+
+
+def _filters(key: ast.AST | None, loop: ast.AST) -> list[str] | None:
+    """The patterns of the keys that a loop over a section acts on, as `key.endswith('_opt')`; None if it takes all.
+
+    A loop that looks into its keys (`'resume' in key`) does something to keys that are read elsewhere.
+    """
+    patterns, chooses = [], False
+    for node in ast.walk(loop):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _same(node.func.value, key):
+            if node.func.attr in ('startswith', 'endswith') and isinstance(node.args[0], ast.Constant):
+                text = node.args[0].value
+                patterns.append(f'{text}*' if node.func.attr == 'startswith' else f'*{text}')
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In):
+            chooses = chooses or _same(node.comparators[0], key)
+    return patterns if patterns or chooses else None
+
+
+def _same(node: ast.AST, name: ast.AST | None) -> bool:
+    return isinstance(node, ast.Name) and isinstance(name, ast.Name) and node.id == name.id

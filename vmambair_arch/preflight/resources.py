@@ -1,0 +1,167 @@
+"""Numbers that must fit together: batches and data, stages and iterations, checkpoints and disk, patches and memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .data import Data
+from .keys import KeysRead
+from .report import Report
+from .sections import Options
+
+GB = 1e9
+
+
+def check_devices(options: Options, report: Report) -> int:
+    """The GPUs of a process, 0 for the CPU."""
+    wanted, there = options.get('num_gpu'), torch.cuda.device_count()
+    if wanted == 'auto' or type(wanted) is not int:
+        return there
+    if wanted > there:
+        report.faults.append(f'num_gpu: {wanted}, but torch sees {there}; write auto')
+    return min(wanted, there)
+
+
+def check_batches(options: Options, data: Data, ranks: int, gpus: int, known: KeysRead, report: Report) -> None:
+    """Batch against data, pool and stages against the run.
+
+    Args:
+        data: the training data.
+        ranks: processes.
+        gpus: of one process.
+    """
+    section, total = options['datasets']['train'], int(options['train']['total_iter'])
+    batch = section['batch_size_per_gpu'] * (max(1, gpus) if ranks == 1 else 1)
+    numbered = getattr(data.dataset, 'numbered_by_iteration', False)
+    if not numbered:
+        ratio = section.get('dataset_enlarge_ratio', 1)
+        share = math.ceil(data.images * ratio / ranks)
+        each = f'{data.images} images' + f' times {ratio}' * (ratio != 1) + f' on {ranks} ranks' * (ranks > 1)
+        if share < batch:
+            report.faults.append(
+                f'datasets: train: {each} do not fill one batch of {batch}: no iteration would run; lower '
+                'batch_size_per_gpu or raise dataset_enlarge_ratio'
+            )
+        else:
+            length = share // batch
+            epochs = math.ceil(total / length)
+            report.facts.append(f'train: {each}, batches of {batch}: {length} iterations an epoch, {epochs} epochs')
+    else:
+        report.facts.append(f'train: {data.images} images, drawn anew for each of {total} iterations')
+    iters = section.get('iters')
+    if isinstance(iters, list) and sum(iters) != total:
+        end = sum(iters)
+        does = f'the last stage goes on to {total}' if end < total else f'the run ends before its stages do, at {total}'
+        report.warnings.append(f'datasets: train: iters add up to {end}, total_iter is {total}: {does}')
+    pool = options.get('queue_size', 180)
+    if known.knows((), 'queue_size') and type(pool) is int and pool % batch:
+        nearby = [size for size in (pool // batch * batch, (pool // batch + 1) * batch) if size]
+        report.faults.append(f'queue_size: {pool} is no multiple of the batch {batch}; take {nearby[-1]}')
+
+
+def check_disk(options: Options, networks: Mapping[str, nn.Module], start: int, report: Report) -> None:
+    """Room for the checkpoints of the rest of the run, at least of one."""
+    train, logger = options['train'], options['logger']
+    size = 0
+    for label, network in networks.items():
+        weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+        averaged = label == 'g' and train.get('ema_decay', 0) > 0
+        size += weights * (1 + averaged)  # the file of the network
+        size += weights * 2 if train.get(f'optim_{label}') else 0  # moments in the state
+    count = max(1, (int(train['total_iter']) - start) // int(logger['save_checkpoint_freq'])) if size else 0
+    if logger.get('keep_last'):
+        count = min(count, logger['keep_last'] + 1)
+    folder = Path.cwd()
+    free = shutil.disk_usage(folder).free
+    text = f'{count} checkpoints of {size / GB:.2g} GB'
+    if size * count > free:
+        report.faults.append(
+            f'disk: {text} need {size * count / GB:.3g} GB, {folder} has {free / GB:.3g} GB; '
+            'free some, raise logger: save_checkpoint_freq, or set logger: keep_last'
+        )
+    elif size:
+        report.facts.append(f'disk: {text}, {free / GB:.3g} GB free')
+
+
+def check_memory(
+    options: Options, networks: Mapping[str, nn.Module], data: Mapping[str, Data], ranks: int, gpus: int, report: Report
+) -> None:
+    """Weights, gradients, moments, the activations of the largest batch and cached images, against what is free."""
+    train, section = options['train'], options['datasets']['train']
+    held = 0.0
+    for label, network in networks.items():
+        weights = sum(t.numel() * t.element_size() for t in network.parameters())
+        trained = bool(train.get(f'optim_{label}'))
+        held += weights * (1 + 3 * trained + (label == 'g' and train.get('ema_decay', 0) > 0))
+    held += _activations(options, section)
+    cached = 0
+    for phase, each in data.items():
+        if options['datasets'][phase].get('cache'):
+            workers = options['datasets'][phase].get('num_worker_per_gpu', 0) if phase == 'train' else 0
+            cached += each.decoded * max(1, workers * (max(1, gpus) if ranks == 1 else 1))
+    local = int(os.environ.get('LOCAL_WORLD_SIZE', ranks))
+    if gpus:
+        free = torch.cuda.mem_get_info()[0]
+        _compare('GPU memory', held, free, 'lower the batch or the patch, or set train: accumulate', report)
+        _compare('memory', cached * local, _free_memory(), "leave 'cache' out", report)
+    else:
+        hint = 'lower the batch or the patch, set train: accumulate' + (" or leave 'cache' out" if cached else '')
+        _compare('memory', (held + cached) * local, _free_memory(), hint, report)
+
+
+def _compare(what: str, need: float, free: int | None, hint: str, report: Report) -> None:
+    if free is not None and need > free:
+        report.faults.append(f'{what}: about {need / GB:.2g} GB are needed, {free / GB:.2g} GB are free; {hint}')
+    elif need > 0.01 * GB:
+        report.facts.append(f'{what}: about {need / GB:.2g} GB' + (f' of {free / GB:.3g} GB free' if free else ''))
+
+
+def _free_memory() -> int | None:
+    """Bytes that the system can hand out, where it says so."""
+    try:
+        lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable')), None)
+
+
+def _activations(options: Options, section: Options) -> float:
+    """Bytes that the generator keeps for the backward pass of the largest batch; 0 where that cannot be told.
+
+    The forward pass runs on tensors that have shapes and no memory.
+    """
+    from basicsr.utils.registry import ARCH_REGISTRY
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    arguments = dict(options['network_g'])
+    arch = dict(iter(ARCH_REGISTRY)).get(arguments.pop('type'))
+    amp = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(options['train'].get('amp'))
+    parts = options['train'].get('accumulate', 1)
+    stages = list(zip(section.get('gt_sizes') or [], section.get('mini_batch_sizes') or [], strict=False))
+    stages = stages or [(section.get('gt_size') or options.get('gt_size'), section.get('batch_size_per_gpu', 1))]
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    try:
+        size, batch = max(stages, key=lambda stage: stage[0] ** 2 * stage[1])
+        side = size // options.get('scale', 1)
+        with FakeTensorMode(), torch.autocast('cpu', dtype=amp, enabled=amp is not None):
+            network = arch(**arguments)
+            image = torch.empty(math.ceil(batch / parts), arguments.get('inp_channels', 3), side, side)
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                network(image)
+            weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    except Exception:  # a network of somebody else may do anything; then nothing is said of it
+        return 0
+    return sum(size for storage, size in kept.items() if storage not in weights)

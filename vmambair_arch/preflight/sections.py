@@ -1,0 +1,305 @@
+"""The sections of an option file: known keys, numbers where numbers belong, arguments that fit what they are for."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from ..errors import UserError, nearest
+from .keys import KeysRead, Path, keys_read_by
+from .report import Report, dotted
+
+Options = Mapping[str, Any]
+
+OURS = ('basicsr', 'vmambair_arch', 'realesrgan_pipeline')
+"""Packages whose option keys are all found; what a stranger's class reads may be hidden too well to refuse a key."""
+
+SET_BY_BASICSR = {
+    (): {'auto_resume', 'dist', 'is_train', 'manual_seed', 'rank', 'root_path', 'world_size'},
+    ('path',): {'experiments_root', 'log', 'models', 'results_root', 'root', 'training_states', 'visualization'},
+}
+"""Keys that are read, but not of the file."""
+
+READ_BY_NOBODY = {('datasets', '*'): {'use_shuffle', 'mode'}, ('train',): {'manual_seed'}}
+"""Keys that BasicSR's own option files have and nothing reads."""
+
+TEXT = {'name', 'suffix', 'project', 'resume_id', 'filename_tmpl'}
+"""Keys whose value may look like a number."""
+
+_NUMBER = re.compile(r'([-+]?)(\d+\.?\d*|\.\d+)(?:[eE]([-+]?\d+))?')
+
+
+def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: type(v) is int and v >= least, f'a whole number from {least} up'
+
+
+def _count(least: int) -> tuple[Callable[[Any], bool], str]:
+    """As `_whole`; `!!float 3e5` is one as well."""
+    return lambda v: type(v) in (int, float) and v >= least and v == int(v), f'a whole number from {least} up'
+
+
+_SHARE = (lambda v: type(v) in (int, float) and 0 <= v < 1, 'a number from 0 to below 1')
+_FLAG = (lambda v: isinstance(v, bool), 'true or false')
+VALUES: dict[Path, tuple[Callable[[Any], bool], str]] = {
+    ('scale',): _whole(1),
+    ('num_gpu',): (lambda v: v == 'auto' or (type(v) is int and v >= 0), "'auto' or a whole number from 0 up"),
+    ('manual_seed',): _whole(0),
+    ('train', 'total_iter'): _count(1),
+    ('train', 'warmup_iter'): _count(-1),
+    ('train', 'ema_decay'): _SHARE,
+    ('train', 'accumulate'): _whole(1),
+    ('train', 'max_bad_steps'): _whole(1),
+    ('train', 'net_d_iters'): _count(1),
+    ('train', 'net_d_init_iters'): _count(0),
+    ('val', 'val_freq'): _count(1),
+    ('val', 'save_img'): _FLAG,
+    ('logger', 'print_freq'): _count(1),
+    ('logger', 'save_checkpoint_freq'): _count(1),
+    ('logger', 'keep_last'): _whole(0),
+    ('logger', 'use_tb_logger'): _FLAG,
+    ('datasets', '*', 'batch_size_per_gpu'): _whole(1),
+    ('datasets', '*', 'num_worker_per_gpu'): _whole(0),
+    ('datasets', '*', 'gt_size'): _whole(1),
+    ('datasets', '*', 'dataset_enlarge_ratio'): (lambda v: type(v) in (int, float) and v > 0, 'a number above 0'),
+    ('datasets', '*', 'use_hflip'): _FLAG,
+    ('datasets', '*', 'use_rot'): _FLAG,
+}
+"""What must be a number or flag, besides the arguments of networks, losses, optimisers and schedulers."""
+
+
+def check_sections(options: Options, training: bool, report: Report) -> None:
+    """Every section but the data: keys, values, and what is named by `type`."""
+    _check_numbers(options, (), report)
+    for path, (fits, what) in VALUES.items():
+        for place, value in _at(options, path):
+            if value is not None and not fits(value) and not _looks_like_number(place[-1], value):
+                report.faults.append(f'{dotted(*place)} must be {what}, not {value!r}')
+    known, strict = known_keys(options, training, report)
+    _check_presence(options, training, known, report)
+    _check_keys(options, (), known, strict, report)
+    for section in ('path', 'val', 'logger', 'dist_params', *(('train',) if training else ())):
+        if isinstance(options.get(section), Mapping):
+            _check_keys(options[section], (section,), known, strict, report)
+    wandb = (options.get('logger') or {}).get('wandb') if isinstance(options.get('logger'), Mapping) else None
+    if isinstance(wandb, Mapping):
+        _check_keys(wandb, ('logger', 'wandb'), known, strict, report)
+    _check_metrics(options, report)
+    if training and isinstance(options.get('train'), Mapping):
+        _check_losses(options['train'], report)
+
+
+# ---------------------------------------------------------------- keys
+
+
+def known_keys(options: Options, training: bool, report: Report) -> tuple[KeysRead, bool]:
+    """What the pipeline and the model of a file read of it, and whether a key beyond that is a fault."""
+    import basicsr.test
+    import basicsr.train
+    from basicsr.utils.options import parse_options
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    pipeline = basicsr.train.train_pipeline if training else basicsr.test.test_pipeline
+    known = keys_read_by(parse_options, opt=()) | keys_read_by(pipeline, opt=())
+    kind = options.get('model_type')
+    if kind is None:
+        return known | _any_model(), False
+    model = look_up(MODEL_REGISTRY, kind, 'model_type', report)
+    if model is None:
+        return known | _any_model(), False
+    return known | keys_read_by(model, opt=()), is_ours(model)
+
+
+@cache
+def _any_model() -> KeysRead:
+    """What any of the registered models reads: for a file whose model is not known."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    known = KeysRead()
+    for _, model in MODEL_REGISTRY:
+        known |= keys_read_by(model, opt=())
+    return known
+
+
+def is_ours(code: Any) -> bool:
+    return (getattr(code, '__module__', '') or '').partition('.')[0] in OURS
+
+
+def look_up(registry: Any, name: Any, where: str, report: Report) -> Any:
+    """What a registry of BasicSR has under a name, or None and a fault that names the nearest."""
+    for candidate in (name, f'{name}_basicsr'):
+        if candidate in registry:
+            return dict(iter(registry))[candidate]
+    names = [key.removesuffix('_basicsr') for key in registry.keys()]  # noqa: SIM118 not a mapping
+    report.faults.append(f"{where}: there is no '{name}'{nearest(str(name), names)}")
+    return None
+
+
+def _check_presence(options: Options, training: bool, known: KeysRead, report: Report) -> None:
+    """Sections and keys that the pipeline or the model reads without asking."""
+    wanted = known.demands(()) - SET_BY_BASICSR[()]
+    sections = ['path', 'datasets', *(['train', 'logger'] if training else ['val'])]
+    if not training:
+        wanted -= {'train', 'logger'}
+    for key in sorted(wanted | {'name', 'model_type', 'network_g', *sections}):
+        if key not in options:
+            kind = 'section' if key in sections or key.startswith('network_') else 'key'
+            report.faults.append(f"{kind} '{key}' is missing")
+    for key in ('datasets', 'path', 'train', 'val', 'logger', *(k for k in options if str(k).startswith('network_'))):
+        if key in options and not isinstance(options[key], Mapping) and (key != 'val' or options[key] is not None):
+            what = 'is empty' if options[key] is None else f'must be a section, not {options[key]!r}'
+            report.faults.append(f"section '{key}' {what}")
+    for section in sections[2:]:
+        if isinstance(options.get(section), Mapping):
+            _check_demands(options[section], (section,), known, report)
+    if training and isinstance(options.get('val'), Mapping):
+        _check_demands(options['val'], ('val',), known, report, besides={'suffix', 'metrics'})
+
+
+def _check_demands(
+    section: Options, path: Path, known: KeysRead, report: Report, besides: Collection[str] = ('suffix', 'metrics')
+) -> None:
+    for key in sorted(known.demands(path) - set(section) - set(besides) - SET_BY_BASICSR.get(path, set())):
+        report.faults.append(f'{dotted(*path, key)} is missing')
+
+
+def _check_keys(section: Options, path: Path, known: KeysRead, strict: bool, report: Report) -> None:
+    if known.is_open(path):
+        return
+    silent = READ_BY_NOBODY.get(path, set())
+    for key in map(str, section):
+        if not known.knows(path, key) and key not in silent:
+            names = [name for name in known.keys(path) if '*' not in name]
+            text = f"{dotted(*path) + ': ' if path else ''}nothing reads '{key}'{nearest(key, names)}"
+            (report.faults if strict else report.warnings).append(text)
+
+
+# ---------------------------------------------------------------- values
+
+
+def _at(options: Any, path: Path, place: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """The values at a path whose entries may be `*`, with where they are."""
+    if not path:
+        yield place, options
+    elif isinstance(options, Mapping):
+        for key in list(options) if path[0] == '*' else [path[0]]:
+            if key in options:
+                yield from _at(options[key], path[1:], (*place, str(key)))
+
+
+def _looks_like_number(key: str, value: Any) -> bool:
+    return isinstance(value, str) and key not in TEXT and _NUMBER.fullmatch(value) is not None
+
+
+def _check_numbers(value: Any, path: Path, report: Report) -> None:
+    """Text where a number is meant: YAML reads `1e-3` as text."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_numbers(inner, (*path, str(key)), report)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_numbers(inner, path, report)
+    elif path and _looks_like_number(path[-1], value):
+        report.faults.append(f"{dotted(*path)}: '{value}' is text to YAML; write {_as_yaml(value)}")
+
+
+def _as_yaml(text: str) -> str:
+    sign, digits, exponent = _NUMBER.fullmatch(text).groups()
+    if exponent is None:
+        return sign + digits
+    return f'{sign}{digits if "." in digits else digits + ".0"}e{int(exponent):+d}'
+
+
+def check_arguments(
+    code: Callable[..., Any],
+    given: Options,
+    where: str,
+    report: Report,
+    *,
+    supplied: Collection[str] = (),
+    swallows: bool = False,
+) -> bool:
+    """The keys of a section against the arguments of what it is for.
+
+    Args:
+        code: the class or function.
+        given: the section without `type`.
+        where: its place, for messages.
+        supplied: arguments that do not come from the section.
+        swallows: `**kwargs` of the code does nothing, as in BasicSR's metrics.
+
+    Returns:
+        Whether nothing is wrong with the section, other findings included.
+    """
+    parameters = inspect.signature(code).parameters
+    names = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    free = not swallows and any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    takes = [name for name in names if name not in supplied]
+    for key in map(str, given):
+        if key not in takes and not free:
+            report.faults.append(
+                f"{where}: {code.__name__} has no '{key}'{nearest(key, takes) or '; it takes ' + ', '.join(takes)}"
+            )
+    for name in takes:
+        if parameters[name].default is inspect.Parameter.empty and name not in given:
+            report.faults.append(f"{where}: '{name}' is missing, which {code.__name__} needs")
+    return not any(fault.startswith(f'{where}: ') for fault in report.faults)
+
+
+# ---------------------------------------------------------------- what is named by type
+
+
+def typed_section(section: Any, registry: Any, where: str, report: Report) -> tuple[Any, dict[str, Any]] | None:
+    """What a section names by `type`, and the rest of it; None and a fault where that cannot be."""
+    if not isinstance(section, Mapping) or 'type' not in section:
+        report.faults.append(f'{where}: type is missing')
+        return None
+    code = look_up(registry, section['type'], f'{where}: type', report)
+    return None if code is None else (code, {key: value for key, value in section.items() if key != 'type'})
+
+
+def _check_losses(train: Options, report: Report) -> None:
+    from basicsr.utils.registry import LOSS_REGISTRY
+
+    for key, section in train.items():
+        if str(key).endswith('_opt') and section:
+            named = typed_section(section, LOSS_REGISTRY, f'train: {key}', report)
+            if named:
+                check_arguments(*named, f'train: {key}', report)
+
+
+def _check_metrics(options: Options, report: Report) -> None:
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    val = options.get('val')
+    metrics = val.get('metrics') if isinstance(val, Mapping) else None
+    if metrics is None:
+        return
+    if not isinstance(metrics, Mapping):
+        report.faults.append(f'val: metrics must be a section, not {metrics!r}')
+        return
+    for name, section in metrics.items():
+        where = f'val: metrics: {name}'
+        named = typed_section(section, METRIC_REGISTRY, where, report)
+        if not named:
+            continue
+        metric, given = named
+        better = given.pop('better', None)
+        if better not in (None, 'higher', 'lower'):
+            report.faults.append(f"{where}: better must be 'higher' or 'lower', not {better!r}")
+        check_arguments(metric, given, where, report, supplied=('img', 'img2'), swallows=True)
+        default = inspect.signature(metric).parameters.get('better')
+        lower = default.default == 'lower' if default else metric.__name__ == 'calculate_niqe'
+        if lower and better is None:
+            report.warnings.append(f"{where}: lower is better here; without 'better: lower' BasicSR keeps the worst")
+
+
+def errors_of(build: Callable[[], Any]) -> tuple[Any, str]:
+    """What `build` returns, and '' — or None and its complaint about its arguments."""
+    try:
+        return build(), ''
+    except (UserError, ValueError, TypeError, AssertionError, NotImplementedError, KeyError) as error:
+        text = str(error) or type(error).__name__
+        return None, text.strip().splitlines()[0]

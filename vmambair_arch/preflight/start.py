@@ -1,0 +1,39 @@
+"""Where a run starts: from scratch, and what is in its way then, or from a state."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .report import Report
+from .sections import Options
+
+
+def check_start(options: Options, arguments: argparse.Namespace, report: Report) -> int:
+    """The iteration that a run starts from: that of the newest state with `--auto_resume`, else 0.
+
+    BasicSR moves away what is in the folder of a new experiment; that is a warning.
+    """
+    from ..models.checkpointing import saved_iterations
+
+    folder = Path('experiments') / str(options.get('name', ''))
+    total = int(options['train']['total_iter'])
+    newest = max(saved_iterations(folder / 'training_states'), default=0)
+    if arguments.auto_resume:
+        if newest > total:
+            report.faults.append(f'{folder} is at iteration {newest}, beyond train: total_iter {total}; raise it')
+        elif newest == total:
+            report.warnings.append(f'{folder} is complete: iteration {newest} of {total}; nothing is left to train')
+        return newest
+    named = (options.get('path') or {}).get('resume_state')
+    if named:
+        if not Path(str(named)).expanduser().is_file():
+            report.faults.append(f'path: resume_state: {named} does not exist')
+    elif folder.is_dir() and folder.resolve() in Path(arguments.opt).resolve().parents:
+        report.faults.append(f'{arguments.opt} lies in {folder}, which a new run moves away; copy it elsewhere')
+    elif folder.is_dir():
+        state = f', at iteration {newest}' if newest else ''
+        report.warnings.append(
+            f'{folder} is there{state}; it is moved to {folder}_archived_<time>. To go on with it: --auto_resume'
+        )
+    return 0
