@@ -2,7 +2,7 @@
 
 Options before those of the launcher:
     --fault KIND@N: at iteration N of the data. KIND is `nan` (a NaN in the input), `die` (an error), `kill` (SIGKILL),
-        `full` (no file may grow any more), `sigterm`, `sigint`.
+        `full` (no file may grow any more), `sigterm`, `sigint`, `end` (the data ends before it).
     --fault-rank R: only on this rank.
     --fault-for M: for M iterations.
     --record FILE: append what is logged, in full precision, as lines of JSON.
@@ -25,6 +25,8 @@ from typing import Any
 import vmambair_arch  # noqa: F401 mends and registers
 from vmambair_arch import launch
 
+SIGNALS = {'kill': signal.SIGKILL, 'sigterm': signal.SIGTERM, 'sigint': signal.SIGINT}
+
 
 def put_in(fault: str, rank: int, length: int, slow: float) -> None:
     from vmambair_arch.data.paired_progressive_dataset import PairedProgressiveDataset
@@ -44,11 +46,13 @@ def put_in(fault: str, rank: int, length: int, slow: float) -> None:
                 raise RuntimeError('the test lets this rank die')
             elif kind == 'full':
                 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-            else:
-                os.kill(os.getpid(), {'kill': 9, 'sigterm': 15, 'sigint': 2}[kind])
+            elif kind in SIGNALS:
+                os.kill(os.getpid(), SIGNALS[kind])
         return samples
 
     PairedProgressiveDataset.__getitems__ = getitems
+    if kind == 'end':
+        PairedProgressiveDataset.__len__ = lambda self: start - 1
 
 
 def slow_down_saves(seconds: float) -> None:
