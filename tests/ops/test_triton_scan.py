@@ -1,0 +1,197 @@
+"""The Triton kernels: right in Triton's CPU interpreter, compiled ahead of time for GPUs, run where there is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scan_cases import assert_close, outputs_and_gradients, scan_inputs
+
+from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, choose, omni_scan, selective_scan, triton_scan
+
+triton = pytest.importorskip('triton', reason='torch brings Triton on Linux only')
+
+PLANE = {'b': 2, 'h': 64, 'w': 64, 'd': 48, 'N': 16, 'R': 3, 'directions': PLANE_DIRECTIONS}
+CHANNELS = {'b': 2, 'h': 1, 'w': 96, 'd': 4, 'N': 16, 'R': 6, 'directions': SEQUENCE_DIRECTIONS}
+KERNELS = ('local_states_kernel', 'carry_kernel', 'outputs_kernel', 'chunk_states_kernel', 'gradients_kernel')
+RUN_TIME_NUMBERS = ('h', 'w', 'segments', 'images', 'row')
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+
+
+# --- in the interpreter ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('marker', ['not slow', pytest.param('slow', marks=pytest.mark.slow)])
+def test_in_the_interpreter(marker):
+    inner = Path(__file__).with_name('interpreted_triton_scan.py')
+    env = {**os.environ, 'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1'}
+    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-m', marker, inner]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+# --- compiled ahead of time ------------------------------------------------------------------------------------------
+
+
+def compile_kernel(name: str, problem: dict, target: tuple, dtype: str) -> dict:
+    """Compile one kernel as `triton_scan` launches it for a problem; what the compiler made, by kind."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from vmambair_arch.ops import triton_kernels
+
+    kernel = getattr(triton_kernels, name)
+    cut = triton_scan._Problem(**problem)
+    if name == 'carry_kernel':
+        constants = cut.carry_sizes() | {'AGAINST': False}
+    else:
+        tile = cut.gradient_tile() if name == 'gradients_kernel' else cut.tile()
+        constants = cut.scan_sizes() | tile | {'AXES': cut.axes}
+    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+    signature = {
+        arg: 'constexpr' if arg in constants
+        else 'i32' if arg in RUN_TIME_NUMBERS
+        else f'*{dtype}' if arg in ('x', 'x_dbl', 'dy')
+        else '*fp32'
+        for arg in kernel.arg_names
+    }  # fmt: skip
+    aligned = {(i,): [['tt.divisibility', 16]] for i, arg in enumerate(kernel.arg_names) if signature[arg][0] == '*'}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    return triton.compile(source, target=GPUTarget(*target), options=triton_scan.ONE_WARP).asm
+
+
+SM_80, SM_90, GFX90A = ('cuda', 80, 32), ('cuda', 90, 32), ('hip', 'gfx90a', 64)
+
+
+@pytest.mark.parametrize(
+    ('target', 'problem', 'dtype'),
+    [
+        (SM_80, CHANNELS, 'fp32'),
+        (SM_90, PLANE, 'bf16'),
+        (GFX90A, CHANNELS, 'fp32'),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+            (SM_80, PLANE, 'fp16'),
+            (SM_90, CHANNELS, 'fp32'),
+            (SM_90, {**PLANE, 'd': 384, 'R': 24}, 'fp32'),
+            (SM_90, {**PLANE, 'N': 64}, 'fp32'),
+            (SM_90, {**PLANE, 'directions': (3, 0, 1)}, 'fp32'),
+            (GFX90A, PLANE, 'bf16'),
+            (('hip', 'gfx1100', 32), PLANE, 'fp32'),
+            (('cuda', 75, 32), PLANE, 'fp32'),
+        )),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ahead_of_time(target, problem, dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    for name in KERNELS:
+        made = compile_kernel(name, problem, target, dtype)
+        if target[0] == 'cuda':
+            assert f'.target sm_{target[1]}' in made['ptx'], name
+            assert f'.entry {name}' in made['ptx']
+            assert made['cubin'][:4] == b'\x7fELF', name
+        else:
+            assert target[1] in made['amdgcn'], name
+            assert made['hsaco'][:4] == b'\x7fELF', name
+
+
+def test_the_states_of_a_chunk_stay_in_registers(tmp_path, monkeypatch):
+    """The recurrence over a chunk is plain arithmetic of one thread: lanes exchange nothing in the forward pass."""
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    ptx = compile_kernel('outputs_kernel', PLANE, SM_90, 'fp32')['ptx']
+    assert 'shfl' not in ptx
+    assert 'ld.local' not in ptx
+    states_of_a_lane = triton_scan.TILE // 32
+    # One exp for every state, one for every softplus.
+    assert ptx.count('ex2.approx') == triton_scan.T * states_of_a_lane + triton_scan.T
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A function that claims a GPU of a compute capability; the choice of backends forgets it afterwards."""
+
+    def claim(*capability: int) -> torch.device:
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device=None: capability)
+        monkeypatch.setattr(torch.version, 'hip', None)
+        return torch.device('cuda')
+
+    selective_scan._choose.cache_clear()
+    yield claim
+    selective_scan._choose.cache_clear()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_it_serves_gpus_by_default(gpu, dtype):
+    assert choose(gpu(9, 0), dtype).backend.name == 'triton'
+
+
+def test_float64_goes_to_the_torch_version(gpu):
+    choice = choose(gpu(9, 0), torch.float64)
+    assert choice.backend.name == 'torch'
+    assert 'float64' in {backend.name: why for backend, why in choice.missing}['triton']
+
+
+def test_a_gpu_that_is_too_old_is_named(gpu):
+    assert '6.1' in triton_scan.unavailable(gpu(6, 1), torch.float32)
+
+
+def test_cpu_tensors_want_the_interpreter():
+    assert 'CUDA' in triton_scan.unavailable(torch.device('cpu'), torch.float32)
+
+
+def test_without_triton_the_reason_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'vmambair_arch.ops.triton_kernels', raising=False)
+    monkeypatch.delattr('vmambair_arch.ops.triton_kernels', raising=False)
+    monkeypatch.setitem(sys.modules, 'triton', None)
+    triton_scan._load.cache_clear()
+    try:
+        assert 'Triton cannot be imported' in triton_scan.unavailable(torch.device('cuda'), torch.float32)
+    finally:
+        triton_scan._load.cache_clear()
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+@on_a_gpu
+@pytest.mark.parametrize(
+    ('shape', 'directions', 'delta'),
+    [
+        ((2, 64, 64, 96, 16, 6), PLANE_DIRECTIONS, (1e-3, 0.1)),
+        ((1, 37, 53, 48, 16, 3), PLANE_DIRECTIONS, (1e-6, 100.0)),
+        ((3, 8, 8, 384, 16, 24), PLANE_DIRECTIONS, (1e-3, 0.1)),
+        ((3, 1, 96, 1, 16, 6), SEQUENCE_DIRECTIONS, (1e-3, 1.0)),
+        ((3, 1, 384, 4, 16, 6), SEQUENCE_DIRECTIONS, (1e-3, 1.0)),
+        ((1, 19, 23, 40, 64, 3), PLANE_DIRECTIONS, (1e-3, 0.1)),
+        ((2, 11, 13, 5, 3, 2), (3, 0, 1), (1e-3, 0.1)),
+    ],
+)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_on_a_gpu(shape, directions, delta, dtype):
+    inputs = {name: t.cuda() for name, t in scan_inputs(*shape, directions, delta).items()}
+    inputs |= {name: inputs[name].to(dtype) for name in ('x', 'x_dbl')}
+    exact = {name: t.double() for name, t in inputs.items()}
+    grad_y = torch.randn_like(inputs['x'])
+    wanted = outputs_and_gradients(lambda *a: omni_scan(*a, backend='torch'), exact, directions, grad_y.double())
+    got = outputs_and_gradients(lambda *a: omni_scan(*a, backend='triton'), inputs, directions, grad_y)
+    again = outputs_and_gradients(lambda *a: omni_scan(*a, backend='triton'), inputs, directions, grad_y)
+    rounding = torch.finfo(dtype).eps
+    for name, value in got.items():
+        assert_close(value, wanted[name], max(rounding, 4e-6 if name == 'y' else 1e-4), name)
+        assert torch.equal(value, again[name]), f'{name} differs between two runs'
+
+
+@on_a_gpu
+def test_every_pixel_of_every_image_has_a_scan_of_its_own_on_a_gpu():
+    """The channel scan without pooling: more sequences than the second axis of a grid can have."""
+    inputs = {name: t.cuda() for name, t in scan_inputs(40000, 1, 12, 2, 16, 6, SEQUENCE_DIRECTIONS).items()}
+    wanted = omni_scan(*(t.double() for t in inputs.values()), SEQUENCE_DIRECTIONS, backend='torch')
+    assert_close(omni_scan(*inputs.values(), SEQUENCE_DIRECTIONS, backend='triton'), wanted, 4e-6, 'y')

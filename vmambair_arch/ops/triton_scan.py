@@ -1,0 +1,344 @@
+"""The omni selective scan on GPUs: the kernels of `triton_kernels.py`, as a torch operator with a gradient.
+
+Triton comes with torch on Linux, for CUDA and for ROCm: nothing is to be built. The operator is
+`torch.ops.vmambair.triton_scan`, one like any other for autograd, torch.compile, torch.export and fake tensors. x and
+x_dbl are read in the dtype they have; the state is float32.
+
+With TRITON_INTERPRET=1 in the environment before this module is imported, the kernels run on CPU tensors, slowly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+T = 4
+"""Pixels of a chunk: they are loaded together and their states live in registers."""
+CHUNKS = 16
+"""Chunks of a segment. Segments run side by side, a segment's chunks one after the other."""
+TILE = 512
+"""States (channels x N) that one warp holds: 16 for each of 32 lanes."""
+CARRY_SEGMENTS, CARRY_LANES = 16, 128
+"""Segments and states that a program of the carry reads at once; 4 states a lane are one 16-byte load."""
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+OLDEST_CAPABILITY = (7, 0)
+
+
+@cache
+def _load() -> tuple[ModuleType | None, str]:
+    """The kernels, or None and why they cannot be used; imported on first use only."""
+    try:
+        from . import triton_kernels
+    except Exception as error:  # a Triton that does not fit its torch raises anything
+        return None, f'Triton cannot be imported ({type(error).__name__}: {error})'
+    return triton_kernels, ''
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot serve tensors of `dtype` on `device`; None where it can."""
+    if device.type != 'cuda' and not (device.type == 'cpu' and INTERPRETED):
+        return 'runs on CUDA and ROCm devices only'
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f'no {str(dtype).removeprefix("torch.")}'
+    kernels, why = _load()
+    if kernels is None:
+        return why
+    if device.type == 'cuda' and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < OLDEST_CAPABILITY:
+            return 'Triton wants compute capability {}.{}, this GPU has {}.{}'.format(*OLDEST_CAPABILITY, *capability)
+    return None
+
+
+def omni_scan(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int],
+) -> Tensor:
+    """Arguments as in `vmambair_arch.ops.omni_scan`."""
+    inputs = (x, x_dbl, dt_weight, dt_bias, A, D)
+    # The backward pass takes states that were not kept as a reason to compute them again.
+    keep_states = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    return torch.ops.vmambair.triton_scan(*inputs, directions, keep_states)[0]
+
+
+# --- what the operators do -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Sizes of one call, and how its work is cut."""
+
+    b: int
+    h: int
+    w: int
+    d: int
+    N: int
+    R: int
+    directions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: Tensor, dt_weight: Tensor, A: Tensor, directions: Sequence[int]) -> _Problem:
+        return cls(*x.shape, A.shape[-1], dt_weight.shape[-1], tuple(directions))
+
+    @property
+    def K(self) -> int:  # noqa: N802 the glossary's letter
+        return len(self.directions)
+
+    @property
+    def segments(self) -> int:
+        return _cut(self.h * self.w, CHUNKS * T)
+
+    @property
+    def axes(self) -> int:
+        """Buffers that directions add into: where every other half runs along the axes of the first, half as many."""
+        half = self.K // 2
+        paired = self.K % 2 == 0 and all(
+            a % 2 == b % 2 for a, b in zip(self.directions[:half], self.directions[half:], strict=True)
+        )
+        return half if paired else self.K
+
+    @property
+    def states_shape(self) -> tuple[int, ...]:
+        return self.b, self.K, self.segments, self.N, self.d
+
+    def sizes(self) -> dict[str, int]:
+        """Compile-time arguments of every kernel."""
+        codes = sum(direction << 2 * k for k, direction in enumerate(self.directions))
+        return {'CODES': codes, 'K': self.K, 'd': self.d, 'N': self.N}
+
+    def scan_sizes(self) -> dict[str, int]:
+        """Compile-time arguments of the kernels that walk over pixels, but for the tile."""
+        padded = {'NP': _power_of_two(self.N), 'RP': _power_of_two(self.R)}
+        return {**self.sizes(), 'R': self.R, **padded, 'CHUNKS': CHUNKS, 'T': T}
+
+    def carry_sizes(self) -> dict[str, int]:
+        """Compile-time arguments of the carry."""
+        groups = _power_of_two(_cut(self.segments, CARRY_SEGMENTS))
+        return {**self.sizes(), 'GROUPS': groups, 'T': CARRY_SEGMENTS, 'Q': CARRY_LANES}
+
+    def tile(self) -> dict[str, int]:
+        """Channels (P in registers, Q in lanes) of the kernels that sum over states only: lanes are channels."""
+        return {'P': 1, 'Q': min(32, _power_of_two(self.d), _at_least_one(TILE // _power_of_two(self.N)))}
+
+    def gradient_tile(self) -> dict[str, int]:
+        """Channels of the kernel that sums over states and over channels: both share the lanes."""
+        room, d = _at_least_one(TILE // _power_of_two(self.N)), _power_of_two(self.d)
+        Q = min(8, d, room)
+        return {'P': min(4, _at_least_one(d // Q), _at_least_one(room // Q)), 'Q': Q}
+
+    def blocks(self, tile: dict[str, int]) -> int:
+        return _cut(self.d, tile['P'] * tile['Q'])
+
+
+def _cut(size: int, piece: int) -> int:
+    """Pieces of `size`."""
+    return (size + piece - 1) // piece
+
+
+def _power_of_two(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
+
+
+def _at_least_one(n: int) -> int:
+    return max(n, 1)
+
+
+def _kernels() -> ModuleType:
+    kernels, why = _load()
+    if kernels is None:
+        raise RuntimeError(why)
+    return kernels
+
+
+def _on_device_of(t: Tensor) -> torch.cuda.device | nullcontext:
+    """Triton launches on the current device, whichever its arguments are on."""
+    return torch.cuda.device(t.device) if t.is_cuda else nullcontext()
+
+
+ONE_WARP = {'num_warps': 1, 'num_stages': 1, 'enable_fp_fusion': True}
+"""Launch options; a multiplication and an addition become one instruction, which newer Tritons do on request only."""
+
+
+def _carry(problem: _Problem, added: Tensor, delta_sum: Tensor, A: Tensor, against: bool) -> Tensor:
+    """The state before every segment, in scan order or against it: (b, K, segments, N, d)."""
+    before = torch.empty_like(added)
+    _kernels().carry_kernel[(_cut(problem.N * problem.d, CARRY_LANES) * problem.b * problem.K,)](
+        added, delta_sum, A, before, problem.segments, AGAINST=against, **problem.carry_sizes(), **ONE_WARP
+    )
+    return before
+
+
+def _segment_states(
+    problem: _Problem, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor
+) -> Tensor:
+    """The state before every segment: (b, K, segments, N, d), float32."""
+    if problem.segments == 1:
+        return x.new_zeros(problem.states_shape, dtype=torch.float32)
+    added = x.new_empty(problem.states_shape, dtype=torch.float32)
+    delta_sum = added.new_empty(*added.shape[:3], problem.d)
+    tile = problem.tile()
+    _kernels().local_states_kernel[(problem.blocks(tile) * problem.segments * problem.b * problem.K,)](
+        x, x_dbl, dt_weight, dt_bias, A, added, delta_sum, problem.h, problem.w, problem.segments, problem.d,
+        **problem.scan_sizes(), **tile, **ONE_WARP,
+    )  # fmt: skip
+    return _carry(problem, added, delta_sum, A, against=False)
+
+
+def _forward(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int],
+    keep_states: bool,
+) -> tuple[Tensor, Tensor]:
+    x, x_dbl, dt_weight, dt_bias, A, D = (t.contiguous() for t in (x, x_dbl, dt_weight, dt_bias, A, D))
+    problem = _Problem.of(x, dt_weight, A, directions)
+    if not x.numel():
+        return _forward_meta(x, x_dbl, dt_weight, dt_bias, A, D, directions, keep_states)
+    with _on_device_of(x):
+        before = _segment_states(problem, x, x_dbl, dt_weight, dt_bias, A)
+        sums = x.new_empty(problem.axes, *x.shape, dtype=torch.float32)
+        tile = problem.tile()
+        _kernels().outputs_kernel[(problem.blocks(tile) * problem.segments * problem.b * problem.axes,)](
+            x, x_dbl, dt_weight, dt_bias, A, D, before, sums,
+            problem.h, problem.w, problem.segments, problem.b, problem.d,
+            AXES=problem.axes, **problem.scan_sizes(), **tile, **ONE_WARP,
+        )  # fmt: skip
+    return _total(sums, x), before if keep_states else before.new_empty(0)
+
+
+def _total(partial: Tensor, like: Tensor) -> Tensor:
+    """Add partial results (n, *) in a fixed order; the dtype of `like`."""
+    return (partial[0] if len(partial) == 1 else partial.sum(0)).to(like.dtype)
+
+
+def _forward_meta(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int],
+    keep_states: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = _Problem.of(x, dt_weight, A, directions).states_shape if keep_states else (0,)
+    return x.new_empty(x.shape), x.new_empty(shape, dtype=torch.float32)
+
+
+def _backward(
+    grad_y: Tensor,
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    states: Tensor,
+    directions: Sequence[int],
+) -> tuple[Tensor, ...]:
+    inputs = tuple(t.contiguous() for t in (x, x_dbl, dt_weight, dt_bias, A, D))
+    x, x_dbl, dt_weight, dt_bias, A, D = inputs
+    grad_y = grad_y.contiguous()
+    problem = _Problem.of(x, dt_weight, A, directions)
+    if not x.numel():
+        return tuple(torch.zeros_like(t) for t in inputs)
+
+    def partial(*shape: int) -> Tensor:
+        return x.new_empty(*shape, dtype=torch.float32)
+
+    with _on_device_of(x):
+        before = states if states.numel() else _segment_states(problem, *inputs[:5])
+        segments, sizes = problem.segments, problem.scan_sizes()
+        b, K, d = problem.b, problem.K, problem.d
+        borders, handed = partial(b, K, segments, CHUNKS, problem.N, d), partial(*problem.states_shape)
+        delta_sum = partial(b, K, segments, d)
+        tile = problem.tile()
+        _kernels().chunk_states_kernel[(problem.blocks(tile) * segments * b * K,)](
+            x, x_dbl, grad_y, dt_weight, dt_bias, A, before, borders, handed, delta_sum,
+            problem.h, problem.w, segments, d, **sizes, **tile, **ONE_WARP,
+        )  # fmt: skip
+        received = _carry(problem, handed, delta_sum, A, against=True)
+        tile = problem.gradient_tile()
+        blocks = problem.blocks(tile)
+        sums = (
+            partial(problem.axes, *x.shape),
+            partial(blocks, *x_dbl.shape),
+            *(partial(b * segments, *t.shape) for t in (dt_weight, dt_bias, A, D)),
+        )
+        _kernels().gradients_kernel[(blocks * segments * b * problem.axes,)](
+            x, x_dbl, grad_y, dt_weight, dt_bias, A, D, borders, received, *sums,
+            problem.h, problem.w, segments, b, d, AXES=problem.axes, **sizes, **tile, **ONE_WARP,
+        )  # fmt: skip
+    return tuple(_total(gradient, t) for gradient, t in zip(sums, inputs, strict=True))
+
+
+def _backward_meta(
+    grad_y: Tensor,
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    states: Tensor,
+    directions: Sequence[int],
+) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
+
+
+def _setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    *tensors, directions, _ = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.directions = directions
+    ctx.set_materialize_grads(False)  # the states get no gradient: no array of zeros for it
+
+
+def _autograd_backward(ctx, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 8
+    *tensors, states = ctx.saved_tensors
+    return *torch.ops.vmambair.triton_scan_backward(grad_y, *tensors, states, ctx.directions), None, None
+
+
+def _no_second_derivative(ctx, *grads: Tensor | None) -> None:
+    raise RuntimeError(
+        "the Triton scan has no second derivative; use omni_scan(..., backend='torch') where one is needed"
+    )
+
+
+_TENSORS = 'Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D'
+_GRADIENTS = ', '.join(['Tensor'] * 6)
+_OPERATORS = torch.library.Library('vmambair', 'FRAGMENT')
+_OPERATORS.define(
+    f'triton_scan({_TENSORS}, int[] directions, bool keep_states) -> (Tensor, Tensor)', tags=torch.Tag.pt2_compliant_tag
+)
+_OPERATORS.define(
+    f'triton_scan_backward(Tensor grad_y, {_TENSORS}, Tensor states, int[] directions) -> ({_GRADIENTS})',
+    tags=torch.Tag.pt2_compliant_tag,
+)
+for _device in ('CUDA', 'CPU'):  # on CPUs in Triton's interpreter only
+    _OPERATORS.impl('triton_scan', _forward, _device)
+    _OPERATORS.impl('triton_scan_backward', _backward, _device)
+torch.library.register_fake('vmambair::triton_scan', _forward_meta, lib=_OPERATORS)
+torch.library.register_fake('vmambair::triton_scan_backward', _backward_meta, lib=_OPERATORS)
+torch.library.register_autograd(
+    'vmambair::triton_scan', _autograd_backward, setup_context=_setup_context, lib=_OPERATORS
+)
+torch.library.register_autograd('vmambair::triton_scan_backward', _no_second_derivative, lib=_OPERATORS)
