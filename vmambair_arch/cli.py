@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import __version__
 from .errors import guard
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_train,
         _add_test,
         _add_check,
+        _add_prepare,
         _add_plot,
         _add_restore,
         _add_convert,
@@ -229,6 +231,33 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
 
     parser = commands.add_parser('check', help='find what is wrong with an option file and its data before a run')
     launch.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from .data.prepare import SOURCES, prepare
+
+        if not args.names:
+            for source in SOURCES.values():
+                print(f'{source.name:<12} {source.images:>6} images, {source.page}: {source.layout}')
+            return 0
+        result = prepare(**_pick(args, PREPARE), say=lambda line: print(line, flush=True))
+        print(*(f'missing or damaged: {fault}' for fault in result.faults), sep='\n', end='\n' * bool(result.faults))
+        return 1 if result.faults else 0
+
+    PREPARE = ('names', 'downloads', 'out', 'bicubic', 'multiscale', 'sub_images', 'lmdb', 'join', 'workers')
+    parser = commands.add_parser('prepare', help='lay out downloaded data sets as the option files read them')
+    add = parser.add_argument
+    add('names', nargs='*', metavar='NAME', help='data sets, as rain13k derain-test; none: list those it knows')
+    add('--downloads', type=Path, default=Path(), help='folder of the archives or unpacked folders (default: here)')
+    add('--out', type=Path, default=Path('datasets'), help='folder of all data sets (default: %(default)s)')
+    add('--bicubic', type=int, nargs='+', choices=(2, 3, 4, 8), help='make low-resolution images (SR test sets: 4)')
+    add('--multiscale', action='store_true', help='make smaller versions, as Real-ESRGAN trains on')
+    add('--sub-images', type=int, nargs='?', const=480, default=0, metavar='SIZE', help='cut into squares (480)')
+    add('--lmdb', action='store_true', help='put every folder into an LMDB as well')
+    add('--join', metavar='NAME', help='write meta_info_NAME.txt over the targets of all these data sets')
+    add('--workers', type=int, help='threads (default: one for each core)')
     parser.set_defaults(run=run)
 
 

@@ -1,0 +1,76 @@
+"""Where the images of each known layout go."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from vmambair_arch.data.prepare.catalogue import SOURCES
+
+LAYOUTS = [
+    ('rain13k', 'train/train/Rain13K/input/1.jpg', 'train/Rain13K/input/1.jpg'),
+    ('rain13k', 'Rain13K/target/1.jpg', 'train/Rain13K/target/1.jpg'),
+    ('rain13k', 'train/test/Rain100L/input/1.png', None),
+    ('derain-test', 'test/test/Rain100L/input/1.png', 'test/Rain100L/input/1.png'),
+    ('derain-test', 'Rain100H/rainy/rain-001.png', 'test/Rain100H/input/001.png'),
+    ('derain-test', 'Rain100H/norain-001.png', 'test/Rain100H/target/001.png'),
+    ('derain-test', 'test/Test2800/target/9_1.jpg', 'test/Test2800/target/9_1.jpg'),
+    ('rain100l', 'RainTrainL/rain-7.png', 'train/input/007.png'),
+    ('rain100l', 'RainTrainL/norain-181.png', 'val/target/181.png'),
+    ('rain100l', 'rain_data_train_Light/rain/norain-200x2.png', 'val/input/200.png'),
+    ('rain100l', 'rain_data_train_Light/norain/norain-180.png', 'train/target/180.png'),
+    ('rain100l', 'rain100l_train/input/012.webp', 'train/input/012.webp'),
+    ('rain100l', 'RainTrainL/rainstreak-7.png', None),
+    ('div2k', 'DIV2K_train_HR/DIV2K_train_HR/0001.png', 'HR/0001.png'),
+    ('div2k', 'DIV2K/DIV2K_train_HR_sub/0001_s001.png', None),
+    ('div2k', 'DIV2K/DIV2K_valid_HR/0801.png', None),
+    ('div2k100', 'DIV2K/DIV2K_valid_HR/0801.png', 'HR/0801.png'),
+    ('flickr2k', 'Flickr2K/Flickr2K/Flickr2K_HR/000001.png', 'HR/000001.png'),
+    ('flickr2k', 'Flickr2K/Flickr2K/Flickr2K_LR_bicubic/X4/000001x4.png', None),
+    ('df2k', 'DIV2K_train_HR/0001.png', 'HR/0001.png'),
+    ('df2k', 'Flickr2K/Flickr2K_HR/000001.png', 'HR/000001.png'),
+    ('ost', 'OST_dataset/OutdoorSceneTrain_v2/animal/0001.png', 'HR/animal_0001.png'),
+    ('set5', 'benchmark/benchmark/Set5/HR/baby.png', 'HR/baby.png'),
+    ('set5', 'benchmark/benchmark/Set5/LR_bicubic/X4/babyx4.png', None),
+    ('set5', 'Set5/baby.png', 'HR/baby.png'),
+    ('urban100', 'Urban100_SR/Urban100/image_SRF_4/img_001_SRF_4_HR.png', 'HR/img_001.png'),
+    ('urban100', 'Urban100_SR/Urban100/image_SRF_4/img_001_SRF_4_LR.png', None),
+    ('general100', 'General-100/im_1.bmp', 'HR/im_1.bmp'),
+    ('manga109', 'Manga109/AisazuNihaIrarenai.PNG', 'HR/AisazuNihaIrarenai.png'),
+    ('ntire2020', 'track1-valid-input/0801.png', 'LR/0801.png'),
+    ('ntire2020', 'track1-valid-gt/track1-valid-gt/0801.png', 'HR/0801.png'),
+    ('aim2019', 'valid-input-noisy/0801.png', 'LR/0801.png'),
+    ('aim2019', 'valid-gt-clean/0801.png', 'HR/0801.png'),
+]
+
+
+@pytest.mark.parametrize(('name', 'member', 'target'), LAYOUTS)
+def test_layouts(name, member, target):
+    found = [f'{part.folder}/{file}' for part in SOURCES[name].parts for file in part.pick([member]).values()]
+    assert list(dict.fromkeys(found)) == ([target] if target else [])
+
+
+def test_one_layout_counts_where_an_archive_has_two():
+    part = SOURCES['set5'].parts[0]
+    assert part.pick(['Set5/original/a.png', 'Set5/HR/a.png']) == {'Set5/HR/a.png': 'a.png'}
+
+
+def test_every_source_says_where_it_is_from():
+    for name, source in SOURCES.items():
+        assert source.name == name
+        assert len(source.page) > 10
+        assert source.layout
+        folders = {part.folder for part in source.parts}
+        assert {folder for pair in source.pairs for folder in pair} <= folders
+        for part in source.parts:
+            for pattern in part.patterns:
+                re.compile(pattern)
+
+
+def test_validation_pairs_of_rain100l_are_apart_from_the_training_pairs():
+    parts = {part.folder: part for part in SOURCES['rain100l'].parts}
+    members = [f'RainTrainL/rain-{i}.png' for i in range(1, 201)]
+    train, val = (set(parts[f'{split}/input'].pick(members).values()) for split in ('train', 'val'))
+    assert (len(train), len(val)) == (180, 20)
+    assert not train & val

@@ -1,0 +1,227 @@
+"""The data sets that `vmambair prepare` knows: where they come from, what their archives look like, where images go."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one kind.
+
+    Attributes:
+        folder: where they go, below the data set's folder.
+        patterns: regular expressions, searched for (case ignored) in `archive/inner/path/image.png`, of which the first
+            one counts that finds anything in an archive.
+        count: how many there are.
+        name: what a file is called, made from the groups of the pattern (`number` is a whole number) and `stem`.
+        numbers: the first and last `number` that belongs here; None for all.
+    """
+
+    folder: str
+    patterns: tuple[str, ...]
+    count: int
+    name: str = '{stem}'
+    numbers: tuple[int, int] | None = None
+
+    def pick(self, members: list[str]) -> dict[str, str]:
+        """The members that belong here, in their order, and the file name that each gets."""
+        for pattern in self.patterns:
+            picked = {}
+            for member in members:
+                found = re.search(pattern, member, re.IGNORECASE)
+                if found and (name := self._file_name(member, found)):
+                    picked[member] = name
+            if picked:
+                return picked
+        return {}
+
+    def _file_name(self, member: str, found: re.Match[str]) -> str | None:
+        path = PurePosixPath(member)
+        groups: dict[str, str | int] = {'stem': path.stem, **found.groupdict()}
+        if 'number' in groups:
+            groups['number'] = number = int(groups['number'])
+            if self.numbers and not self.numbers[0] <= number <= self.numbers[1]:
+                return None
+        return self.name.format(**groups) + path.suffix.lower()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it is downloaded.
+
+    Attributes:
+        name: on the command line.
+        folder: below the folder of all data sets.
+        page: the official page.
+        archives: patterns of file names, without suffix: archives, or the folders that they were unpacked to.
+        layout: what is in them, for a person.
+        parts: its images.
+        pairs: folders of inputs and targets that belong together, name by name.
+        scale: how many times as large as its input a target is.
+        bicubic: scales of the low-resolution images that are made unless others are asked for.
+    """
+
+    name: str
+    folder: str
+    page: str
+    archives: tuple[str, ...]
+    layout: str
+    parts: tuple[Part, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+    scale: int = 1
+    bicubic: tuple[int, ...] = ()
+
+    @property
+    def images(self) -> int:
+        return sum(part.count for part in self.parts)
+
+
+RESTORMER = 'Restormer, github.com/swz30/Restormer, Deraining/README.md'
+JORDER = 'JORDER (W. Yang et al.), Joint Rain Detection and Removal, project page'
+EDSR = 'EDSR, github.com/sanghyun-son/EDSR-PyTorch, or SelfExSR, github.com/jbhuang0604/SelfExSR'
+
+
+def _folder(folder: str) -> str:
+    """Images that lie directly in a folder of this name."""
+    return rf'(^|/){folder}/[^/]+$'
+
+
+def _rain13k() -> Source:
+    parts = [Part(f'train/Rain13K/{kind}', (_folder(f'Rain13K/{kind}'), _folder(f'train/{kind}')), 13_711)
+             for kind in ('input', 'target')]  # fmt: skip
+    return Source(
+        'rain13k', 'Rain13K', RESTORMER, ('Rain13K*', 'train'), 'train/Rain13K/{input,target}/*.jpg',
+        tuple(parts), ((parts[0].folder, parts[1].folder),),
+    )  # fmt: skip
+
+
+DERAIN_TEST = {'Rain100L': 100, 'Rain100H': 100, 'Test100': 98, 'Test1200': 1200, 'Test2800': 2800}
+"""Pairs in each test set of the deraining papers."""
+
+
+def _derain_test() -> Source:
+    parts = []
+    for name, count in DERAIN_TEST.items():
+        # As Restormer packs them; Rain100L and Rain100H also as their authors do.
+        original = {'input': rf'(^|/){name}/(rainy/)?rain-(?P<stem>\d+)\.png$',
+                    'target': rf'(^|/){name}/norain-(?P<stem>\d+)\.png$'}  # fmt: skip
+        for kind in ('input', 'target'):
+            patterns = (_folder(f'{name}/{kind}'), *((original[kind],) if name.startswith('Rain') else ()))
+            parts.append(Part(f'test/{name}/{kind}', patterns, count))
+    pairs = tuple((f'test/{name}/input', f'test/{name}/target') for name in DERAIN_TEST)
+    return Source(
+        'derain-test', 'Rain13K', RESTORMER, ('test', *DERAIN_TEST),
+        '{Rain100L,Rain100H,Test100,Test1200,Test2800}/{input,target}/*', tuple(parts), pairs,
+    )  # fmt: skip
+
+
+def _rain100l() -> Source:
+    patterns = {
+        'input': (
+            r'rain100l_?train/input/(?P<number>\d+)\.',
+            r'RainTrainL/rain-(?P<number>\d+)\.',
+            r'train_?light/rain/norain-(?P<number>\d+)x2\.',
+        ),
+        'target': (
+            r'rain100l_?train/target/(?P<number>\d+)\.',
+            r'RainTrainL/norain-(?P<number>\d+)\.',
+            r'train_?light/norain/norain-(?P<number>\d+)\.',
+        ),
+    }
+    splits = {'train': (1, 180), 'val': (181, 200)}
+    parts = [
+        Part(f'{split}/{kind}', patterns[kind], numbers[1] - numbers[0] + 1, '{number:03d}', numbers)
+        for split, numbers in splits.items()
+        for kind in ('input', 'target')
+    ]
+    return Source(
+        'rain100l', 'Rain100L', JORDER, ('*rain100l*train*', 'RainTrainL*', '*train*light*'),
+        'RainTrainL/{rain,norain}-1.png to 200, of which 181 to 200 are held out for validation',
+        tuple(parts), tuple((f'{split}/input', f'{split}/target') for split in splits),
+    )  # fmt: skip
+
+
+_DIV2K = Part('HR', (_folder('DIV2K_train_HR'),), 800)
+_FLICKR2K = Part('HR', (_folder('Flickr2K_HR'), _folder('Flickr2K/HR'), _folder('Flickr2K')), 2650)
+_DIV2K_PAGE = 'DIV2K, data.vision.ee.ethz.ch/cvl/DIV2K'
+_FLICKR2K_PAGE = 'Flickr2K, github.com/limbee/NTIRE2017'
+
+
+def _benchmark(name: str, count: int, page: str, *archives: str, inner: str = '') -> Source:
+    inner = inner or name
+    patterns = (
+        _folder(f'{inner}/HR'),
+        rf'(^|/){inner}/image_SRF_4/(?P<stem>img_\d+)_SRF_4_HR\.png$',
+        _folder(f'{inner}/original'),
+        _folder(inner),
+    )
+    layout = f'{inner}/HR/* or {inner}/*'
+    return Source(
+        name.lower(),
+        name,
+        page,
+        (*archives, f'{inner}*', f'{name}*'),
+        layout,
+        (Part('HR', patterns, count),),
+        bicubic=(4,),
+    )
+
+
+def _real_world(name: str, folder: str, page: str, lq: tuple[str, ...], gt: tuple[str, ...]) -> Source:
+    return Source(
+        name, folder, page, (f'*{folder}*', *lq, *gt), f'{lq[0]}/*.png (inputs) and {gt[0]}/*.png (targets)',
+        (
+            Part('LR', (*map(_folder, lq), _folder(f'[^/]*{folder}[^/]*/LR')), 100),
+            Part('HR', (*map(_folder, gt), _folder(f'[^/]*{folder}[^/]*/HR')), 100),
+        ),
+        (('LR', 'HR'),), scale=4,
+    )  # fmt: skip
+
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        _rain13k(),
+        _derain_test(),
+        _rain100l(),
+        Source('div2k', 'DIV2K', _DIV2K_PAGE, ('DIV2K_train_HR', 'DIV2K'), 'DIV2K_train_HR/*.png', (_DIV2K,)),
+        Source(
+            'flickr2k', 'Flickr2K', _FLICKR2K_PAGE, ('Flickr2K*',), 'Flickr2K/Flickr2K_HR/*.png', (_FLICKR2K,)
+        ),
+        Source(
+            'df2k', 'DF2K', f'{_DIV2K_PAGE}, and {_FLICKR2K_PAGE}', ('DIV2K_train_HR', 'DIV2K', 'Flickr2K*'),
+            'DIV2K_train_HR/*.png and Flickr2K/Flickr2K_HR/*.png',
+            (_DIV2K, _FLICKR2K),
+        ),
+        Source(
+            'ost', 'OST', 'OutdoorScene, SFTGAN (X. Wang et al.), mmlab.ie.cuhk.edu.hk/projects/SFTGAN',
+            ('OST*', 'OutdoorSceneTrain*'), 'OutdoorSceneTrain_v2/{animal,building,...}/*.png',
+            (Part('HR', (r'(OST[^/]*|OutdoorSceneTrain[^/]*)/(.*/)?(?P<category>[a-z]+)/[^/]+$',), 10_324,
+                  '{category}_{stem}'),),
+        ),
+        Source(
+            'div2k100', 'DIV2K100', _DIV2K_PAGE, ('DIV2K_valid_HR', 'DIV2K'), 'DIV2K_valid_HR/*.png',
+            (Part('HR', (_folder('DIV2K_valid_HR'),), 100),), bicubic=(4,),
+        ),
+        _benchmark('Set5', 5, EDSR, 'benchmark'),
+        _benchmark('Set14', 14, EDSR, 'benchmark'),
+        _benchmark('Urban100', 100, EDSR, 'benchmark'),
+        _benchmark(
+            'General100', 100, 'FSRCNN (C. Dong et al.), mmlab.ie.cuhk.edu.hk/projects/FSRCNN.html',
+            inner='General-100',
+        ),
+        _benchmark('Manga109', 109, 'Manga109, www.manga109.org (on request)', 'benchmark'),
+        _real_world(
+            'ntire2020', 'NTIRE2020', 'NTIRE 2020 Real World Super-Resolution challenge, track 1, on CodaLab',
+            ('track1-valid-input', 'Corrupted-va-x'), ('track1-valid-gt', 'DIV2K_valid_HR'),
+        ),
+        _real_world(
+            'aim2019', 'AIM2019', 'AIM 2019 Real World Super-Resolution challenge, on CodaLab',
+            ('valid-input-noisy',), ('valid-gt-clean',),
+        ),
+    )
+}  # fmt: skip
+"""By name."""
