@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
@@ -64,6 +64,7 @@ def _fits(path: Path, pattern: Path) -> bool:
     return len(path) == len(pattern) and all(fnmatchcase(a, b) for a, b in zip(path, pattern, strict=True))
 
 
+@cache
 def keys_read_by(code: Callable[..., Any] | type, **sections: Path) -> KeysRead:
     """The keys that a function or a class with its bases reads.
 
@@ -83,14 +84,26 @@ def _follow(code: Any, sections: dict[str, tuple[Path, ...]], found: KeysRead, s
     seen.add(mark)
     if inspect.isclass(code):
         attributes: dict[str, tuple[Path, ...]] = {'opt': sections.get('opt', ())}
-        functions = [f for base in code.__mro__ if not _standard(base) for f in vars(base).values()]
-        functions = [f for f in functions if inspect.isfunction(f)]
+        functions = list(_methods(code))
         for _ in range(2):  # attributes that one method sets are known to the others
             for function in functions:
                 own = sections if function.__name__ == '__init__' else {}
                 _Reader(function, {'opt': attributes['opt'], **own}, found, seen, code, attributes).read()
     elif inspect.isfunction(code):
         _Reader(code, sections, found, seen).read()
+
+
+def _methods(cls: type) -> Iterator[Callable[..., Any]]:
+    """The methods that an object of a class runs: those of its bases as far as `super()` leads to them."""
+    reached: dict[str, bool] = {}
+    for base in cls.__mro__:
+        for name, function in vars(base).items():
+            if inspect.isfunction(function) and not _standard(base) and reached.get(name, True):
+                yield function
+                tree = _tree(function)
+                reached[name] = tree is not None and f'super().{name}(' in ast.unparse(tree).replace(
+                    f'super({base.__name__}, self)', 'super()'
+                )
 
 
 def _standard(code: Any) -> bool:
@@ -100,9 +113,10 @@ def _standard(code: Any) -> bool:
 @cache
 def _tree(function: Callable[..., Any]) -> ast.FunctionDef | None:
     try:
-        return ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body[0]
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body[0]
     except (OSError, TypeError, SyntaxError):
         return None
+    return tree if isinstance(tree, ast.FunctionDef) else None  # a lambda's line is whatever it stands in
 
 
 class _Reader(ast.NodeVisitor):
