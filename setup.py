@@ -73,6 +73,7 @@ setup(
     install_requires=BASE,
     extras_require={
         'train': TRAIN,
+        'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'test': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff'],
     },
     entry_points={'console_scripts': ['vmambair=vmambair_arch.cli:main']},

@@ -26,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_convert,
         _add_info,
         _add_card,
+        _add_export,
         _add_evaluate,
         _add_profile,
+        _add_explain,
         _add_degrade,
         _add_autoload,
         _add_doctor,
@@ -156,6 +158,21 @@ def _add_card(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from .inference.checkpoints import find_checkpoint
+        from .inference.export import export
+        from .inference.load import load_model
+
+        export(load_model(find_checkpoint(args.checkpoint)), args.target)
+        print('wrote', args.target)
+
+    parser = commands.add_parser('export', help='write a network as ONNX or for torch.export')
+    parser.add_argument('checkpoint', help='file, address or name')
+    parser.add_argument('target', help='.onnx or .pt2; both take images of any size')
+    parser.set_defaults(run=run)
+
+
 def _pick(args: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
     return {name: getattr(args, name) for name in names}
 
@@ -205,6 +222,24 @@ def _add_profile(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_explain(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from .explain import explain
+
+        print(explain(args.image, args.model, args.output, **_pick(args, ('at', 'size', 'window', 'device'))))
+
+    parser = commands.add_parser('explain', help='what a checkpoint looks at: receptive field and local attribution')
+    add = parser.add_argument
+    add('image', metavar='IMAGE')
+    add('-m', '--model', required=True, help='checkpoint: file or name')
+    add('--at', nargs=2, type=int, metavar=('X', 'Y'), help='middle of the window, input pixels (default: the middle)')
+    add('--size', type=int, default=128, help='input pixels looked at, a side (default: %(default)s)')
+    add('--window', type=int, default=16, help='input pixels explained, a side (default: %(default)s)')
+    add('--device', default='cpu', help='default: %(default)s')
+    add('-o', '--output', default='explain.png', help='image to write (default: %(default)s)')
+    parser.set_defaults(run=run)
+
+
 def _add_degrade(commands: argparse._SubParsersAction) -> None:
     def run(args: argparse.Namespace) -> None:
         from . import degrade
@@ -246,7 +281,7 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         print(*(f'missing or damaged: {fault}' for fault in result.faults), sep='\n', end='\n' * bool(result.faults))
         return 1 if result.faults else 0
 
-    PREPARE = ('names', 'downloads', 'out', 'bicubic', 'multiscale', 'sub_images', 'lmdb', 'join', 'workers')
+    PREPARE = ('names', 'downloads', 'out', 'bicubic', 'multiscale', 'sub_images', 'lmdb', 'workers')
     parser = commands.add_parser('prepare', help='lay out downloaded data sets as the option files read them')
     add = parser.add_argument
     add('names', nargs='*', metavar='NAME', help='data sets, as rain13k derain-test; none: list those it knows')
@@ -256,7 +291,6 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     add('--multiscale', action='store_true', help='make smaller versions, as Real-ESRGAN trains on')
     add('--sub-images', type=int, nargs='?', const=480, default=0, metavar='SIZE', help='cut into squares (480)')
     add('--lmdb', action='store_true', help='put every folder into an LMDB as well')
-    add('--join', metavar='NAME', help='write meta_info_NAME.txt over the targets of all these data sets')
     add('--workers', type=int, help='threads (default: one for each core)')
     parser.set_defaults(run=run)
 

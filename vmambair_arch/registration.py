@@ -1,8 +1,9 @@
-"""Make the networks, data sets, losses, metrics and models of this distribution known to BasicSR.
+"""Make the networks, data sets, losses, metrics and models of this distribution known to BasicSR, and the networks to
+spandrel.
 
-Importing basicsr takes seconds and asks for OpenCV's system libraries, so `import vmambair_arch` does not import it:
-the mends (`compat`) and the registration run around the first import of basicsr, whoever makes it, or at once where
-it was imported before.
+Importing either takes seconds, and basicsr asks for OpenCV's system libraries, so `import vmambair_arch` does not
+import them: the mends (`compat`) and the registration run around the first import of the package, whoever makes it, or
+at once where it was imported before.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -46,11 +48,18 @@ def register() -> None:
                 importlib.import_module(f'{folder}.{module}')
 
 
-class _BasicSRFinder(MetaPathFinder):
-    """Finds basicsr where it is, and puts the mends before its import and the registration after it."""
+def _register_with_spandrel() -> None:
+    importlib.import_module('vmambair_arch.inference.spandrel_plugin').register()
+
+
+class _Finder(MetaPathFinder):
+    """Finds one package where it is, and calls `before` ahead of its import and `after` behind it."""
+
+    def __init__(self, name: str, before: Callable[[], object], after: Callable[[], object]) -> None:
+        self.name, self.before, self.after = name, before, after
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name != 'basicsr':
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         try:
@@ -61,20 +70,24 @@ class _BasicSRFinder(MetaPathFinder):
             execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
-                compat.prepare()
+                self.before()
                 execute(module)
-                register()
+                self.after()
 
             spec.loader.exec_module = exec_module
         return spec
 
 
+HOSTS = (_Finder('basicsr', compat.prepare, register), _Finder('spandrel', lambda: None, _register_with_spandrel))
+
+
 def install() -> None:
-    """Register now where basicsr is imported, else as soon as it is."""
-    if sys.modules.get('basicsr') is not None:
-        register()
-    elif not any(isinstance(finder, _BasicSRFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _BasicSRFinder())
+    """Register now with the hosts that are imported, with the others as soon as they are."""
+    for host in HOSTS:
+        if sys.modules.get(host.name) is not None:
+            host.after()
+        elif host not in sys.meta_path:
+            sys.meta_path.insert(0, host)
 
 
 def import_basicsr() -> None:

@@ -1,0 +1,132 @@
+"""Networks for other programs: ONNX, and torch.export's programs for C++ and AOTInductor."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..archs import oss_block
+from ..archs.base import Network
+from ..archs.vmambair_arch import MULTIPLE, VmambaIR
+from ..errors import UserError
+from ..files import replacing
+from ..ops import loop_scan
+from .load import METADATA_KEY
+
+SMALLEST, LARGEST = 9, 16384
+"""Sides of the images that an exported network takes, in pixels."""
+EXAMPLE = (27, 45)
+
+
+class _AnySize(nn.Module):
+    """The network, with the padding done by indices, which stay dynamic where torch's padding fixes the size.
+
+    Image (1, 3, h, w) in 0..1 -> (1, 3, h * scale, w * scale) in 0..1, RGB.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not isinstance(self.network, VmambaIR):  # which alone pads
+            return self.network(image).clamp(0, 1)
+        h, w = image.shape[-2:]
+        padded = image.index_select(-2, _mirrored(h, image)).index_select(-1, _mirrored(w, image))
+        rows, columns = (torch.arange(side * self.network.scale, device=image.device) for side in (h, w))
+        return self.network(padded).index_select(-2, rows).index_select(-1, columns).clamp(0, 1)
+
+
+def _mirrored(length: int, like: Tensor) -> Tensor:
+    """Indices 0 … length - 1 and on, by reflection at the last, to a multiple of MULTIPLE."""
+    index = torch.arange((length + MULTIPLE - 1) // MULTIPLE * MULTIPLE, device=like.device)
+    return torch.where(index < length, index, 2 * (length - 1) - index)
+
+
+@contextmanager
+def _scan_as_loop() -> Iterator[None]:
+    """Let the networks that are traced in the meantime scan with torch's own loop operator."""
+    before = oss_block.omni_scan
+    oss_block.omni_scan = loop_scan.omni_scan
+    try:
+        yield
+    finally:
+        oss_block.omni_scan = before
+
+
+def export_program(network: Network) -> torch.export.ExportedProgram:
+    """The network as torch.export's program for one RGB image (1, 3, h, w) of any size, in and out in 0..1."""
+    sides = {
+        2: torch.export.Dim('height', min=SMALLEST, max=LARGEST),
+        3: torch.export.Dim('width', min=SMALLEST, max=LARGEST),
+    }
+    image = torch.rand(1, network.config['inp_channels'], *EXAMPLE)
+    with torch.no_grad(), _scan_as_loop():
+        return torch.export.export(
+            _AnySize(network).eval(),
+            (image,),
+            dynamic_shapes={'image': sides},
+            strict=False,
+            # Conditions that hold but that torch cannot prove, such as 1 % (8 * ((width + 7) // 8)) != 0.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+
+
+def export(network: Network, target: str | Path) -> None:
+    """Write a network for other programs.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        target: `.onnx` for ONNX runtimes (input 'image', output 'restored'; each scan is one Scan node), `.pt2` for
+            torch.export.load and AOTInductor. Both take one RGB image (1, 3, h, w) float32 in 0..1 with sides of
+            SMALLEST to LARGEST pixels and give it back in 0..1.
+
+    Raises:
+        UserError: another suffix, a missing package, or the file cannot be written.
+    """
+    target = Path(target)
+    writers: dict[str, Callable[[Network, Path], None]] = {'.onnx': _write_onnx, '.pt2': _write_program}
+    if target.suffix not in writers:
+        raise UserError(f'{target}: a network is exported as {" or ".join(writers)}')
+    with replacing(target) as temporary:
+        writers[target.suffix](network, temporary)
+
+
+def _write_program(network: Network, path: Path) -> None:
+    torch.export.save(export_program(network), path)
+
+
+def _write_onnx(network: Network, path: Path) -> None:
+    try:
+        import onnxscript  # noqa: F401 torch's exporter needs it
+    except ImportError:
+        raise UserError("ONNX needs onnxscript; install it with: pip install 'vmambair-arch[export]'") from None
+    with warnings.catch_warnings(), _quiet('onnxscript', 'onnx_ir', 'torch.onnx'):
+        warnings.simplefilter('ignore')
+        program = torch.onnx.export(
+            export_program(network), input_names=['image'], output_names=['restored'], dynamo=True, verbose=False
+        )
+    about = {'arch': network.arch, 'config': network.config, 'scale': network.scale}
+    program.model.metadata_props[METADATA_KEY] = json.dumps(about)
+    program.save(path)
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Silence loggers that report every node of a graph."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

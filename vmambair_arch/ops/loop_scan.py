@@ -1,0 +1,64 @@
+"""The omni selective scan as one loop node over the pixels, for graphs that leave Python: torch.export and ONNX.
+
+torch's scan operator keeps the loop a loop of any length, where unrolled chunks would fix the size of the image and our
+kernels mean nothing to other programs. It is no backend for torch itself: one step at a time is slow there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .reference import COLUMN_MAJOR, COLUMN_MAJOR_REVERSED, ROW_MAJOR_REVERSED
+
+
+def omni_scan(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[int],
+) -> Tensor:
+    """Arguments as in `vmambair_arch.ops.omni_scan`; the state is float32."""
+    from torch._higher_order_ops.scan import scan
+
+    N, R = A.shape[-1], dt_weight.shape[-1]
+    dbl = x_dbl.float().chunk(len(directions), -1)
+    # (L, b, K, ·): the loop runs over the first dimension and all directions at once.
+    u = torch.stack([_read(x.float(), direction) for direction in directions], 2)
+    dt, B, C = torch.stack([_read(part, k) for part, k in zip(dbl, directions, strict=True)], 2).split([R, N, N], -1)
+    delta = F.softplus(torch.einsum('lbkr,kdr->lbkd', dt, dt_weight.float()) + dt_bias.float())
+    A = A.float()
+
+    def step(state: Tensor, pixel: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        delta_t, write_t, B_t, C_t = pixel
+        state = torch.exp(delta_t[..., None] * A) * state + write_t[..., None] * B_t[..., None, :]
+        return state, (state * C_t[..., None, :]).sum(-1)
+
+    start = torch.zeros(x.shape[0], *A.shape, device=x.device)
+    _, y = scan(step, start, (delta, delta * u, B, C))
+    y = y + D.float() * u
+    return sum(_write(y[:, :, k], direction, x) for k, direction in enumerate(directions)).to(x.dtype)
+
+
+def _read(x: Tensor, direction: int) -> Tensor:
+    """A map (b, h, w, c) in the order of a direction: (h * w, b, c)."""
+    if direction in (COLUMN_MAJOR, COLUMN_MAJOR_REVERSED):
+        x = x.transpose(1, 2)
+    sequence = x.flatten(1, 2).transpose(0, 1)
+    return sequence.flip(0) if direction in (ROW_MAJOR_REVERSED, COLUMN_MAJOR_REVERSED) else sequence
+
+
+def _write(sequence: Tensor, direction: int, like: Tensor) -> Tensor:
+    """The inverse of `_read`: (h * w, b, c) -> (b, h, w, c), the shape of `like`."""
+    b, h, w, _ = like.shape
+    if direction in (ROW_MAJOR_REVERSED, COLUMN_MAJOR_REVERSED):
+        sequence = sequence.flip(0)
+    if direction in (COLUMN_MAJOR, COLUMN_MAJOR_REVERSED):
+        return sequence.transpose(0, 1).reshape(b, w, h, -1).transpose(1, 2)
+    return sequence.transpose(0, 1).reshape(b, h, w, -1)
