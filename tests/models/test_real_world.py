@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from experiment import write_image
+from experiment import write_image, write_options
 
-from vmambair_arch import UserError
+from vmambair_arch import UserError, cli
 from vmambair_arch.models.pair_pool import PairPool
 
 DISCRIMINATOR = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
@@ -189,6 +189,9 @@ def test_bad_options_are_one_line(build, options, changes, message):
 
 def test_data_smaller_than_the_patch_are_named(build, options):
     real_world(options, 'VmambaIRRealSRModel', gt_size=48)
+    with pytest.raises(UserError, match='gt_size 48 is larger than crop_pad_size 40 of datasets: train; raise that'):
+        build()
+    del options['datasets']['train']['crop_pad_size']  # a data set of somebody else
     model = build()
     with pytest.raises(UserError, match="gt_size 48 is larger than the data set's 40x40; raise its crop_pad_size"):
         feed(model, 1)
@@ -251,3 +254,25 @@ def test_stage_1_trains_validates_and_keeps_its_pool(build, options):
     options['queue_size'] = 2
     with pytest.raises(UserError, match='the state holds 4 pairs, queue_size is 2; set it back'):
         build().resume_training(state)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'queue_size': 5}, 'queue_size: 5 is no multiple of the batch 2; take 6'),
+        ({'gt_size': 64}, 'gt_size 64 is larger than crop_pad_size 40 of datasets: train; raise that'),
+        ({'resize_prb': [1, 0, 0]}, 'resize_prb'),
+        ({'sinc_prob': 2}, 'degradation option sinc_prob must be a probability, not 2'),
+    ],
+)
+def test_bad_options_are_found_before_anything_is_written(photographs, capsys, monkeypatch, changes, message):
+    real_world(photographs.options, 'VmambaIRRealSRModel', **changes)
+    photographs.options['train']['scheduler']['milestones'] = [4]
+    monkeypatch.chdir(photographs.folder)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(photographs.folder / 'cache'))
+    write_options(photographs.folder / 'tiny.yml', photographs.options)
+    assert cli.main(['train', '-opt', 'tiny.yml']) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count('\n') == 1
+    assert not (photographs.folder / 'experiments').exists()

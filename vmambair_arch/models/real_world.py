@@ -18,6 +18,20 @@ from .pair_pool import PairPool
 # Tags that keep the streams of random numbers apart.
 _DEGRADE, _POOL = 2, 3
 
+def read_degradation(opt: dict[str, Any], section: dict[str, Any]) -> DegradationConfig:
+    """The degradation that an option file and its section `datasets: train` name."""
+    given = {name: source[name] for source in (section, opt) for name in OPTION_NAMES if name in source}
+    with as_user_error():
+        return DegradationConfig.from_options(given)
+
+
+def read_gt_size(opt: dict[str, Any], section: dict[str, Any]) -> int:
+    """The patch, which Real-ESRGAN's files name in both places."""
+    gt_size = opt.get('gt_size') or section.get('gt_size')
+    if not gt_size or gt_size % opt['scale']:
+        raise UserError(f'gt_size must be a multiple of the scale {opt["scale"]}, not {gt_size}')
+    return gt_size
+
 
 class RealWorldData:
     """For a subclass of `VmambaIRModel`: batches without `lq` are degraded, cropped and put through the pair pool.
@@ -34,16 +48,21 @@ class RealWorldData:
     usm_option = 'gt_usm'
     """The option that sharpens the images before they are degraded."""
 
+    @classmethod
+    def check_options(cls, opt: dict[str, Any]) -> None:
+        super().check_options(opt)
+        section = opt['datasets']['train']
+        read_degradation(opt, section)
+        gt_size, crop = read_gt_size(opt, section), section.get('crop_pad_size')
+        if crop and gt_size > crop:
+            raise UserError(f'gt_size {gt_size} is larger than crop_pad_size {crop} of datasets: train; raise that')
+
     def init_training_settings(self) -> None:
         super().init_training_settings()
         opt, section = self.opt, self.opt['datasets']['train']
-        with as_user_error():
-            given = {name: source[name] for source in (section, opt) for name in OPTION_NAMES if name in source}
-            self.degrade = Degradation(DegradationConfig.from_options(given))
+        self.degrade = Degradation(read_degradation(opt, section))
+        self.gt_size = read_gt_size(opt, section)
         self.seed = section.get('manual_seed', opt['manual_seed'])
-        self.gt_size = opt.get('gt_size') or section.get('gt_size')
-        if not self.gt_size or self.gt_size % opt['scale']:
-            raise UserError(f'gt_size must be a multiple of the scale {opt["scale"]}, not {self.gt_size}')
         replicas = 1 if opt['dist'] else max(1, opt['num_gpu'])
         self.pool = PairPool(opt.get('queue_size', 180), section['batch_size_per_gpu'] * replicas)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from basicsr.losses import build_loss
@@ -26,11 +27,12 @@ class VmambaIRSRGANModel(VmambaIRModel):
 
     labels = ('g', 'd')
 
-    def init_training_settings(self) -> None:
+    @classmethod
+    def check_options(cls, opt: dict[str, Any]) -> None:
+        super().check_options(opt)
         for option in ('gan_opt', 'optim_d'):
-            if not self.opt['train'].get(option):
-                raise UserError(f'train: {option} is missing, which {type(self).__name__} needs')
-        super().init_training_settings()
+            if not opt['train'].get(option):
+                raise UserError(f'train: {option} is missing, which {cls.__name__} needs')
 
     def build_criteria(self) -> dict[str, nn.Module]:
         self.cri_gan = build_loss(self.opt['train']['gan_opt']).to(self.device)

@@ -76,7 +76,12 @@ class VmambaIRModel(SRModel):
 
     # ------------------------------------------------------------ setting up
 
+    @classmethod
+    def check_options(cls, opt: dict[str, Any]) -> None:
+        """Raise a UserError for training options that cannot be met; asked before anything is built or written."""
+
     def init_training_settings(self) -> None:
+        self.check_options(self.opt)
         train = self.opt['train']
         for label in self.labels:
             if not hasattr(self, f'net_{label}'):

@@ -39,7 +39,9 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
         if phase != 'train':
             report.facts.append(f'{phase}: {each.images} images')
     if training and _complete(options):
-        building.check_optimizers(options, building.model_class(options), report)
+        model = building.model_class(options)
+        building.check_optimizers(options, model, report)
+        building.check_model(options, model, report)
         first = start.check_start(options, arguments, report)
         if 'train' in found:
             resources.check_batches(options, found['train'], ranks, gpus, known, report)

@@ -157,6 +157,15 @@ def _check_periods(
         )
 
 
+def check_model(options: Options, model: type | None, report: Report) -> None:
+    """What a model of ours says itself, in `check_options`, once all that it reads is there."""
+    if report.faults or not hasattr(model, 'check_options'):
+        return
+    _, complaint = errors_of(lambda: model.check_options(options))
+    if complaint:
+        report.faults.append(complaint)
+
+
 def model_class(options: Options) -> type | None:
     """The model that a file names, or None."""
     from basicsr.utils.registry import MODEL_REGISTRY
