@@ -44,6 +44,7 @@ class RealESRGANDataset(Dataset):
                 Photographs are cropped at random, and smaller ones mirrored at the right and bottom.
             use_hflip: flip left and right with probability 1/2, default true.
             use_rot: flip top and bottom, and transpose, each with probability 1/2, default false.
+            cache: keep decoded photographs in memory, in each worker: for sets that fit.
             manual_seed, total_iter, start_iter, num_replicas, batch_size_per_gpu: of the run, whose iterations the
                 items are.
 
@@ -113,6 +114,7 @@ class _Photographs:
         if kind not in ('disk', 'lmdb'):
             raise ValueError(f"data set {name}: io_backend type must be 'disk' or 'lmdb', not {kind!r}")
         self.lmdb = kind == 'lmdb'
+        self._cache: dict[str, NDArray[np.uint8]] | None = {} if opt.get('cache') else None
         if not self.root.is_dir():
             raise ValueError(f'{self.root}: no such folder')
         if self.lmdb:
@@ -139,6 +141,8 @@ class _Photographs:
     def read(self, number: int) -> NDArray[np.uint8]:
         """Photograph (h, w, 3), RGB."""
         name = self.names[number]
+        if self._cache is not None and name in self._cache:
+            return self._cache[name]
         where = f'{self.root}:{name}' if self.lmdb else str(self.root / name)
         for pause in (*PAUSES, None):
             try:
@@ -149,7 +153,10 @@ class _Photographs:
                     raise ValueError(f'{where}: cannot be read, tried {len(PAUSES) + 1} times ({error})') from error
                 logger.warning(f'{where}: {error}; trying again in {pause} s')
                 time.sleep(pause)
-        return _decode(data, where)
+        image = _decode(data, where)
+        if self._cache is not None:
+            self._cache[name] = image
+        return image
 
     def _bytes(self, name: str) -> bytes:
         if not self.lmdb:

@@ -100,6 +100,15 @@ def test_lmdb(folder):
         dataset(root, **changes)[0]
 
 
+def test_cache_reads_each_file_once(folder, monkeypatch):
+    data = dataset(folder, cache=True)
+    expected = [dataset(folder)[i]['gt'] for i in range(20)]
+    read, names = data.photographs._bytes, []
+    monkeypatch.setattr(data.photographs, '_bytes', lambda name: names.append(name) or read(name))
+    assert all(torch.equal(data[i]['gt'], gt) for i, gt in enumerate(expected))
+    assert sorted(names) == data.photographs.names
+
+
 def test_a_busy_server_is_asked_again(folder, monkeypatch):
     monkeypatch.setattr(realesrgan_dataset, 'PAUSES', (0, 0))
     data = dataset(folder)
