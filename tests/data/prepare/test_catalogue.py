@@ -31,6 +31,7 @@ LAYOUTS = [
     ('df2k', 'DIV2K_train_HR/0001.png', 'HR/0001.png'),
     ('df2k', 'Flickr2K/Flickr2K_HR/000001.png', 'HR/000001.png'),
     ('ost', 'OST_dataset/OutdoorSceneTrain_v2/animal/0001.png', 'HR/animal_0001.png'),
+    ('df2k-ost', 'OutdoorSceneTrain_v2/plant/7.png', 'HR/plant_7.png'),
     ('set5', 'benchmark/benchmark/Set5/HR/baby.png', 'HR/baby.png'),
     ('set5', 'benchmark/benchmark/Set5/LR_bicubic/X4/babyx4.png', None),
     ('set5', 'Set5/baby.png', 'HR/baby.png'),
@@ -38,10 +39,10 @@ LAYOUTS = [
     ('urban100', 'Urban100_SR/Urban100/image_SRF_4/img_001_SRF_4_LR.png', None),
     ('general100', 'General-100/im_1.bmp', 'HR/im_1.bmp'),
     ('manga109', 'Manga109/AisazuNihaIrarenai.PNG', 'HR/AisazuNihaIrarenai.png'),
-    ('ntire2020', 'track1-valid-input/0801.png', 'LR/0801.png'),
-    ('ntire2020', 'track1-valid-gt/track1-valid-gt/0801.png', 'HR/0801.png'),
-    ('aim2019', 'valid-input-noisy/0801.png', 'LR/0801.png'),
-    ('aim2019', 'valid-gt-clean/0801.png', 'HR/0801.png'),
+    ('ntire2020', 'track1-valid-input/0801.png', 'track1-valid-input/0801.png'),
+    ('ntire2020', 'track1-valid-gt/track1-valid-gt/0801.png', 'track1-valid-gt/0801.png'),
+    ('aim2019', 'valid-input-noisy/0801.png', 'valid-input-noisy/0801.png'),
+    ('aim2019', 'valid-gt-clean/0801.png', 'valid-gt-clean/0801.png'),
 ]
 
 

@@ -198,7 +198,10 @@ def test_unknown_names_are_answered_with_the_nearest(capsys):
 def test_test_sets_get_low_resolution_images_by_default(archive, tmp_path):
     folder = archive('Set5', [f'Set5/{name}.png' for name in 'abc'])
     assert prepare(['set5'], folder, tmp_path / 'out').faults == []
-    section = {'dataroot_gt': str(tmp_path / 'out/Set5/HR'), 'dataroot_lq': str(tmp_path / 'out/Set5/LR_bicubic/X4')}
+    section = {
+        'dataroot_gt': str(tmp_path / 'out/SR/Set5/HR'),
+        'dataroot_lq': str(tmp_path / 'out/SR/Set5/LR_bicubic/X4'),
+    }
     dataset = PairedValidationDataset({**section, 'scale': 4, 'filename_tmpl': '{}x4'})
     assert dataset[2]['lq'].shape == (3, 8, 10)
     assert dataset[2]['gt'].shape == (3, 32, 40)
@@ -208,10 +211,11 @@ def test_training_sets_get_what_is_asked_for(archive, tmp_path):
     archive('DIV2K_train_HR', [f'DIV2K_train_HR/{i}.png' for i in range(3)], size=(64, 80))
     folder = archive('Flickr2K', [f'Flickr2K/Flickr2K_HR/f{i}.png' for i in range(3)], size=(64, 80))
     archive('OST', [f'OST/{kind}/1.png' for kind in ('sky', 'sea', 'tree')], size=(64, 80))
-    extras = {'bicubic': [4], 'multiscale': True, 'sub_images': 200, 'lmdb': True, 'join': 'DF2K_OST', 'workers': 2}
-    result = prepare(['df2k', 'ost'], folder, tmp_path / 'out', **extras)
+    extras = {'bicubic': [4], 'multiscale': True, 'sub_images': 200, 'lmdb': True, 'workers': 2}
+    result = prepare(['df2k-ost'], folder, tmp_path / 'out', **extras)
     assert result.faults == []
-    root = tmp_path / 'out' / 'DF2K'
+    root = tmp_path / 'out' / 'DF2K_OST'
+    assert len(list((root / 'HR').iterdir())) == 9
     for lq, gt, template in (('LR_bicubic/X4', 'HR', '{}x4'), ('LR_bicubic/X4_sub', 'HR_sub', '{}')):
         section = {'dataroot_gt': str(root / gt), 'dataroot_lq': str(root / lq), 'filename_tmpl': template}
         paths = PairedProgressiveDataset({**section, 'scale': 4, 'gt_size': 32, 'batch_size_per_gpu': 2})
@@ -219,13 +223,12 @@ def test_training_sets_get_what_is_asked_for(archive, tmp_path):
         lmdb = {'dataroot_gt': f'{root / gt}.lmdb', 'dataroot_lq': f'{root / lq}.lmdb', 'io_backend': {'type': 'lmdb'}}
         other = PairedProgressiveDataset({**lmdb, 'scale': 4, 'gt_size': 32, 'batch_size_per_gpu': 2})
         np.testing.assert_array_equal(paths[0]['lq'], other[0]['lq'])
-    joined = (tmp_path / 'out' / 'meta_info_DF2K_OST.txt').read_text().splitlines()
-    assert {line.rpartition('/')[0] for line in joined} == {
-        f'{name}/{folder}_sub' for name in ('DF2K', 'OST') for folder in ('HR', 'HR_multiscale')
+    targets = (root / 'meta_info_targets.txt').read_text().splitlines()
+    assert {line.partition('/')[0] for line in targets} == {'HR_sub', 'HR_multiscale_sub'}
+    assert {line.split(' (')[0] for line in targets} == {
+        f'{folder}/{path.name}' for folder in ('HR_sub', 'HR_multiscale_sub') for path in (root / folder).iterdir()
     }
-    for line in joined:
-        assert (tmp_path / 'out' / line.split(' (')[0]).is_file()
-    again = prepare(['df2k', 'ost'], folder, tmp_path / 'out', **extras)
+    again = prepare(['df2k-ost'], folder, tmp_path / 'out', **extras)
     assert again.faults == []
 
 
@@ -233,14 +236,21 @@ def test_real_world_pairs_are_checked_for_their_scale(archive, tmp_path):
     archive('valid-input-noisy', [f'valid-input-noisy/{i}.png' for i in range(3)], size=(8, 10))
     folder = archive('valid-gt-clean', [f'valid-gt-clean/{i}.png' for i in range(3)], size=(32, 40))
     assert prepare(['aim2019'], folder, tmp_path / 'out').faults == []
-    assert len(files(tmp_path / 'out' / 'AIM2019' / 'LR')) == 3
+    assert len(files(tmp_path / 'out' / 'AIM2019' / 'valid-input-noisy')) == 3
 
 
 def test_squares_that_do_not_fit_are_refused_before_anything_is_written(archive, tmp_path):
     folder = archive('Set5', ['Set5/a.png'])
     with pytest.raises(UserError, match='--sub-images 30: must be a multiple of 4'):
         prepare(['set5'], folder, tmp_path / 'out', sub_images=30)
-    archive('train', rain_members('train/Rain13K'))
-    with pytest.raises(UserError, match='--join X: none of rain13k has'):
-        prepare(['rain13k'], folder, tmp_path / 'out', join='X')
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('name', ['train_sr_stage1', 'train_realsr_stage1', 'test_sr', 'test_realsr'])
+def test_option_files_read_where_images_land(name):
+    """Every folder of data that the super-resolution option files name is one that some set is laid out to."""
+    laid_out = {f'datasets/{source.folder}/{part.folder}' for source in SOURCES.values() for part in source.parts}
+    laid_out |= {f'datasets/{source.folder}' for source in SOURCES.values()}
+    for section in load_options(OPTIONS / f'{name}.yml')['datasets'].values():
+        for key in ('dataroot_gt', 'dataroot_lq'):
+            assert section.get(key) is None or section[key] in laid_out

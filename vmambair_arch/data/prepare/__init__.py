@@ -29,12 +29,10 @@ class Preparation:
     Attributes:
         say: gets a line for every folder when it is done.
         faults: what is missing or damaged, a line each.
-        targets: folders of high-resolution images, for a list over several data sets.
     """
 
     say: Callable[[str], None] = lambda line: None
     faults: list[str] = field(default_factory=list)
-    targets: list[Path] = field(default_factory=list)
 
     def done(self, path: Path, count: int) -> None:
         self.say(f'{path}: {count} images')
@@ -72,7 +70,6 @@ def prepare(
     multiscale: bool = False,
     sub_images: int = 0,
     lmdb: bool = False,
-    join: str | None = None,
     workers: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Preparation:
@@ -85,8 +82,8 @@ def prepare(
         bicubic: scales of low-resolution images to make in `LR_bicubic/X<scale>`; by default 4 for SR test sets.
         multiscale: make `HR_multiscale`, smaller versions of the training images.
         sub_images: side of the squares that all SR images are cut into as well, in `<folder>_sub`; 0 for none.
+            `meta_info_targets.txt` lists the high-resolution images or squares, with those of their smaller versions.
         lmdb: put every folder of images into an LMDB beside it too.
-        join: name of a list `meta_info_<join>.txt` in `out` over the target images of all these data sets.
         workers: threads; default one for each core.
         say: gets a line for every folder when it is done.
 
@@ -101,8 +98,6 @@ def prepare(
     sources = [SOURCES[name] for name in names]
     # All that can be refused is refused before the first image is written.
     plan = [(source, _archives(source, downloads), extras.scales(source)) for source in sources]
-    if join and not any(part.folder == 'HR' for source in sources for part in source.parts):
-        raise UserError(f'--join {join}: none of {", ".join(names)} has high-resolution images to list')
     result = Preparation(say)
     for source, archives, scales in plan:
         root = out / source.folder
@@ -111,9 +106,6 @@ def prepare(
         if 'HR' in folders:
             folders += _derive(root, scales, extras)
         _list(root, folders, extras, result)
-    if join:
-        path = out / f'meta_info_{join}.txt'
-        result.done(path, derive.meta_info(out, result.targets, path))
     return result
 
 
@@ -126,7 +118,9 @@ def _list(root: Path, folders: list[str], extras: Extras, result: Preparation) -
         if extras.lmdb:
             result.done(derive.make_lmdb(path, _ending(folder)), count)
     ending = '_sub' if extras.sub_images else ''
-    result.targets += [root / folder for folder in folders if folder in (f'HR{ending}', f'HR_multiscale{ending}')]
+    if targets := [root / folder for folder in (f'HR{ending}', f'HR_multiscale{ending}') if folder in folders]:
+        path = root / 'meta_info_targets.txt'
+        result.done(path, derive.meta_info(root, targets, path))
 
 
 def _archives(source: Source, downloads: Path) -> list[Path]:

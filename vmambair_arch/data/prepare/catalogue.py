@@ -146,6 +146,8 @@ def _rain100l() -> Source:
 
 _DIV2K = Part('HR', (_folder('DIV2K_train_HR'),), 800)
 _FLICKR2K = Part('HR', (_folder('Flickr2K_HR'), _folder('Flickr2K/HR'), _folder('Flickr2K')), 2650)
+_OST = Part('HR', (r'(OST|OutdoorSceneTrain)[^/]*/(.*/)?(?P<category>[a-z]+)/[^/]+$',), 10_324, '{category}_{stem}')
+_OST_PAGE = 'OutdoorScene, SFTGAN (X. Wang et al.), mmlab.ie.cuhk.edu.hk/projects/SFTGAN'
 _DIV2K_PAGE = 'DIV2K, data.vision.ee.ethz.ch/cvl/DIV2K'
 _FLICKR2K_PAGE = 'Flickr2K, github.com/limbee/NTIRE2017'
 
@@ -161,7 +163,7 @@ def _benchmark(name: str, count: int, page: str, *archives: str, inner: str = ''
     layout = f'{inner}/HR/* or {inner}/*'
     return Source(
         name.lower(),
-        name,
+        f'SR/{name}',
         page,
         (*archives, f'{inner}*', f'{name}*'),
         layout,
@@ -170,14 +172,12 @@ def _benchmark(name: str, count: int, page: str, *archives: str, inner: str = ''
     )
 
 
-def _real_world(name: str, folder: str, page: str, lq: tuple[str, ...], gt: tuple[str, ...]) -> Source:
+def _real_world(folder: str, page: str, lq: tuple[str, ...], gt: tuple[str, ...]) -> Source:
     return Source(
-        name, folder, page, (f'*{folder}*', *lq, *gt), f'{lq[0]}/*.png (inputs) and {gt[0]}/*.png (targets)',
-        (
-            Part('LR', (*map(_folder, lq), _folder(f'[^/]*{folder}[^/]*/LR')), 100),
-            Part('HR', (*map(_folder, gt), _folder(f'[^/]*{folder}[^/]*/HR')), 100),
-        ),
-        (('LR', 'HR'),), scale=4,
+        folder.lower(), folder, page, (f'*{folder}*', *lq, *gt),
+        f'{lq[0]}/*.png (inputs) and {gt[0]}/*.png (targets)',
+        (Part(lq[0], tuple(map(_folder, lq)), 100), Part(gt[0], tuple(map(_folder, gt)), 100)),
+        ((lq[0], gt[0]),), scale=4,
     )  # fmt: skip
 
 
@@ -197,13 +197,16 @@ SOURCES: dict[str, Source] = {
             (_DIV2K, _FLICKR2K),
         ),
         Source(
-            'ost', 'OST', 'OutdoorScene, SFTGAN (X. Wang et al.), mmlab.ie.cuhk.edu.hk/projects/SFTGAN',
-            ('OST*', 'OutdoorSceneTrain*'), 'OutdoorSceneTrain_v2/{animal,building,...}/*.png',
-            (Part('HR', (r'(OST[^/]*|OutdoorSceneTrain[^/]*)/(.*/)?(?P<category>[a-z]+)/[^/]+$',), 10_324,
-                  '{category}_{stem}'),),
+            'ost', 'OST', _OST_PAGE, ('OST*', 'OutdoorSceneTrain*'), 'OutdoorSceneTrain_v2/{animal,...}/*.png', (_OST,),
         ),
         Source(
-            'div2k100', 'DIV2K100', _DIV2K_PAGE, ('DIV2K_valid_HR', 'DIV2K'), 'DIV2K_valid_HR/*.png',
+            'df2k-ost', 'DF2K_OST', f'{_DIV2K_PAGE}, {_FLICKR2K_PAGE}, and {_OST_PAGE}',
+            ('DIV2K_train_HR', 'DIV2K', 'Flickr2K*', 'OST*', 'OutdoorSceneTrain*'),
+            'DIV2K_train_HR/*.png, Flickr2K/Flickr2K_HR/*.png and OutdoorSceneTrain_v2/{animal,...}/*.png',
+            (_DIV2K, _FLICKR2K, _OST),
+        ),
+        Source(
+            'div2k100', 'SR/DIV2K100', _DIV2K_PAGE, ('DIV2K_valid_HR', 'DIV2K'), 'DIV2K_valid_HR/*.png',
             (Part('HR', (_folder('DIV2K_valid_HR'),), 100),), bicubic=(4,),
         ),
         _benchmark('Set5', 5, EDSR, 'benchmark'),
@@ -215,11 +218,11 @@ SOURCES: dict[str, Source] = {
         ),
         _benchmark('Manga109', 109, 'Manga109, www.manga109.org (on request)', 'benchmark'),
         _real_world(
-            'ntire2020', 'NTIRE2020', 'NTIRE 2020 Real World Super-Resolution challenge, track 1, on CodaLab',
+            'NTIRE2020', 'NTIRE 2020 Real World Super-Resolution challenge, track 1, on CodaLab',
             ('track1-valid-input', 'Corrupted-va-x'), ('track1-valid-gt', 'DIV2K_valid_HR'),
         ),
         _real_world(
-            'aim2019', 'AIM2019', 'AIM 2019 Real World Super-Resolution challenge, on CodaLab',
+            'AIM2019', 'AIM 2019 Real World Super-Resolution challenge, on CodaLab',
             ('valid-input-noisy',), ('valid-gt-clean',),
         ),
     )
