@@ -312,10 +312,11 @@ def table(rows: Sequence[Row], device: str) -> str:
 
 
 def report(rows: Sequence[Row], device: str, output: str | Path | None = None) -> str:
-    """The table; written to `output`/profile.md with profile.png beside it where a folder is given."""
+    """The table; written to `output`/profile.md where a folder is given, with profile.png where sizes differ."""
     text = table(rows, device)
     if output is not None:
-        plot(rows, Path(output) / 'profile.png')
+        if len(rows[0].measured) > 1:
+            plot(rows, Path(output) / 'profile.png')
         with replacing(Path(output) / 'profile.md') as temporary:
             temporary.write_text(text, encoding='utf-8')
     return text
@@ -359,12 +360,12 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
         pixels = [height * width for height, width in row.measured]
         style = {'marker': 'o', 'linestyle': '-' if row.complexity.scan else '--', 'label': row.name}
         axes[0].plot(pixels, [m.seconds for m in row.measured.values()], **style)
-        axes[1].plot(pixels, [m.memory / 2**20 for m in row.measured.values()], **style)
+        axes[1].plot(pixels, [m.memory / 1e6 for m in row.measured.values()], **style)
     sizes = list(rows[0].measured)
-    for axis, label in zip(axes, ('time, s', 'memory, MiB'), strict=True):
+    for axis, label in zip(axes, ('time, s', 'memory, MB'), strict=True):
         axis.set(xscale='log', yscale='log', xlabel='input, pixels', ylabel=label)
         axis.set_xticks([h * w for h, w in sizes], [f'{h}x{w}' for h, w in sizes])
-        axis.minorticks_off()
+        axis.tick_params(axis='x', which='minor', bottom=False, labelbottom=False)
         axis.grid(alpha=0.3)
     axes[1].legend(loc='center left', bbox_to_anchor=(1, 0.5))
     with replacing(path) as temporary:

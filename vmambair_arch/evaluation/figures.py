@@ -27,12 +27,12 @@ FRAME = (1.0, 0.15, 0.1)
 
 
 def box_plots(evaluation: Evaluation, path: Path) -> None:
-    """A panel for each metric and test set: how the images of every method scatter."""
+    """A row of panels for each test set, one for each metric: how the images of every method scatter."""
     metrics = [metric for metric in evaluation.metrics if not metric.of_folders]
-    figure, axes = _subplots(len(metrics), len(evaluation.datasets), width=2 + 1.1 * len(evaluation.methods))
-    for metric, row in zip(metrics, axes, strict=True):
-        for dataset, axis in zip(evaluation.datasets, row, strict=True):
-            names = [method.name for method in evaluation.methods]
+    figure, axes = _subplots(len(evaluation.datasets), len(metrics), width=1.5 + 0.9 * len(evaluation.methods))
+    names = [method.name for method in evaluation.methods]
+    for dataset, row in zip(evaluation.datasets, axes, strict=True):
+        for metric, axis in zip(metrics, row, strict=True):
             values = [_values(evaluation, name, dataset, metric) for name in names]
             axis.boxplot([v[np.isfinite(v)] for v in values], tick_labels=names, showmeans=True, widths=0.6)
             axis.set(title=dataset.name, ylabel=metric.heading)
