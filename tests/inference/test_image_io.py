@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 
@@ -298,6 +299,21 @@ def test_missing_and_folder(tmp_path):
         read_image(tmp_path / 'gone.png')
     with pytest.raises(UserError, match='is a folder'):
         read_image(tmp_path)
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.png')
+    (tmp_path / 'endless.png').symlink_to('/dev/zero')
+    for name in ('pipe.png', 'endless.png'):
+        with pytest.raises(UserError, match=f'{name}: is no regular file'):
+            read_image(tmp_path / name)
+
+
+def test_a_file_larger_than_any_image(tmp_path):
+    with (tmp_path / 'huge.png').open('wb') as file:
+        file.truncate(2**40)  # a hole, which takes no space
+    with pytest.raises(UserError, match='huge.png: too large'):
+        read_image(tmp_path / 'huge.png')
 
 
 def test_the_content_decides_not_the_name(tmp_path):

@@ -190,6 +190,16 @@ def test_ranks_share_a_folder(photos, tmp_path, restorer, monkeypatch):
     assert len(tree(tmp_path / 'out')) == 5
 
 
+@pytest.mark.slow
+def test_torchrun(photos, tmp_path, checkpoint):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '-m', 'vmambair_arch', 'restore']
+    command += [str(photos), '-o', str(tmp_path / 'out'), '-m', str(checkpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(re.findall(r'(\d) restored', done.stdout)) == ['2', '3']
+    assert len(tree(tmp_path / 'out')) == 5
+
+
 # stopping
 
 
@@ -217,7 +227,7 @@ def test_a_signal_to_the_command(tmp_path, checkpoint):
     process = subprocess.Popen(
         [*command, '-o', str(tmp_path / 'out'), '-m', str(checkpoint)], stderr=subprocess.PIPE, text=True
     )
-    while len(tree(tmp_path / 'out')) < 3 and process.poll() is None:
+    while len(list(tmp_path.glob('out/[!.]*'))) < 3 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

@@ -56,6 +56,7 @@ _EXIF = b'Exif\0\0'
 _MAX_EXIF = 65_000  # what one JPEG segment holds
 # description, maker, model, orientation, resolution, software, date, artist, copyright, the Exif and GPS directories
 _TIFF_EXIF = (270, 271, 272, _ORIENTATION, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
+_MAX_BYTES_PER_PIXEL = 32  # several times what four channels of 16 bits take
 _limit_lock = threading.Lock()
 logger = logging.getLogger('vmambair_arch')
 
@@ -94,15 +95,29 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image:
         UserError: missing, empty, truncated, no image, animated, too large, of a colour space that is not supported.
     """
     path = Path(path)
+    check_regular(path)
     try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES_PER_PIXEL * max_pixels:
+            raise UserError(_too_large(str(path), f'{size} bytes', max_pixels))
         data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f'{path}: no such file') from error
-    except IsADirectoryError as error:
-        raise UserError(f'{path}: is a folder, not an image') from error
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
     return decode_image(data, name=str(path), max_pixels=max_pixels)
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what cannot be read to an end: pipes and devices, which a symlink may lead to.
+
+    Raises:
+        UserError: missing, a folder, or no regular file.
+    """
+    if path.is_dir():
+        raise UserError(f'{path}: is a folder, not an image')
+    if not path.exists():
+        raise UserError(f'{path}: no such file')
+    if not path.is_file():
+        raise UserError(f'{path}: is no regular file')
 
 
 def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXELS) -> Image:

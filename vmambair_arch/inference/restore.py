@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import replacing
-from .image_io import FORMATS, MAX_PIXELS, Image, read_image, write_image
+from .image_io import FORMATS, MAX_PIXELS, Image, check_regular, read_image, write_image
 from .restorer import Restorer
 
 VIDEOS = {'.mp4': 'mp4v', '.mov': 'mp4v', '.mkv': 'mp4v', '.avi': 'MJPG'}
@@ -202,6 +202,7 @@ def _restore_video(
     path: Path, target: Path, restorer: Restorer, quality: int, max_pixels: int, progress: Callable[[int, int], None]
 ) -> None:
     """Frame by frame through OpenCV, without sound."""
+    check_regular(path)
     video = cv2.VideoCapture(str(path))
     writer = None
     try:
