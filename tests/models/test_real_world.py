@@ -276,3 +276,20 @@ def test_bad_options_are_found_before_anything_is_written(photographs, capsys, m
     assert message in error
     assert error.count('\n') == 1
     assert not (photographs.folder / 'experiments').exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_process_does(photographs):
+    """Without a pool, which each rank has for itself, the same images meet the same weights."""
+    real_world(photographs.options, 'VmambaIRRealSRGANModel', queue_size=0)
+    photographs.options['train'] |= {'total_iter': 4, 'use_grad_clip': False}
+    photographs.run()
+    alone = logged(photographs)
+    (photographs.folder / 'losses.jsonl').unlink()
+    photographs.options['name'] = 'ranks'
+    photographs.options['datasets']['train']['batch_size_per_gpu'] = 1
+    photographs.run(ranks=2)
+    together = logged(photographs)
+    assert set(together) == set(alone) == {1, 2, 3, 4}
+    for iteration, losses in alone.items():
+        assert together[iteration] == pytest.approx(losses, rel=2e-3, abs=2e-4), iteration
