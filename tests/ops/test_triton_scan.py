@@ -65,6 +65,13 @@ def compile_kernel(name: str, problem: dict, target: tuple, dtype: str) -> dict:
     return triton.compile(source, target=GPUTarget(*target), options=triton_scan.ONE_WARP).asm
 
 
+def name_of(parameter: tuple | dict | str) -> str:
+    """Of a target, a problem or a dtype."""
+    if isinstance(parameter, dict):
+        return 'd{d}-N{N}-K{}'.format(len(parameter['directions']), **parameter)
+    return parameter if isinstance(parameter, str) else f'{parameter[0]}-{parameter[1]}'
+
+
 SM_80, SM_90, GFX90A = ('cuda', 80, 32), ('cuda', 90, 32), ('hip', 'gfx90a', 64)
 
 
@@ -85,7 +92,7 @@ SM_80, SM_90, GFX90A = ('cuda', 80, 32), ('cuda', 90, 32), ('hip', 'gfx90a', 64)
             (('cuda', 75, 32), PLANE, 'fp32'),
         )),
     ],
-    ids=str,
+    ids=name_of,
 )  # fmt: skip
 def test_ahead_of_time(target, problem, dtype, tmp_path, monkeypatch):
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
