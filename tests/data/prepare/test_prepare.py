@@ -61,14 +61,17 @@ def files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file())
 
 
-def test_rain13k_lands_where_train_derain_reads(archive, tmp_path):
+def test_pairs_land_where_the_option_files_read(archive, tmp_path):
     archive('train', rain_members('train/Rain13K'))
     archive(
         'test', rain_members(*(f'test/{name}' for name in ('Rain100L', 'Rain100H', 'Test100', 'Test1200', 'Test2800')))
     )
     result = prepare(['rain13k', 'derain-test'], tmp_path / 'downloads', Path('datasets'))
     assert result.faults == []
-    for file in ('train_derain', 'train_derain_released', 'test_derain'):
+    archive('GOPRO_Large', [f'{split}/GOPR0001_01_00/{kind}/{i}.png'
+                            for split in ('train', 'test') for kind in ('blur', 'sharp') for i in range(3)])  # fmt: skip
+    assert prepare(['gopro'], tmp_path / 'downloads', Path('datasets')).faults == []
+    for file in ('train_derain', 'train_derain_released', 'test_derain', 'train_deblur'):
         for phase, section in load_options(OPTIONS / f'{file}.yml')['datasets'].items():
             kind = PairedProgressiveDataset if phase == 'train' else PairedValidationDataset
             assert len(kind({**section, 'scale': 1}).source) == 3

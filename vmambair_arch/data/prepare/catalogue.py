@@ -146,6 +146,26 @@ def _rain100l() -> Source:
 
 _DIV2K = Part('HR', (_folder('DIV2K_train_HR'),), 800)
 _FLICKR2K = Part('HR', (_folder('Flickr2K_HR'), _folder('Flickr2K/HR'), _folder('Flickr2K')), 2650)
+
+
+def _gopro() -> Source:
+    parts = [
+        Part(
+            f'{split}/{kind}',
+            (rf'(^|/){split}/(?P<scene>GOPR\w+)/{original}/[^/]+$',),
+            count,
+            '{scene}_{stem}',
+        )
+        for split, count in (('train', 2103), ('test', 1111))
+        for kind, original in (('input', 'blur'), ('target', 'sharp'))
+    ]
+    return Source(
+        'gopro', 'GoPro', 'GoPro (S. Nah et al.), seungjunnah.github.io/Datasets/gopro', ('GOPRO*',),
+        '{train,test}/GOPR*/{blur,sharp}/*.png', tuple(parts),
+        tuple((f'{split}/input', f'{split}/target') for split in ('train', 'test')),
+    )  # fmt: skip
+
+
 _OST = Part('HR', (r'(OST|OutdoorSceneTrain)[^/]*/(.*/)?(?P<category>[a-z]+)/[^/]+$',), 10_324, '{category}_{stem}')
 _OST_PAGE = 'OutdoorScene, SFTGAN (X. Wang et al.), mmlab.ie.cuhk.edu.hk/projects/SFTGAN'
 _DIV2K_PAGE = 'DIV2K, data.vision.ee.ethz.ch/cvl/DIV2K'
@@ -187,6 +207,7 @@ SOURCES: dict[str, Source] = {
         _rain13k(),
         _derain_test(),
         _rain100l(),
+        _gopro(),
         Source('div2k', 'DIV2K', _DIV2K_PAGE, ('DIV2K_train_HR', 'DIV2K'), 'DIV2K_train_HR/*.png', (_DIV2K,)),
         Source(
             'flickr2k', 'Flickr2K', _FLICKR2K_PAGE, ('Flickr2K*',), 'Flickr2K/Flickr2K_HR/*.png', (_FLICKR2K,)
