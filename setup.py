@@ -37,8 +37,8 @@ class BuildKernels(build_ext):
 CSRC = 'vmambair_arch/ops/csrc'
 KERNELS = Extension(
     'vmambair_arch.ops._kernels',
-    sources=[f'{CSRC}/{name}.c' for name in ('scan', 'avx512', 'avx2', 'neon', 'portable')],
-    depends=[f'{CSRC}/{name}.h' for name in ('scan', 'scan_worker', 'vec')],
+    sources=[f'{CSRC}/{name}.c' for name in ('scan', 'depthwise', 'avx512', 'avx2', 'neon', 'portable')],
+    depends=[f'{CSRC}/{name}.h' for name in ('scan', 'scan_worker', 'depthwise', 'depthwise_worker', 'parallel', 'vec')],
     extra_compile_args=['-O3', '-fvisibility=hidden', OPENMP],
     extra_link_args=[OPENMP],
     optional=True,
@@ -54,7 +54,7 @@ BASE = [
     'tqdm',
 ]
 # basicsr asks for torch while it is built: install torch, numpy and cython first and pass --no-build-isolation.
-TRAIN = ['basicsr==1.4.2', 'torchvision', 'timm', 'lpips', 'scikit-image', 'matplotlib', 'setuptools']
+TRAIN = ['basicsr==1.4.2', 'torchvision', 'timm', 'lpips', 'dists-pytorch', 'scikit-image', 'matplotlib', 'setuptools']
 
 setup(
     name='vmambair-arch',
@@ -73,6 +73,7 @@ setup(
     install_requires=BASE,
     extras_require={
         'train': TRAIN,
+        'pyiqa': ['pyiqa'],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'test': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff'],
     },

@@ -86,13 +86,28 @@ def test_equal_to_scikit_image() -> None:
     assert ssim(image, clean, y_channel=True) == pytest.approx(theirs, abs=1e-6)
 
 
+def _rounded_luma(image: np.ndarray) -> np.ndarray:
+    """In whole numbers, half a level up: (h, w, 3) -> (h, w), uint8."""
+    total = image.astype(np.int64) @ np.array([65481, 128553, 24966])
+    return ((total + 127_500) // 255_000 + 16).astype(np.uint8)
+
+
 def test_matlab_rounding_equals_metrics_of_rounded_grey_images() -> None:
-    image, clean = _pair(noise=2)
-    grey, grey_clean = (np.rint(luma(x.astype(float))).astype(np.uint8) for x in (image, clean))
+    image, clean = _pair(200, 300, noise=2)
+    grey, grey_clean = _rounded_luma(image), _rounded_luma(clean)
     rounded = {'y_channel': True, 'y_rounding': 'matlab'}
     assert psnr(image, clean, **rounded) == pytest.approx(psnr(grey, grey_clean), abs=1e-9)
     assert ssim(image, clean, **rounded) == pytest.approx(ssim(grey, grey_clean), abs=1e-9)
     assert abs(psnr(image, clean, **rounded) - psnr(image, clean, y_channel=True)) > 0.01
+
+
+def test_half_levels_round_up() -> None:
+    """Colours whose luma lies in the middle of two levels, in floating point too."""
+    levels = np.stack(np.meshgrid(*[np.arange(0, 256, 3)] * 3), -1).reshape(-1, 1, 3).astype(np.uint8)
+    total = levels.astype(np.int64) @ np.array([65481, 128553, 24966])
+    halves = levels[total % 255_000 == 127_500][:, None]
+    assert len(halves) > 10
+    assert np.array_equal(np.floor(luma(halves.astype(np.float64)) + 0.5)[..., 0], _rounded_luma(halves))
 
 
 def test_float_images_are_the_same_images() -> None:

@@ -17,7 +17,7 @@ from ..errors import UserError
 YRounding = Literal['none', 'matlab']
 Y_ROUNDINGS: tuple[YRounding, ...] = ('none', 'matlab')
 
-_Y_WEIGHTS = np.array([65.481, 128.553, 24.966])
+_Y_WEIGHTS = np.array([65481.0, 128553.0, 24966.0])
 _Y_OFFSET = 16.0
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -77,7 +77,8 @@ def ssim(
 
 def luma(levels: np.ndarray) -> np.ndarray:
     """Y of BT.601, 16..235, of RGB in 0..255: (h, w, 3) -> (h, w, 1), float64, not rounded."""
-    return (levels @ _Y_WEIGHTS)[..., None] / 255 + _Y_OFFSET
+    # Whole weights: of 8-bit images, half levels come out as such and round one way everywhere.
+    return (levels @ _Y_WEIGHTS)[..., None] / 255_000 + _Y_OFFSET
 
 
 def crop(image: np.ndarray, border: int) -> np.ndarray:
