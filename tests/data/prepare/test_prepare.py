@@ -68,8 +68,8 @@ def test_pairs_land_where_the_option_files_read(archive, tmp_path):
     )
     result = prepare(['rain13k', 'derain-test'], tmp_path / 'downloads', Path('datasets'))
     assert result.faults == []
-    archive('GOPRO_Large', [f'{split}/GOPR0001_01_00/{kind}/{i}.png'
-                            for split in ('train', 'test') for kind in ('blur', 'sharp') for i in range(3)])  # fmt: skip
+    scenes = [f'{split}/GOPR0001_01_00/{kind}' for split in ('train', 'test') for kind in ('blur', 'sharp')]
+    archive('GOPRO_Large', [f'{scene}/{i}.png' for scene in scenes for i in range(3)])
     assert prepare(['gopro'], tmp_path / 'downloads', Path('datasets')).faults == []
     for file in ('train_derain', 'train_derain_released', 'test_derain', 'train_deblur'):
         for phase, section in load_options(OPTIONS / f'{file}.yml')['datasets'].items():
