@@ -194,7 +194,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     add('--lq', metavar='FOLDER', help='its inputs, for checkpoints and pictures')
     add('--data', nargs='+', action='append', metavar='NAME TRUTH [LQ]', help='one of several data sets; - for none')
     add('--metrics', nargs='+', default=['psnr_y', 'ssim_y'], metavar='NAME', help='default: psnr_y ssim_y')
-    add('--crop-border', type=int, default=0, metavar='N', help='pixels left out at every edge (default: 0)')
+    add('--crop-border', type=int, default=0, metavar='N', help='pixels that PSNR and SSIM leave out (default: 0)')
     add('--weights', metavar='PATH', help='folder of backbone weights for LPIPS, DISTS and FID')
     add('--crops', nargs='+', default=[], metavar='IMAGE:X,Y,W,H', help='zoomed crops of all methods side by side')
     add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')

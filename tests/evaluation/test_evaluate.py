@@ -73,7 +73,7 @@ def test_averages_table_and_csv(data: Path, tmp_path: Path, capsys: pytest.Captu
     assert f'**{good:.2f}**' in lines['good']
     assert f'| {poor:.4f} |' in lines['poor']
     assert 'PSNR (Y) ↑' in lines['method']
-    assert '2 pixels left out' in table
+    assert 'leave 2 pixels out' in table
     assert 'not rounded' in table
     assert (tmp_path / 'table.md').read_text() == table
     with (tmp_path / 'scores.csv').open() as file:
@@ -261,6 +261,8 @@ def test_paper_row_has_its_own_column_where_the_definition_differs(data: Path, t
     assert rows[-1] == ['Restormer, published', '', '38.99', '0.978']
     assert rows[2][3] == ''  # not measured here
     assert 'arXiv 2403.11423, Table 3' in table
+    table = evaluate([f'{data}/good'], [['rain100l', f'{data}/truth']], ['ssim_y_matlab'], tmp_path, crop_border=4)
+    assert '| 0.979 (border 0) | 39.09 (border 0) |' in table
 
 
 def test_published_figures_are_consistent() -> None:

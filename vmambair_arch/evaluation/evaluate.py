@@ -39,7 +39,7 @@ def evaluate(
         data: name, folder of the true images and folder of the inputs of every test set; '-' or None for none.
         metrics: names of `metrics.catalogue`.
         output: folder, made where missing.
-        crop_border: pixels left out at every edge.
+        crop_border: pixels that PSNR and SSIM leave out at every edge.
         weights: folder of backbone weights, see `pretrained.pretrained_state`.
         crops: see `figures.parse_crop`.
         restoring: keyword arguments of `Restorer`.

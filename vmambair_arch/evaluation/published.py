@@ -1,8 +1,8 @@
 """Published figures, as data with their source: what tables of our own are set beside.
 
 A figure counts for the definition of its metric: `metric` is a name of `metrics.catalogue`, `crop_border` the pixels
-left out. Where the paper does not state the definition, it is that of the authors' scripts, as far as they are public
-(repository AlphacatPlus/VmambaIR, commit 7228c4f), and `source` says so.
+that PSNR and SSIM leave out. Where the paper does not state the definition, it is that of the authors' scripts, as far
+as they are public (repository AlphacatPlus/VmambaIR, commit 7228c4f), and `source` says so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Figure:
         dataset: name of the test set.
         metric: name of `metrics.catalogue`.
         value: as printed.
-        crop_border: pixels left out at every edge.
+        crop_border: pixels that PSNR and SSIM leave out at every edge.
         source: paper and table, and what the definition of the metric rests on.
         multiply_adds: of the network at a 64 x 64 input, where the paper states them.
     """
@@ -40,12 +40,13 @@ def _table(
     method: str,
     values: dict[str, tuple[float, ...]],
     metrics: tuple[str, ...],
-    crop: int,
+    crop_border: int,
     source: str,
     multiply_adds: float | None = None,
 ) -> list[Figure]:
+    """Figures by test set; the border is that of PSNR and SSIM."""
     return [
-        Figure(method, dataset, metric, value, crop, source, multiply_adds)
+        Figure(method, dataset, metric, value, crop_border, source, multiply_adds)
         for dataset, row in values.items()
         for metric, value in zip(metrics, row, strict=True)
     ]
@@ -53,6 +54,10 @@ def _table(
 
 _DERAIN = ('psnr_y_matlab', 'ssim_y_matlab')
 _MATLAB = 'evaluate_PSNR_SSIM.m: Y rounded, no border left out'
+_SR = 'not defined in the paper; SRGAN/metric.sh: LPIPS with AlexNet, PSNR on Y with a border of 4'
+_REAL = (
+    "not defined in the paper; RealSR/Metric: Y with a border of 4, LPIPS with VGG, as in DiffIR's script of that name"
+)
 
 FIGURES: tuple[Figure, ...] = (
     *_table(
@@ -65,15 +70,15 @@ FIGURES: tuple[Figure, ...] = (
             'DIV2K100': (0.0995, 29.18),
         },
         ('lpips', 'psnr_y'),
-        0,
-        f'{PAPER}, Table 1; no definition in the paper, SRGAN/metrics/*.py: LPIPS-alex, PSNR on Y, no border left out',
+        4,
+        f'{PAPER}, Table 1; {_SR}',
     ),
     *_table(
         OURS,
         {'NTIRE2020': (0.3379, 27.06, 0.7501), 'AIM2019': (0.3891, 23.90, 0.6972)},
-        ('lpips', 'psnr_y', 'ssim_y'),
+        ('lpips_vgg', 'psnr_y', 'ssim_y'),
         4,
-        f'{PAPER}, Table 2; no definition in the paper, RealSR/Metric/PSNR.py: Y, border of 4; LPIPS-alex assumed',
+        f'{PAPER}, Table 2; {_REAL}',
         20.5e9,
     ),
     Figure('BSRGAN', 'AIM2019', 'psnr_y', 24.20, 4, f'{PAPER}, Table 2'),

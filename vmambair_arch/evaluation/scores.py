@@ -35,7 +35,7 @@ class Evaluation:
 
     Attributes:
         methods, datasets, metrics: in the order of the tables.
-        crop_border: pixels left out at every edge.
+        crop_border: pixels that PSNR and SSIM leave out at every edge.
         output: folder of everything that is written.
         restored: the restored image of every key; those of checkpoints come into being during `run`.
         scores: value of every metric of images, by key and name.

@@ -21,7 +21,8 @@ def _table(evaluation: Evaluation, dataset: DataSet) -> str:
     ours = {metric.name: metric for metric in evaluation.metrics}
     figures = published(dataset.name)
     # A published figure of another definition gets a column of its own: it must not stand below ours.
-    columns = list(ours.values()) + [METRICS[name] for name in dict.fromkeys(f.metric for f in figures) - ours.keys()]
+    others = [name for name in dict.fromkeys(figure.metric for figure in figures) if name not in ours]
+    columns = [*ours.values(), *(METRICS[name] for name in others)]
     rows = [['method', *(metric.heading for metric in columns)], ['---', *['---:'] * len(columns)]]
     for method in evaluation.methods:
         cells = [method.name]
@@ -36,15 +37,18 @@ def _table(evaluation: Evaluation, dataset: DataSet) -> str:
         rows.append(cells)
     for name in dict.fromkeys(figure.method for figure in figures):
         values = {figure.metric: figure for figure in figures if figure.method == name}
-        rows.append([f'{name}, published', *(_quoted(values.get(metric.name)) for metric in columns)])
+        rows.append([f'{name}, published', *(_quoted(values.get(m.name), evaluation.crop_border) for m in columns)])
     sources = [f'- {name}: {source}.' for name, source in dict.fromkeys((f.method, f.source) for f in figures)]
     lines = [f'## {dataset.name}, {len(dataset.items)} images', '']
     lines += [f'| {" | ".join(cells)} |' for cells in rows]
     return '\n'.join([*lines, '', *sources, *([''] if sources else [])])
 
 
-def _quoted(figure: Figure | None) -> str:
-    return '' if figure is None else f'{figure.value:g}'
+def _quoted(figure: Figure | None, crop_border: int) -> str:
+    if figure is None:
+        return ''
+    cropped = figure.metric.startswith(('psnr', 'ssim')) and figure.crop_border != crop_border
+    return f'{figure.value:g} (border {figure.crop_border})' if cropped else f'{figure.value:g}'
 
 
 def _best(values: Sequence[float], metric: Metric) -> float:
@@ -53,10 +57,8 @@ def _best(values: Sequence[float], metric: Metric) -> float:
 
 
 def _definitions(evaluation: Evaluation) -> list[str]:
-    border = (
-        f'{evaluation.crop_border} pixels left out at every edge' if evaluation.crop_border else 'no border left out'
-    )
-    lines = [f'Averages over images; {border}. 8-bit images as saved.']
+    border = f'{evaluation.crop_border} pixels' if evaluation.crop_border else 'no border'
+    lines = [f'Averages over images, 8 bits as saved; PSNR and SSIM leave {border} out at every edge.']
     titles = ' '.join(metric.title for metric in evaluation.metrics)
     if '(Y)' in titles:
         lines.append("Y: BT.601 luma, not rounded (BasicSR's definition).")

@@ -83,7 +83,7 @@ def get_metrics(names: Sequence[str], *, crop_border: int = 0, weights: str | Pa
 
     Args:
         names: of `METRICS`, or `pyiqa:` and a name of pyiqa.
-        crop_border: pixels left out at every edge by every metric but FID.
+        crop_border: pixels left out at every edge by PSNR and SSIM; the others see whole images, as in papers.
         weights: file or folder of backbone weights for LPIPS, DISTS and FID, see `pretrained.pretrained_state`.
 
     Raises:
@@ -93,7 +93,7 @@ def get_metrics(names: Sequence[str], *, crop_border: int = 0, weights: str | Pa
     for name in dict.fromkeys(names):
         metric = _named(name)
         options = dict(metric.options)
-        if not metric.of_folders:
+        if metric.function in (psnr, ssim):
             options['crop_border'] = crop_border
         if metric.function in (lpips, dists, fid):
             options['weights'] = weights
