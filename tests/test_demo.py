@@ -43,7 +43,9 @@ def test_the_same_rain_every_time(tmp_path: Path) -> None:
 def test_a_short_run_writes_all_it_names(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (root / 'options' / 'demo_derain.yml').read_text(encoding='utf-8')
     short = tmp_path / 'demo_derain.yml'
-    short.write_text(text.replace(' 1000', ' 3').replace('[1000]', '[3]').replace('gt_size: 64', 'gt_size: 16'), encoding='utf-8')
+    short.write_text(
+        text.replace(' 1000', ' 3').replace('[1000]', '[3]').replace('gt_size: 64', 'gt_size: 16'), encoding='utf-8'
+    )
     monkeypatch.setattr(demo, 'option_file', lambda name: short)
     lines: list[str] = []
     result = demo.run('derain', tmp_path / 'out', say=lines.append)
@@ -71,7 +73,46 @@ def test_a_training_that_fails_is_not_a_result(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / 'out' / 'demo.json').exists()
 
 
-@pytest.mark.parametrize(('arguments', 'line'), [(('derian',), "did you mean 'derain'"), (('derain', __file__), 'is a file')])
+@pytest.mark.parametrize(
+    ('arguments', 'line'), [(('derian',), "did you mean 'derain'"), (('derain', __file__), 'is a file')]
+)
 def test_bad_arguments(arguments: tuple[str, ...], line: str) -> None:
     with pytest.raises(UserError, match=line):
         demo.run(*arguments)
+
+
+def test_super_resolution_starts_from_a_quarter(tmp_path: Path) -> None:
+    baseline = {}
+    for task in ('sr', 'realsr'):
+        folders = [tmp_path / task, tmp_path / f'{task}_again']
+        for folder in folders:
+            demo.TASKS[task].prepare(folder)
+        assert list((folders[0] / 'train').iterdir())
+        figures = []
+        for (small, target), (again, _) in zip(*map(_unseen, folders), strict=True):
+            h, w = target.shape[:2]
+            assert small.shape == (h // 4, w // 4, 3)
+            assert np.array_equal(small, again)
+            enlarged = demo.TASKS[task].baseline(small, target.shape[:2])
+            assert enlarged.shape == target.shape
+            figures.append(psnr(enlarged, target, y_channel=True))
+        baseline[task] = np.mean(figures)
+    # What bicubic loses, and what noise, blur and JPEG take besides.
+    assert 25 < baseline['sr'] < 35
+    assert baseline['realsr'] < baseline['sr'] - 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['sr', 'realsr'])
+def test_super_resolution_in_a_short_run(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    text = (root / 'options' / f'demo_{task}.yml').read_text(encoding='utf-8')
+    short = tmp_path / f'demo_{task}.yml'
+    short.write_text(text.replace('1000', '3'), encoding='utf-8')
+    monkeypatch.setattr(demo, 'option_file', lambda name: short)
+    result = demo.run(task, tmp_path / 'out')
+    assert all(path.exists() for path in result.written)
+    before = read_image(tmp_path / 'out' / 'data' / 'unseen' / 'input' / f'{result.scores[0].name}.png').rgb
+    after = read_image(tmp_path / 'out' / 'restored' / f'{result.scores[0].name}.png').rgb
+    assert after.shape == (4 * before.shape[0], 4 * before.shape[1], 3)

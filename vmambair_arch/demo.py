@@ -21,6 +21,8 @@ from .errors import UserError, nearest
 from .options import load_options, option_file
 
 SEED = 2403_11423
+SCALE = 4
+"""Of the demos of super-resolution."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,54 @@ def _prepare_derain(folder: Path) -> None:
             write_image(folder / 'unseen' / 'input' / f'{photograph.name}.png', Image(rainy))
 
 
+def _prepare_sr(folder: Path) -> None:
+    from realesrgan_pipeline import imresize
+
+    _prepare_small(folder, lambda target, number: imresize(target, 1 / SCALE))
+
+
+def _prepare_realsr(folder: Path) -> None:
+    import torch
+
+    from realesrgan_pipeline import Degradation, DegradationConfig, image_generator
+
+    degrade = Degradation(DegradationConfig(scale=SCALE))
+
+    def small(target: np.ndarray, number: int) -> np.ndarray:
+        gt = torch.from_numpy(target).permute(2, 0, 1)[None] / 255
+        lq, _ = degrade(gt, [image_generator(SEED, number)])
+        return (lq[0] * 255).round().byte().permute(1, 2, 0).numpy()
+
+    _prepare_small(folder, small)
+
+
+def _prepare_small(folder: Path, make_small: Callable[[np.ndarray, int], np.ndarray]) -> None:
+    """Targets of the photographs, and for the unseen ones inputs that are `SCALE` times smaller."""
+    from .data.photographs import photographs
+    from .inference.image_io import Image, write_image
+
+    for number, photograph in enumerate(photographs()):
+        h, w = (n // SCALE * SCALE for n in photograph.image.shape[:2])
+        target = photograph.image[:h, :w]
+        if photograph.split == 'train':
+            write_image(folder / 'train' / f'{photograph.name}.png', Image(target / np.float32(255)))
+        else:
+            small = make_small(target, number)
+            write_image(folder / 'unseen' / 'target' / f'{photograph.name}.png', Image(target / np.float32(255)))
+            write_image(folder / 'unseen' / 'input' / f'{photograph.name}.png', Image(small / np.float32(255)))
+
+
+def _enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """MATLAB's bicubic: what an enlargement costs nothing to be better than."""
+    from realesrgan_pipeline import imresize
+
+    return imresize(np.rint(image * 255).astype(np.uint8), size[0] // image.shape[0]) / np.float32(255)
+
+
 TASKS = {
     'derain': Task('rainy', _prepare_derain, lambda image, size: image),
+    'sr': Task('bicubic', _prepare_sr, _enlarge),
+    'realsr': Task('bicubic', _prepare_realsr, _enlarge),
 }
 
 
@@ -151,7 +199,7 @@ def train(options_path: Path, folder: Path) -> None:
     command = [sys.executable, '-m', 'vmambair_arch.train', '-opt', str(options_path)]
     code = subprocess.run(command, cwd=folder, check=False).returncode
     if code:
-        raise UserError(f'the training ended with code {code}; its messages are above', exit_code=code if code > 0 else 1)
+        raise UserError(f'the training ended with code {code}; its messages are above', exit_code=max(code, 1))
 
 
 def _restore_unseen(task: Task, out: Path, checkpoint: Path) -> tuple[list[Score], Path]:
