@@ -9,18 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from experiment import options, write_image, write_options, write_pairs
+from experiment import options, write_image, write_options
 
 from vmambair_arch.cli import main
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    write_pairs(tmp_path / 'train', 3)
-    write_pairs(tmp_path / 'val', 2)
-    return tmp_path
 
 
 @pytest.fixture
@@ -132,18 +123,12 @@ def test_a_learning_rate_that_yaml_reads_as_text(workplace, refused):
     assert "train: optim_g: lr: '1e-3' is text to YAML; write 1.0e-3" in said
 
 
-def test_an_experiment_that_is_there_already_is_moved_with_a_word(workplace, capsys):
+def test_an_experiment_that_is_there_already_is_moved_with_a_word(workplace, check):
     """BasicSR renames it without asking; how to go on with it instead is said first."""
-    from argparse import Namespace
-
-    from vmambair_arch import preflight
-
-    write_options(workplace / 'train.yml', options())
     states = workplace / 'experiments/tiny/training_states'
     states.mkdir(parents=True)
     (states / '2.state').write_bytes(b'')
-    args = Namespace(opt='train.yml', launcher='none', auto_resume=False, debug=False, force_yml=None)
-    report = preflight.check(args)
+    report = check()
     assert report.faults == []
     (warning,) = (warning for warning in report.warnings if 'experiments/tiny' in warning)
     assert 'at iteration 2' in warning
@@ -201,23 +186,6 @@ def test_a_checkpoint_of_another_network(workplace, refused):
     said = one_fault(refused(path__pretrain_network_g='wider.pth'))
     assert 'wider.pth is of another network' in said
     assert 'unknown (latent.1.' in said
-
-
-def test_periods_that_end_before_the_run(workplace, capsys, monkeypatch):
-    """BasicSR's scheduler stops with an error there; ours holds the rate, which is a warning."""
-    from argparse import Namespace
-
-    from vmambair_arch import preflight
-
-    cosine = {'type': 'CosineAnnealingRestartLR', 'periods': [2], 'restart_weights': [1], 'eta_min': 0.0001}
-    args = Namespace(opt='train.yml', launcher='none', auto_resume=False, debug=False, force_yml=None)
-    write_options(workplace / 'train.yml', options(train__scheduler=cosine))
-    (fault,) = preflight.check(args).faults
-    assert 'BasicSR stops with an error at 4' in fault
-    write_options(workplace / 'train.yml', options(train__scheduler=cosine, model_type='VmambaIRModel'))
-    report = preflight.check(args)
-    assert report.faults == []
-    assert any('periods add up to 2, total_iter is 4: the rate stays at 0.0001 from 2 on' in w for w in report.warnings)
 
 
 def test_ten_faults_are_ten_lines(workplace, capsys):

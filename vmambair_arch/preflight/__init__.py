@@ -35,14 +35,12 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     gpus = resources.check_devices(options, report)
     ranks = int(os.environ.get('WORLD_SIZE', 1)) if arguments.launcher != 'none' else 1
     found = data.check_data(options, training, known, report)
-    for phase, each in found.items():
-        if phase != 'train':
-            report.facts.append(f'{phase}: {each.images} images')
-    if training and _complete(options):
+    if training and _complete(options, report):
         model = building.model_class(options)
         building.check_optimizers(options, model, report)
         building.check_model(options, model, report)
         first = start.check_start(options, arguments, report)
+        start.check_loggers(options, report)
         if 'train' in found:
             resources.check_batches(options, found['train'], ranks, gpus, known, report)
         if not report.faults:
@@ -52,12 +50,10 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     return report
 
 
-def _complete(options: Mapping[str, object]) -> bool:
-    """Whether the numbers are there that the rest is worked out from."""
-    train, logger = options.get('train'), options.get('logger')
-    return (
-        isinstance(train, Mapping)
-        and isinstance(logger, Mapping)
-        and all(type(section.get(key)) in (int, float) and section[key] >= 1
-                for section, key in ((train, 'total_iter'), (logger, 'save_checkpoint_freq')))
-    )  # fmt: skip
+def _complete(options: Mapping[str, object], report: Report) -> bool:
+    """Whether the sections and numbers are there that the rest is worked out from."""
+    sections = [options.get(name) for name in ('train', 'logger', 'path', 'datasets')]
+    if not all(isinstance(section, Mapping) for section in sections):
+        return False
+    needed = (('train', 'total_iter'), ('logger', 'save_checkpoint_freq'))
+    return all(key in options[name] and not report.has(f'{name}: {key}') for name, key in needed)

@@ -75,7 +75,7 @@ def check_optimizers(options: Options, model: type | None, report: Report) -> No
     train = options['train']
     ours = model is not None and issubclass(model, VmambaIRModel)
     for key, section in train.items():
-        if not str(key).startswith('optim_') or not section:
+        if not str(key).startswith('optim_') or section is None:
             continue
         optimizer = _optimizer(section, f'train: {key}', ours, report)
         label = key.removeprefix('optim_')
@@ -92,7 +92,7 @@ def _optimizer(section: Any, where: str, ours: bool, report: Report) -> torch.op
         report.faults.append(f'{where}: type is missing')
         return None
     name = section['type']
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         hint = nearest(str(name), list(known)) if ours else '; this model knows Adam, VmambaIRModel all of torch.optim'
         report.faults.append(f"{where}: there is no '{name}'{hint}")
         return None
@@ -114,7 +114,7 @@ def _check_scheduler(
 
     known = list(SCHEDULERS) if ours else list(BASICSR_SCHEDULERS)
     name = section.get('type')
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         fault = f"{where}: there is no '{name}'{nearest(str(name), known) or '; there are ' + ', '.join(known)}"
         if fault not in report.faults:  # several optimisers may share it
             report.faults.append(fault)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -68,7 +70,6 @@ def _check_section(options: Options, phase: str, section: Options, known: KeysRe
     from basicsr.utils.registry import DATASET_REGISTRY
 
     where = f'datasets: {phase}'
-    before = len(report.faults)
     named = typed_section(section, DATASET_REGISTRY, where, report)
     if not named:
         return None
@@ -78,26 +79,44 @@ def _check_section(options: Options, phase: str, section: Options, known: KeysRe
         _check_prefetch(section, where, report)
     section = {'name': phase, **copy.deepcopy(dict(section))}
     section |= {'phase': phase.partition('_')[0], 'scale': options.get('scale', 1)}
+    if not _has_form(section):
+        return None
     for key in ('dataroot_gt', 'dataroot_lq'):
         if isinstance(section.get(key), str):
             section[key] = str(Path(section[key]).expanduser())
 
     pairs, files = _files(name, section, where, report)
     dataset = None
-    if len(report.faults) == before:
+    if not report.has(where):
         run = {'total_iter': int(options['train']['total_iter'])} if _total(options) else {}
         dataset, complaint = errors_of(lambda: kind(copy.deepcopy(section) | run))
         if complaint:
             report.faults.append(f'{where}: {complaint}')
         elif not files:
             files = _files_of(dataset)
-    headers = dict(zip(files, read_headers(files), strict=True))
+    started = time.perf_counter()
+    headers = _listed_headers(section) if _in_lmdb(section) else dict(zip(files, read_headers(files), strict=True))
+    seconds = time.perf_counter() - started
     _check_headers(name, headers, where, report)
     _check_sizes(name, section, pairs, headers, where, report)
-    if dataset is None or len(report.faults) > before:
+    if dataset is None or report.has(where):
         return None
+    images = len(pairs) or len(files) or len(dataset)
+    kind = 'pairs' if any(pair.lq for pair in pairs) else 'images'
+    report.facts.append(f'{phase}: {images} {kind}; {len(headers)} headers read in {seconds:.1f} s')
     decoded = sum(header.width * header.height * 3 for header in headers.values())
-    return Data(dataset, len(pairs) or len(files) or len(dataset), decoded)
+    return Data(dataset, images, decoded)
+
+
+def _has_form(section: Options) -> bool:
+    """Whether files can be looked for; what is wrong otherwise has been said."""
+    roots = (section.get('dataroot_gt'), section.get('dataroot_lq'))
+    return (
+        isinstance(section.get('io_backend') or {}, Mapping)
+        and all(root is None or isinstance(root, str) for root in roots)
+        and type(section['scale']) is int
+        and section['scale'] >= 1
+    )
 
 
 def _total(options: Options) -> bool:
@@ -118,8 +137,9 @@ def _check_section_keys(kind: type, phase: str, section: Options, known: KeysRea
         demanded |= {'batch_size_per_gpu', 'num_worker_per_gpu'}
     else:
         demanded -= TRAINING_ONLY
-    for key in sorted(demanded - SET_BY_BASICSR - set(section)):
-        report.faults.append(f'datasets: {phase}: {key} is missing')
+    for key in sorted(demanded - SET_BY_BASICSR):
+        if section.get(key) is None:
+            report.faults.append(f'datasets: {phase}: {key} is missing')
 
 
 def _check_prefetch(section: Options, where: str, report: Report) -> None:
@@ -167,7 +187,8 @@ def _files(name: str, section: Options, where: str, report: Report) -> tuple[lis
         report.faults.append(f'{where}: {complaint}')
         return [], files
     if lmdb:
-        return pairs, []
+        gt, lq = section['dataroot_gt'], section.get('dataroot_lq')
+        return [Pair(f'{gt}/{pair.gt}', f'{lq}/{pair.lq}' if pair.lq else None) for pair in pairs], []
     if name == BASICSR_PAIRED:
         other = [Path(p.lq).name for p in pairs if p.lq and Path(p.lq).suffix != Path(p.gt).suffix]
         if other:
@@ -202,6 +223,23 @@ def _files_of(dataset: Any) -> list[str]:
 # ---------------------------------------------------------------- headers
 
 
+def _in_lmdb(section: Options) -> bool:
+    return errors_of(lambda: is_lmdb(section))[0] is True
+
+
+def _listed_headers(section: Options) -> dict[str, Header]:
+    """What the `meta_info.txt` of LMDB folders says of their images, by folder and key: `name.png (h,w,c) 1`."""
+    headers = {}
+    for root in (section.get('dataroot_gt'), section.get('dataroot_lq')):
+        meta_info = Path(str(root)) / 'meta_info.txt'
+        for line in meta_info.read_text(encoding='utf-8').splitlines() if meta_info.is_file() else ():
+            listed = re.match(r'(.+?)\.\w+ \((\d+),\s*(\d+),\s*(\d+)\)', line)
+            if listed:
+                key, (height, width, channels) = listed[1], map(int, listed.groups()[1:])
+                headers[f'{root}/{key}'] = Header(width, height, channels, bits=8)
+    return headers
+
+
 def _check_headers(name: str, headers: Mapping[str, Header], where: str, report: Report) -> None:
     broken = {path: header.fault for path, header in headers.items() if header.fault}
     for path, fault in list(broken.items())[:SHOWN]:
@@ -234,8 +272,6 @@ def _check_sizes(
     name: str, section: Options, pairs: Iterable[Pair], headers: Mapping[str, Header], where: str, report: Report
 ) -> None:
     scale, patch = section['scale'], section.get('gt_size')
-    if type(scale) is not int or scale < 1:
-        return
     exact = name == BASICSR_PAIRED and section['phase'] == 'train'
     unfit, small = [], []
     for pair in pairs:

@@ -126,10 +126,13 @@ class _Shelf:
             return Header(fault=f'cannot be read ({error.strerror or error})')
         stamp = [status.st_size, status.st_mtime_ns]
         entry = self._known[folder].get(path.name)
-        if not entry or entry[:2] != stamp:
-            entry = self._known[folder][path.name] = [*stamp, *astuple(read_header(path))]
+        if entry and entry[:2] == stamp:
+            return Header(*entry[2:])
+        header = read_header(path)
+        if not header.fault:  # a fault may be mended without a trace in size and time, as a permission
+            self._known[folder][path.name] = [*stamp, *astuple(header)]
             self._changed.add(folder)
-        return Header(*entry[2:])
+        return header
 
     def _file(self, folder: Path) -> Path:
         return self._folder / f'{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}.json'

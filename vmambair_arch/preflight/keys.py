@@ -163,10 +163,10 @@ class _Reader(ast.NodeVisitor):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr in _READERS and node.args:
                 return self._below(self.sections(node.func.value), node.args[0])
-            if node.func.attr == 'copy':
+            if node.func.attr == 'copy' and not node.args:
                 return self.sections(node.func.value)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ('deepcopy', 'dict'):
-            return self.sections(node.args[0]) if node.args else ()
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func) in ('dict', 'copy.deepcopy', 'deepcopy'):
+            return self.sections(node.args[0])
         return ()
 
     def _below(self, sections: tuple[Path, ...], key: ast.AST) -> tuple[Path, ...]:
@@ -264,14 +264,15 @@ class _Reader(ast.NodeVisitor):
                 None, target,
             )  # fmt: skip
             patterns = _filters(key, loop)
-            for section in sections:
-                self.found.optional.update((*section, pattern) for pattern in patterns or ())
-                if patterns is None:
-                    self.found.open.add(section)
+            if patterns is None:
+                self.found.open.update(sections)
+                patterns = ['*']
+            within = tuple((*section, pattern) for section in sections for pattern in patterns)
+            self.found.optional.update(within)
             if value is not None:
-                self._bind(value, tuple((*section, '*') for section in sections), None)
+                self._bind(value, within, None)
             if key is not None:
-                self._bind(key, (), patterns or ['*'])
+                self._bind(key, (), patterns)
         elif isinstance(over, (ast.Tuple, ast.List)) and any(self.sections(part) for part in over.elts):
             self._bind(target, sum((self.sections(part) for part in over.elts), ()), None)
         else:

@@ -27,6 +27,10 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
 
+    def has(self, where: str) -> bool:
+        """Whether a fault was found at a place: `datasets: train`."""
+        return any(fault.startswith((f'{where}: ', f'{where} ')) for fault in self.faults)
+
     def lines(self) -> list[str]:
         """The report as it is printed: faults, warnings, and facts where there is no fault."""
         counted = f'{len(self.faults)} fault{"s" * (len(self.faults) != 1)}' if self.faults else 'no fault'

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from ..errors import UserError, nearest
+from ..errors import nearest
 from .keys import KeysRead, Path, keys_read_by
 from .report import Report, dotted
 
@@ -41,12 +43,19 @@ def _count(least: int) -> tuple[Callable[[Any], bool], str]:
     return lambda v: type(v) in (int, float) and v >= least and v == int(v), f'a whole number from {least} up'
 
 
+def _or_none(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: v is None or rule[0](v), rule[1]
+
+
 _SHARE = (lambda v: type(v) in (int, float) and 0 <= v < 1, 'a number from 0 to below 1')
 _FLAG = (lambda v: isinstance(v, bool), 'true or false')
+_TEXT = (lambda v: isinstance(v, str) and v != '', 'text, in quotes where it looks like a number')
+_SECTION = (lambda v: isinstance(v, Mapping), 'a section')
 VALUES: dict[Path, tuple[Callable[[Any], bool], str]] = {
+    ('name',): _TEXT,
     ('scale',): _whole(1),
     ('num_gpu',): (lambda v: v == 'auto' or (type(v) is int and v >= 0), "'auto' or a whole number from 0 up"),
-    ('manual_seed',): _whole(0),
+    ('manual_seed',): _or_none(_whole(0)),
     ('train', 'total_iter'): _count(1),
     ('train', 'warmup_iter'): _count(-1),
     ('train', 'ema_decay'): _SHARE,
@@ -58,11 +67,16 @@ VALUES: dict[Path, tuple[Callable[[Any], bool], str]] = {
     ('val', 'save_img'): _FLAG,
     ('logger', 'print_freq'): _count(1),
     ('logger', 'save_checkpoint_freq'): _count(1),
-    ('logger', 'keep_last'): _whole(0),
+    ('logger', 'keep_last'): _or_none(_whole(0)),
     ('logger', 'use_tb_logger'): _FLAG,
+    ('train', 'scheduler'): _SECTION,
+    ('datasets', '*', 'name'): _TEXT,
+    ('datasets', '*', 'io_backend'): _or_none(_SECTION),
+    ('datasets', '*', 'dataroot_gt'): _or_none(_TEXT),
+    ('datasets', '*', 'dataroot_lq'): _or_none(_TEXT),
     ('datasets', '*', 'batch_size_per_gpu'): _whole(1),
     ('datasets', '*', 'num_worker_per_gpu'): _whole(0),
-    ('datasets', '*', 'gt_size'): _whole(1),
+    ('datasets', '*', 'gt_size'): _or_none(_whole(1)),
     ('datasets', '*', 'dataset_enlarge_ratio'): (lambda v: type(v) in (int, float) and v > 0, 'a number above 0'),
     ('datasets', '*', 'use_hflip'): _FLAG,
     ('datasets', '*', 'use_rot'): _FLAG,
@@ -75,7 +89,7 @@ def check_sections(options: Options, training: bool, report: Report) -> None:
     _check_numbers(options, (), report)
     for path, (fits, what) in VALUES.items():
         for place, value in _at(options, path):
-            if value is not None and not fits(value) and not _looks_like_number(place[-1], value):
+            if not fits(value) and not _looks_like_number(place[-1], value):
                 report.faults.append(f'{dotted(*place)} must be {what}, not {value!r}')
     known, strict = known_keys(options, training, report)
     _check_presence(options, training, known, report)
@@ -101,14 +115,22 @@ def known_keys(options: Options, training: bool, report: Report) -> tuple[KeysRe
     from basicsr.utils.options import parse_options
     from basicsr.utils.registry import MODEL_REGISTRY
 
-    pipeline = basicsr.train.train_pipeline if training else basicsr.test.test_pipeline
-    known = keys_read_by(parse_options, opt=()) | keys_read_by(pipeline, opt=())
+    from ..models.vmambair_model import VmambaIRModel
+
+    known = keys_read_by(parse_options, opt=()) | keys_read_by(basicsr.train.train_pipeline, opt=())
+    if not training:  # files for testing keep keys of training, as `path: resume_state`
+        known = KeysRead(known.optional | known.required, set(), known.open)
+        known |= keys_read_by(basicsr.test.test_pipeline, opt=())
     kind = options.get('model_type')
     if kind is None:
         return known | _any_model(), False
     model = look_up(MODEL_REGISTRY, kind, 'model_type', report)
     if model is None:
         return known | _any_model(), False
+    if issubclass(model, VmambaIRModel):  # works out these names, and writes images without a suffix too
+        for label in model.labels:
+            known.required |= {(f'network_{label}',), ('train', f'optim_{label}')}
+        known.optional.add(('val', 'suffix'))
     return known | keys_read_by(model, opt=()), is_ours(model)
 
 
@@ -129,20 +151,21 @@ def is_ours(code: Any) -> bool:
 
 def look_up(registry: Any, name: Any, where: str, report: Report) -> Any:
     """What a registry of BasicSR has under a name, or None and a fault that names the nearest."""
+    if not isinstance(name, str):
+        report.faults.append(f'{where} must be a name, not {name!r}')
+        return None
     for candidate in (name, f'{name}_basicsr'):
         if candidate in registry:
             return dict(iter(registry))[candidate]
     names = [key.removesuffix('_basicsr') for key in registry.keys()]  # noqa: SIM118 not a mapping
-    report.faults.append(f"{where}: there is no '{name}'{nearest(str(name), names)}")
+    report.faults.append(f"{where}: there is no '{name}'{nearest(name, names)}")
     return None
 
 
 def _check_presence(options: Options, training: bool, known: KeysRead, report: Report) -> None:
     """Sections and keys that the pipeline or the model reads without asking."""
-    wanted = known.demands(()) - SET_BY_BASICSR[()]
     sections = ['path', 'datasets', *(['train', 'logger'] if training else ['val'])]
-    if not training:
-        wanted -= {'train', 'logger'}
+    wanted = known.demands(()) - SET_BY_BASICSR[()] if training else {'num_gpu'}
     for key in sorted(wanted | {'name', 'model_type', 'network_g', *sections}):
         if key not in options:
             kind = 'section' if key in sections or key.startswith('network_') else 'key'
@@ -151,18 +174,14 @@ def _check_presence(options: Options, training: bool, known: KeysRead, report: R
         if key in options and not isinstance(options[key], Mapping) and (key != 'val' or options[key] is not None):
             what = 'is empty' if options[key] is None else f'must be a section, not {options[key]!r}'
             report.faults.append(f"section '{key}' {what}")
-    for section in sections[2:]:
-        if isinstance(options.get(section), Mapping):
-            _check_demands(options[section], (section,), known, report)
-    if training and isinstance(options.get('val'), Mapping):
-        _check_demands(options['val'], ('val',), known, report, besides={'suffix', 'metrics'})
-
-
-def _check_demands(
-    section: Options, path: Path, known: KeysRead, report: Report, besides: Collection[str] = ('suffix', 'metrics')
-) -> None:
-    for key in sorted(known.demands(path) - set(section) - set(besides) - SET_BY_BASICSR.get(path, set())):
-        report.faults.append(f'{dotted(*path, key)} is missing')
+    for section in ('train', 'logger', 'val'):
+        if isinstance(options.get(section), Mapping) and (training or section == 'val'):
+            # The suffix of saved images, which training does not have.
+            unread = set() if not training and options[section].get('save_img') else {'suffix'}
+            for key in sorted(known.demands((section,)) - unread):
+                empty = options[section].get(key) is None if section == 'train' else key not in options[section]
+                if empty and not report.has(f'{section}: {key}'):
+                    report.faults.append(f'{dotted(section, key)} is missing')
 
 
 def _check_keys(section: Options, path: Path, known: KeysRead, strict: bool, report: Report) -> None:
@@ -243,9 +262,15 @@ def check_arguments(
                 f"{where}: {code.__name__} has no '{key}'{nearest(key, takes) or '; it takes ' + ', '.join(takes)}"
             )
     for name in takes:
-        if parameters[name].default is inspect.Parameter.empty and name not in given:
-            report.faults.append(f"{where}: '{name}' is missing, which {code.__name__} needs")
-    return not any(fault.startswith(f'{where}: ') for fault in report.faults)
+        default = parameters[name].default
+        if name not in given:
+            if default is inspect.Parameter.empty:
+                report.faults.append(f"{where}: '{name}' is missing, which {code.__name__} needs")
+        elif type(default) in (int, float) and not (
+            isinstance(given[name], (int, float)) or _looks_like_number(name, given[name])
+        ):
+            report.faults.append(f'{where}: {name} must be a number, not {given[name]!r}')
+    return not report.has(where)
 
 
 # ---------------------------------------------------------------- what is named by type
@@ -263,11 +288,16 @@ def typed_section(section: Any, registry: Any, where: str, report: Report) -> tu
 def _check_losses(train: Options, report: Report) -> None:
     from basicsr.utils.registry import LOSS_REGISTRY
 
-    for key, section in train.items():
-        if str(key).endswith('_opt') and section:
-            named = typed_section(section, LOSS_REGISTRY, f'train: {key}', report)
-            if named:
-                check_arguments(*named, f'train: {key}', report)
+    losses = {key: section for key, section in train.items() if str(key).endswith('_opt') and section}
+    if not losses:
+        report.faults.append('train: no loss; name one, as pixel_opt: {type: L1Loss}')
+    for key, section in losses.items():
+        named = typed_section(section, LOSS_REGISTRY, f'train: {key}', report)
+        if named and check_arguments(*named, f'train: {key}', report):
+            loss, given = named
+            _, complaint = errors_of(lambda loss=loss, given=given: loss(**given))
+            if complaint:
+                report.faults.append(f'train: {key}: {complaint}')
 
 
 def _check_metrics(options: Options, report: Report) -> None:
@@ -294,12 +324,28 @@ def _check_metrics(options: Options, report: Report) -> None:
         lower = default.default == 'lower' if default else metric.__name__ == 'calculate_niqe'
         if lower and better is None:
             report.warnings.append(f"{where}: lower is better here; without 'better: lower' BasicSR keeps the worst")
+        if not report.has(where):
+            _try_metric(section, where, report)
+
+
+def _try_metric(section: Options, where: str, report: Report) -> None:
+    """Score a small picture: a package or a file of weights that is missing shows now, not at the first validation."""
+    import numpy as np
+    from basicsr.metrics import calculate_metric
+
+    picture = np.random.default_rng(0).integers(0, 256, (96, 192, 3), dtype=np.uint8)
+    with warnings.catch_warnings(), np.errstate(all='ignore'):
+        warnings.simplefilter('ignore')
+        pictures = {'img': picture, 'img2': 255 - picture}
+        score, complaint = errors_of(lambda: float(calculate_metric(pictures, dict(section))))
+    if complaint or not math.isfinite(score):
+        report.faults.append(f'{where}: {complaint or f"scores a picture with {score}"}')
 
 
 def errors_of(build: Callable[[], Any]) -> tuple[Any, str]:
     """What `build` returns, and '' — or None and its complaint about its arguments."""
     try:
         return build(), ''
-    except (UserError, ValueError, TypeError, AssertionError, NotImplementedError, KeyError) as error:
+    except (ValueError, TypeError, AssertionError, NotImplementedError, KeyError, ImportError, OSError) as error:
         text = str(error) or type(error).__name__
         return None, text.strip().splitlines()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 from .report import Report
@@ -37,3 +38,17 @@ def check_start(options: Options, arguments: argparse.Namespace, report: Report)
             f'{folder} is there{state}; it is moved to {folder}_archived_<time>. To go on with it: --auto_resume'
         )
     return 0
+
+
+def check_loggers(options: Options, report: Report) -> None:
+    """TensorBoard and Weights & Biases: there, if they are asked for."""
+    logger = options['logger']
+    wanted = {'tensorboard': logger.get('use_tb_logger')}
+    project = (logger.get('wandb') or {}).get('project')
+    if project:
+        wanted['wandb'] = True
+        if not logger.get('use_tb_logger'):
+            report.faults.append('logger: wandb reads what TensorBoard gets; set use_tb_logger: true')
+    for package, asked in wanted.items():
+        if asked and importlib.util.find_spec(package) is None:
+            report.faults.append(f'logger: {package} is not installed; pip install {package}')

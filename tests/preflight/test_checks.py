@@ -1,0 +1,328 @@
+"""What fits together, or not: periods, batches, pools, disk, memory, states; and that no file makes the check fail."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from experiment import options, write_image, write_options, write_pairs
+
+from vmambair_arch import preflight
+from vmambair_arch.preflight import resources
+
+COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [2], 'restart_weights': [1], 'eta_min': 0.0001}
+PROGRESSIVE = {
+    'model_type': 'VmambaIRModel',
+    'datasets__train__type': 'PairedProgressiveDataset',
+    'datasets__train__gt_size': None,
+    'datasets__train__gt_sizes': [16, 24],
+    'datasets__train__mini_batch_sizes': [2, 1],
+    'datasets__train__iters': [2, 2],
+}
+
+
+def words(lines: list[str], *expected: str) -> bool:
+    return any(all(word in line for word in expected) for line in lines)
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def test_periods_that_end_before_the_run(check):
+    """BasicSR's scheduler stops with an error there; ours holds the rate, which is a warning."""
+    (fault,) = check(train__scheduler=COSINE).faults
+    assert 'BasicSR stops with an error at 4' in fault
+    report = check(train__scheduler=COSINE, model_type='VmambaIRModel')
+    assert report.faults == []
+    assert words(report.warnings, 'periods add up to 2, total_iter is 4: the rate stays at 0.0001 from 2 on')
+
+
+def test_periods_that_end_after_the_run(check):
+    """As in a released recipe: 432 000 of periods in 396 000 iterations end at 1.24e-5, never at 1e-6."""
+    cyclic = {
+        'type': 'CosineAnnealingRestartCyclicLR',
+        'periods': [144000, 288000],
+        'restart_weights': [1, 1],
+        'eta_mins': [3e-4, 1e-6],
+    }
+    report = check(
+        train__scheduler=cyclic, train__total_iter=396000, train__optim_g__lr=3e-4, model_type='VmambaIRModel'
+    )
+    assert words(report.warnings, 'add up to 432000', 'ends at a rate of 1.24e-05', 'reaches 1e-06')
+
+
+def test_basicsr_stops_where_the_check_says():
+    """The iteration that the fault names is the one at which BasicSR's own scheduler fails."""
+    from basicsr.models.lr_scheduler import CosineAnnealingRestartLR
+
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = CosineAnnealingRestartLR(optimizer, [2], [1], 0.0001)
+    optimizer.step()
+    for _ in (2, 3):  # BasicSR steps at the start of every iteration but the first
+        scheduler.step()
+    with pytest.raises(TypeError):
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ('iters', 'does'), [([2, 1], 'the last stage goes on to 4'), ([2, 9], 'ends before its stages')]
+)
+def test_stages_that_do_not_add_up(check, iters, does):
+    report = check(**(PROGRESSIVE | {'datasets__train__iters': iters}))
+    assert report.faults == []
+    assert words(report.warnings, f'iters add up to {sum(iters)}, total_iter is 4', does)
+
+
+def test_stages_of_different_number(check):
+    (fault,) = check(**(PROGRESSIVE | {'datasets__train__iters': [4]})).faults
+    assert fault.startswith('datasets: train: ')
+    assert 'one value per stage' in fault
+
+
+# ---------------------------------------------------------------- batches
+
+
+@pytest.mark.parametrize(('batch', 'ratio', 'fits'), [(3, 1, True), (4, 1, False), (4, 2, True), (7, 2, False)])
+def test_batch_against_data(check, batch, ratio, fits):
+    report = check(datasets__train__batch_size_per_gpu=batch, datasets__train__dataset_enlarge_ratio=ratio)
+    assert (report.faults == []) == fits
+    assert fits or 'no iteration would run' in report.faults[0]
+
+
+def test_batch_against_data_on_two_ranks(check, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert check(datasets__train__batch_size_per_gpu=2, LAUNCHER='pytorch').faults == []
+    assert words(check(datasets__train__batch_size_per_gpu=3, LAUNCHER='pytorch').faults, '3 images on 2 ranks')
+
+
+def test_the_pool_of_pairs_against_the_batch(check):
+    pool = {
+        'model_type': 'VmambaIRRealSRModel',
+        'gt_size': 16,
+        'datasets__train': {
+            'name': 'Train', 'type': 'RealESRGANPipelineDataset', 'dataroot_gt': 'train/gt', 'crop_pad_size': 32,
+            'batch_size_per_gpu': 8, 'num_worker_per_gpu': 0,
+        },
+    }  # fmt: skip
+    assert words(check(queue_size=180, **pool).faults, 'queue_size: 180 is no multiple of the batch 8; take 184')
+    assert check(queue_size=16, **pool).faults == []
+
+
+def test_grey_photographs_that_a_data_set_refuses(check, workplace):
+    write_image(workplace / 'train/gt/001.png', channels=1)
+    photographs = {
+        'name': 'Train', 'type': 'RealESRGANPipelineDataset', 'dataroot_gt': 'train/gt', 'crop_pad_size': 32,
+        'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0,
+    }  # fmt: skip
+    report = check(model_type='VmambaIRRealSRModel', gt_size=16, queue_size=4, datasets__train=photographs)
+    assert words(report.faults, '1 of 3 images are grey, which RealESRGANPipelineDataset refuses: 001.png')
+
+
+# ---------------------------------------------------------------- disk and memory
+
+
+def test_checkpoints_that_do_not_fit_on_the_disk(check, monkeypatch):
+    usage = shutil.disk_usage('.')
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=9_000_000))
+    many = {'train__total_iter': 100, 'logger__save_checkpoint_freq': 10, 'model_type': 'VmambaIRModel'}
+    (fault,) = check(**many).faults
+    assert '10 checkpoints of 0.0029 GB need 0.029' in fault
+    assert 'keep_last' in fault
+    assert check(**many, logger__keep_last=1).faults == []
+
+
+def test_images_that_do_not_fit_into_memory(check, monkeypatch):
+    monkeypatch.setattr(resources, '_free_memory', lambda: 100_000)
+    (fault,) = check(**PROGRESSIVE, datasets__train__cache=True).faults
+    assert fault.startswith('memory: about ')
+    assert "leave 'cache' out" in fault
+
+
+def test_the_estimate_of_memory_counts_what_autograd_keeps(check):
+    """Activations grow with the batch and with the area of the patch; parts of a batch run one after the other."""
+    from vmambair_arch.options import load_options
+
+    check()
+    opt = load_options('train.yml')
+    section = opt['datasets']['train']
+    one = resources._activations(opt, section)
+    assert resources._activations(opt, {**section, 'batch_size_per_gpu': 4}) == pytest.approx(4 * one, rel=0.1)
+    assert resources._activations(opt, {**section, 'gt_size': 32}) == pytest.approx(4 * one, rel=0.2)
+    opt['train']['accumulate'] = 4
+    assert resources._activations(opt, {**section, 'batch_size_per_gpu': 4}) == one
+
+
+# ---------------------------------------------------------------- states and folders
+
+
+def saved(workplace, iteration):
+    states = workplace / 'experiments/tiny/training_states'
+    states.mkdir(parents=True)
+    (states / f'{iteration}.state').write_bytes(b'')
+
+
+def test_a_resume_beyond_the_run(check, workplace):
+    saved(workplace, 6)
+    (fault,) = check(AUTO_RESUME=True).faults
+    assert 'is at iteration 6, beyond train: total_iter 4' in fault
+
+
+def test_a_resume_of_a_complete_run(check, workplace):
+    saved(workplace, 4)
+    report = check(AUTO_RESUME=True)
+    assert report.faults == []
+    assert words(report.warnings, 'complete: iteration 4 of 4')
+
+
+def test_an_option_file_that_would_be_moved_away(check, workplace):
+    folder = workplace / 'experiments/tiny'
+    folder.mkdir(parents=True)
+    write_options(folder / 'train.yml', options())
+    arguments = Namespace(
+        opt='experiments/tiny/train.yml', launcher='none', auto_resume=False, debug=False, force_yml=None
+    )
+    (fault,) = preflight.check(arguments).faults
+    assert 'lies in experiments/tiny, which a new run moves away' in fault
+
+
+def test_debug_and_force_yml_are_seen(check, workplace):
+    (workplace / 'experiments/debug_tiny').mkdir(parents=True)
+    report = check(DEBUG=True, FORCE_YML=['train:total_iter=0'])
+    assert words(report.faults, 'total_iter must be')
+    report = check(DEBUG=True, FORCE_YML=['train:total_iter=1'])
+    assert words(report.warnings, 'experiments/debug_tiny is there')
+
+
+# ---------------------------------------------------------------- metrics and loggers
+
+
+def test_a_metric_that_cannot_score(check, monkeypatch, tmp_path):
+    """A weight or package that is missing shows before the run, not at its first validation."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'nothing'))
+    lpips = {'type': 'calculate_lpips', 'better': 'lower', 'weights': 'nothing'}
+    assert words(check(val__metrics__lpips=lpips).faults, 'val: metrics: lpips: ')
+    assert words(check(val__metrics__psnr__crop_border=-1).faults, 'val: metrics: psnr: scores a picture with nan')
+
+
+def test_a_metric_whose_lower_values_are_better(check):
+    report = check(val__metrics__niqe={'type': 'calculate_niqe', 'crop_border': 0})
+    assert report.faults == []
+    assert words(report.warnings, 'val: metrics: niqe: lower is better')
+
+
+def test_wandb_needs_tensorboard(check):
+    assert words(check(logger__wandb={'project': 'rain'}).faults, 'use_tb_logger: true')
+
+
+# ---------------------------------------------------------------- somebody else's classes
+
+
+def test_keys_of_somebody_elses_data_set(check):
+    """Its keys are known from its source; a stranger's unknown key is a warning, for source may hide what it reads."""
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+    from basicsr.utils.registry import DATASET_REGISTRY
+
+    if 'HazeDataset' not in DATASET_REGISTRY:
+
+        class HazeDataset(PairedImageDataset):
+            def __init__(self, opt):
+                super().__init__(opt)
+                self.density = opt.get('density', 1)
+
+        DATASET_REGISTRY.register(HazeDataset)
+    report = check(datasets__train__type='HazeDataset', datasets__train__density=2, datasets__train__densty=2)
+    assert report.faults == []
+    assert words(report.warnings, "datasets: train: nothing reads 'densty' (did you mean 'density'?)")
+    assert not words(report.warnings, "'density',")
+
+
+# ---------------------------------------------------------------- LMDB
+
+
+def test_sizes_of_images_in_lmdb(check, workplace):
+    import lmdb
+
+    for kind, size in ('gt', 24), ('lq', 12):
+        folder = workplace / f'train_{kind}.lmdb'
+        with lmdb.open(str(folder)) as database, database.begin(write=True) as transaction:
+            for i in range(3):
+                transaction.put(f'{i:03d}'.encode(), (workplace / f'train/gt/{i:03d}.png').read_bytes())
+        (folder / 'meta_info.txt').write_text(''.join(f'{i:03d}.png ({size},{size},3) 1\n' for i in range(3)))
+    lmdb_options = {
+        'datasets__train__dataroot_gt': 'train_gt.lmdb',
+        'datasets__train__dataroot_lq': 'train_lq.lmdb',
+        'datasets__train__io_backend': {'type': 'lmdb'},
+    }
+    (fault,) = check(**lmdb_options).faults
+    assert 'targets are not 1 times their inputs' in fault
+    assert '24x24' in fault
+    assert '12x12' in fault
+
+
+# ---------------------------------------------------------------- the check itself
+
+
+def test_a_test_file(check):
+    changes = {'train': ..., 'logger': ..., 'datasets__train': ..., 'val__val_freq': ...}
+    assert words(check(**changes, val__save_img=True).faults, 'val: suffix is missing')
+    assert check(**changes).faults == []
+    assert check(**changes, val__save_img=True, model_type='VmambaIRModel').faults == []
+    assert words(check(**changes, val__tyle=64, model_type='VmambaIRModel').faults, "did you mean 'tile'?")
+
+
+def places(options: dict[str, Any], above: tuple = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in options.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from places(value, (*above, key))
+
+
+ODD = (None, 'x', [], {}, -1, 1.5, True, [1, 'a'], {'a': {'b': 1}}, 0)
+SKETCHES = (options(), options(**PROGRESSIVE, train__scheduler=COSINE))
+
+
+def check_odd_values(workplace, cases) -> None:
+    arguments = Namespace(opt='odd.yml', launcher='none', auto_resume=False, debug=False, force_yml=None)
+    for sketch, place, value in cases:
+        opt = copy.deepcopy(sketch)
+        section = opt
+        for key in place[:-1]:
+            section = section[key]
+        section[place[-1]] = value
+        write_options(workplace / 'odd.yml', opt)
+        preflight.check(arguments, training=True)  # whatever it is, it is reported and raises nothing
+
+
+CASES = [(sketch, place, value) for sketch in SKETCHES for place in places(sketch) for value in ODD]
+
+
+def test_no_value_anywhere_makes_the_check_fail(workplace):
+    check_odd_values(workplace, CASES[::23])
+
+
+@pytest.mark.slow
+def test_no_value_anywhere_makes_the_check_fail_in_full(workplace):
+    check_odd_values(workplace, CASES)
+
+
+@pytest.mark.slow
+def test_thirteen_thousand_pairs(check, workplace, capsys):
+    """Rain13K's number of pairs; what it took is in the report, twice: without and with the cache of headers."""
+    write_pairs(workplace / 'one', 1)
+    for kind in 'gt', 'lq':
+        folder = workplace / 'many' / kind
+        folder.mkdir(parents=True)
+        data = (workplace / 'one' / kind / '000.png').read_bytes()
+        for i in range(13_000):
+            (folder / f'{i:05d}.png').write_bytes(data)
+    for _ in range(2):
+        report = check(datasets__train__dataroot_gt='many/gt', datasets__train__dataroot_lq='many/lq')
+        assert report.faults == []
+        (line,) = (fact for fact in report.facts if fact.startswith('train: 13000 pairs; 26000 headers read in '))
+        with capsys.disabled():
+            print(f'\n{line}')  # noqa: T201 the figure that this test is for
