@@ -103,7 +103,7 @@ def image_generator(*key: int) -> torch.Generator:
 
     Its draws are then the same however a batch is cut up.
     """
-    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    seed = np.random.SeedSequence(key).generate_state(1)[0]
     return torch.Generator().manual_seed(int(seed))
 
 

@@ -56,6 +56,16 @@ def test_a_slightly_different_image_is_degraded_alike(picture):
     assert ((lq - other).abs() * 255 > 1.01).float().mean() < 1e-3
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_a_gpu_degrades_alike(picture):
+    config = DegradationConfig.from_options({'jpeg_range': [100, 100], 'jpeg_range2': [100, 100]})
+    batch = picture.expand(8, -1, -1, -1)
+    lq, _ = Degradation(config)(batch, generator(5))
+    there, _ = Degradation(config)(batch.cuda(), generator(5))
+    assert there.is_cuda
+    assert ((lq - there.cpu()).abs() * 255 > 1.01).float().mean() < 1e-3
+
+
 @pytest.mark.parametrize('per_batch', [False, True])
 def test_the_result_is_an_8_bit_image_of_the_low_resolution(picture, per_batch):
     lq, _ = Degradation(DegradationConfig(scale=3, per_batch=per_batch))(picture.expand(6, -1, -1, -1), generator(0))
