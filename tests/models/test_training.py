@@ -68,7 +68,7 @@ def test_signals_save_and_a_resume_goes_on_as_if_nothing_had_happened(experiment
     process = experiment.start('--auto_resume', '--slow', '0.2', start_new_session=True)
     assert 'iter: 6.' in read_until(process, logged(7))
     os.killpg(process.pid, signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=120)[0]
     assert process.returncode == 130, output
     [iteration] = re.findall(r'SIGINT: saved iteration (\d+)', output)
     assert experiment.states()[-1] == int(iteration) < 12
@@ -142,7 +142,6 @@ def test_kill_9_at_any_moment(experiment, kills):
 
 def test_two_ranks_train_as_one_process_does(experiment, finished):
     experiment.options['datasets']['train']['mini_batch_sizes'] = [2, 1]
-    experiment.options['logger']['print_freq'] = 1
     output = experiment.run(ranks=2)
     one, two = finished.losses(), experiment.losses()
     assert sorted(two) == sorted(one)

@@ -397,6 +397,24 @@ def test_everything_is_in_the_state(build, options):
     assert same(weights(resumed.net_g_ema), weights(model.net_g_ema))
 
 
+def test_a_resume_makes_up_for_the_validation_that_follows_a_save(build, options, monkeypatch):
+    """BasicSR saves and then validates: the state of the best iteration does not know yet that it is the best."""
+    monkeypatch.setattr('vmambair_arch.models.vmambair_model.build_dataset', lambda section: Images((8, 8), (9, 9)))
+    model = build()
+    train(model, 4)  # val_freq is 4
+    model.save(0, 4)
+    model.validation(loader((8, 8), (9, 9)), 4, None)
+    best = model.best_metric_results
+    state = torch.load(Path(options['path']['training_states']) / '4.state', weights_only=True)
+    options['path']['pretrain_network_g'] = str(Path(options['path']['models']) / 'net_g_4.pth')
+    resumed = build()
+    resumed.resume_training(state)
+    assert resumed.best_metric_results == {}
+    assert train(resumed, 1, first=5) == train(model, 1, first=5)
+    assert resumed.best_metric_results == best
+    assert resumed.best_metric_results['three']['psnr']['iter'] == 4
+
+
 def test_a_state_of_plain_basicsr_resumes_with_a_word(build, options, messages):
     from basicsr.models.base_model import BaseModel
 

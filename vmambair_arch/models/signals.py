@@ -33,7 +33,8 @@ class StopRequest:
             self._previous[number] = signal.signal(number, self._remember)
 
     def leave(self) -> None:
-        """Put back who listened before."""
+        """Put back who listened before, and forget what was heard."""
+        self.signal = 0
         while self._previous:
             signal.signal(*self._previous.popitem())
 

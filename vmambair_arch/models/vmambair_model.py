@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from basicsr.archs import build_network
+from basicsr.data import build_dataset
 from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
@@ -24,6 +25,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..inference.tiles import restore
@@ -101,7 +103,9 @@ class VmambaIRModel(SRModel):
         self.stop = StopRequest()
         self._stop_signal = 0
         self._epoch = 0
-        self._last_saved = -1
+        self._last_saved: tuple[int, list[str]] = (-1, [])
+        self._validated: dict[str, int] = {}
+        self._to_make_up: list[str] = []
         self._log_values: dict[str, float] = {}
         self._saved_rng: dict[str, Any] | None = None
         self._bar = ProgressBar(int(train['total_iter']), self.opt['rank'])
@@ -170,6 +174,8 @@ class VmambaIRModel(SRModel):
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Begins an iteration, the one place where the one before is complete, validation included: stops here."""
         self.stop.listen()
+        if self._to_make_up:
+            self._make_up_for_validation(current_iter - 1)
         if self._stop_signal:
             self._save_and_exit(current_iter - 1)
         if self._saved_rng is not None:
@@ -324,8 +330,11 @@ class VmambaIRModel(SRModel):
         with unchanged_rng():
             scores = validate(self, dataloader.dataset, current_iter, save_img)
         if scores is None:
-            get_root_logger().warning(f'Validation {name} at {current_iter} was left out: the run is to stop')
+            get_root_logger().warning(f'Validation {name} at {current_iter} is put off until the run goes on')
+            self._stop_signal = max(gather(self.stop.signal))
             return
+        if self.is_train:
+            self._validated[name] = current_iter
         if self.is_train and scores:
             self._initialize_best_metric_results(name)
             for metric, value in scores.items():
@@ -333,6 +342,25 @@ class VmambaIRModel(SRModel):
         if scores and self.opt['rank'] == 0:
             log_scores(self, scores, name, current_iter, tb_logger)
         barrier()
+
+    def _owed(self, iteration: int) -> list[str]:
+        """The data sets whose validation at `iteration` is due and not done: states are saved before it."""
+        options = self.opt.get('val')
+        if not options or iteration % options['val_freq']:
+            return []
+        return [name for name in self._validation_sets() if self._validated.get(name) != iteration]
+
+    def _validation_sets(self) -> dict[str, dict[str, Any]]:
+        """Their sections, by name."""
+        return {section['name']: section for key, section in self.opt['datasets'].items() if key.startswith('val')}
+
+    def _make_up_for_validation(self, iteration: int) -> None:
+        """Validate what the resumed state owes; the weights are still those of its iteration."""
+        names, self._to_make_up = self._to_make_up, []
+        for name, section in self._validation_sets().items():
+            if name in names:
+                loader = DataLoader(build_dataset(section))
+                self.validation(loader, iteration, None, self.opt['val'].get('save_img', False))
 
     @torch.no_grad()
     def test(self) -> None:
@@ -388,7 +416,7 @@ class VmambaIRModel(SRModel):
             self._bar.close()
             self.stop.leave()
         else:
-            self._epoch, self._last_saved = epoch, current_iter
+            self._epoch, self._last_saved = epoch, (current_iter, self._owed(current_iter))
         ranks = gather(self.rank_state()) if current_iter != -1 else []
         if self.opt['rank'] == 0:
             self._write(current_iter, ranks)
@@ -419,6 +447,7 @@ class VmambaIRModel(SRModel):
             'scaler': self.scaler.state_dict(),
             'best_metric_results': self.best_metric_results,
             'bad_steps': self.bad_steps.count,
+            'owed': self._owed(current_iter),
             'ranks': ranks,
         }
 
@@ -444,6 +473,7 @@ class VmambaIRModel(SRModel):
             self.scaler.load_state_dict(resume_state['scaler'])
         self.best_metric_results = resume_state.get('best_metric_results', {})
         self.bad_steps.count = resume_state.get('bad_steps', 0)
+        self._to_make_up = resume_state.get('owed', [])
         ranks = resume_state.get('ranks', [])
         if len(ranks) == self.opt['world_size']:
             self.load_rank_state(ranks[self.opt['rank']])
@@ -455,7 +485,7 @@ class VmambaIRModel(SRModel):
 
     def _save_and_exit(self, iteration: int) -> None:
         name = signal.Signals(self._stop_signal).name
-        if iteration != self._last_saved:
+        if (iteration, self._owed(iteration)) != self._last_saved:
             self.save(self._epoch, iteration)
         get_root_logger().info(f'{name}: saved iteration {iteration}; go on with --auto_resume')
         self._bar.close()
