@@ -116,6 +116,8 @@ def test_measure_sees_memory_grow() -> None:
     small, large = (measure(network, size, size, 'cpu', repeats=1) for size in (16, 32))
     assert small.seconds > 0
     assert 3 < large.memory / small.memory < 5
+    wide = measure(OSSNet(dim=64, num_blocks=1), 8, 8, 'cpu', repeats=1)
+    assert wide.memory < 64 * 64 * 20 * 4  # some maps of 64 channels, not the parameters
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

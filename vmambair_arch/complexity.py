@@ -357,10 +357,11 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
     for row in rows:
-        pixels = [height * width for height, width in row.measured]
+        measured = dict(sorted(row.measured.items(), key=lambda entry: entry[0][0] * entry[0][1]))
+        pixels = [height * width for height, width in measured]
         style = {'marker': 'o', 'linestyle': '-' if row.complexity.scan else '--', 'label': row.name}
-        axes[0].plot(pixels, [m.seconds for m in row.measured.values()], **style)
-        axes[1].plot(pixels, [m.memory / 1e6 for m in row.measured.values()], **style)
+        axes[0].plot(pixels, [m.seconds for m in measured.values()], **style)
+        axes[1].plot(pixels, [m.memory / 1e6 for m in measured.values()], **style)
     sizes = list(rows[0].measured)
     for axis, label in zip(axes, ('time, s', 'memory, MB'), strict=True):
         axis.set(xscale='log', yscale='log', xlabel='input, pixels', ylabel=label)

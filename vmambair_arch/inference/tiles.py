@@ -176,10 +176,12 @@ class _PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        # Views of parameters hold nothing of their own.
+        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_iter(result):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
-                if storage._cdata not in self.alive:
+                if storage._cdata not in self.alive and storage._cdata not in given:
                     self.alive.add(storage._cdata)
                     self.used += storage.nbytes()
                     self.peak = max(self.peak, self.used)
