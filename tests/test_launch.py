@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,16 @@ if __name__ == '__main__':
 """
 
 
+def make_workplace(folder: Path) -> Path:
+    write_pairs(folder / 'train', 3)
+    write_pairs(folder / 'val', 2)
+    write_options(folder / 'train.yml', options())
+    return folder
+
+
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
-    write_pairs(tmp_path / 'train', 3)
-    write_pairs(tmp_path / 'val', 2)
-    write_options(tmp_path / 'train.yml', options())
-    return tmp_path
+    return make_workplace(tmp_path)
 
 
 def test_an_existing_project_needs_the_import_and_the_type(workplace):
@@ -65,25 +70,47 @@ def test_workers_and_a_batch_that_does_not_divide_the_data(workplace):
     assert iterations(done.stderr) == [1, 2, 3, 4, 5]
 
 
-def test_resume_after_the_data_grew(workplace):
+@pytest.fixture(scope='module')
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_workplace(tmp_path_factory.mktemp('trained'))
+    done = run('-m', 'vmambair_arch.train', '-opt', 'train.yml', cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert iterations(done.stderr) == [1, 2, 3, 4]
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A workplace whose experiment is at iteration 4."""
+    return Path(shutil.copytree(trained_once, tmp_path / 'trained'))
+
+
+def test_resume_after_the_data_grew(trained):
     """The epoch of the state lies behind the last epoch of the larger data set: BasicSR would run nothing."""
-    assert run('-m', 'vmambair_arch.train', '-opt', 'train.yml', cwd=workplace).returncode == 0
-    write_pairs(workplace / 'train', 20)
-    write_options(workplace / 'train.yml', options(train__total_iter=6))
-    done = run('-m', 'vmambair_arch.train', '-opt', 'train.yml', '--auto_resume', cwd=workplace)
+    write_pairs(trained / 'train', 20)
+    write_options(trained / 'train.yml', options(train__total_iter=6))
+    done = run('-m', 'vmambair_arch.train', '-opt', 'train.yml', '--auto_resume', cwd=trained)
     assert done.returncode == 0, done.stderr
     assert iterations(done.stderr) == [5, 6]
 
 
-def test_a_truncated_state_gives_way_to_the_one_before(workplace):
-    assert run('-m', 'vmambair_arch.train', '-opt', 'train.yml', cwd=workplace).returncode == 0
-    state = workplace / 'experiments' / 'tiny' / 'training_states' / '4.state'
+def test_a_truncated_state_gives_way_to_the_one_before(trained):
+    state = trained / 'experiments' / 'tiny' / 'training_states' / '4.state'
     state.write_bytes(state.read_bytes()[:1000])
-    done = run('-m', 'vmambair_arch.train', '-opt', 'train.yml', '--auto_resume', cwd=workplace)
+    done = run('-m', 'vmambair_arch.train', '-opt', 'train.yml', '--auto_resume', cwd=trained)
     assert done.returncode == 0, done.stderr
     assert '4.state' in done.stderr
     assert 'trying the state before it' in done.stderr
     assert iterations(done.stderr) == [3, 4]
+
+
+def test_a_new_run_says_where_the_old_one_went(trained):
+    write_options(trained / 'train.yml', options(train__total_iter=1))
+    done = run('-m', 'vmambair_arch.train', '-opt', 'train.yml', cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert 'experiments/tiny is there, at iteration 4; it is moved to experiments/tiny_archived_' in done.stderr
+    (archive,) = (trained / 'experiments').glob('tiny_archived_*')
+    assert (archive / 'training_states' / '4.state').is_file()
 
 
 def test_no_readable_state_is_said_and_nothing_is_moved(workplace):
@@ -96,27 +123,33 @@ def test_no_readable_state_is_said_and_nothing_is_moved(workplace):
     assert [path.name for path in (workplace / 'experiments').iterdir()] == ['tiny']
 
 
+TORCHRUN = ['-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone', '-m', 'vmambair_arch.train']
+
+
 def test_two_ranks_on_a_cpu(workplace):
-    done = run(
-        '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone',
-        '-m', 'vmambair_arch.train', '-opt', 'train.yml', '--launcher', 'pytorch', cwd=workplace,
-    )  # fmt: skip
+    done = run(*TORCHRUN, '-opt', 'train.yml', '--launcher', 'pytorch', cwd=workplace)
     assert done.returncode == 0, done.stderr
     assert iterations(done.stderr) == [1, 2, 3, 4]
 
 
-def test_test_pipeline(workplace):
-    assert run('-m', 'vmambair_arch.train', '-opt', 'train.yml', cwd=workplace).returncode == 0
+def test_of_two_ranks_one_says_the_fault(workplace):
+    write_options(workplace / 'train.yml', options(train__ema_dcay=0.9))
+    done = run(*TORCHRUN, '-opt', 'train.yml', '--launcher', 'pytorch', cwd=workplace)
+    assert done.returncode != 0
+    assert done.stderr.count("nothing reads 'ema_dcay'") == 1
+    assert not (workplace / 'experiments').exists()
+
+
+def test_test_pipeline(trained):
     opt = options(train=..., logger=..., datasets__train=..., val__val_freq=..., val__suffix=None)
     opt['name'] = 'tested'
     opt['path'] = {'pretrain_network_g': 'experiments/tiny/models/net_g_latest.pth'}
     opt['val']['save_img'] = True
-    write_options(workplace / 'test.yml', opt)
-    for command in (['vmambair_arch', 'test'], ['vmambair_arch.test']):
-        done = run('-m', *command, '-opt', 'test.yml', cwd=workplace)
-        assert done.returncode == 0, done.stderr
-        assert '# psnr' in done.stderr
-    assert len(list((workplace / 'results' / 'tested' / 'visualization' / 'Val').glob('*.png'))) == 2
+    write_options(trained / 'test.yml', opt)
+    done = run('-m', 'vmambair_arch.test', '-opt', 'test.yml', cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert '# psnr' in done.stderr
+    assert len(list((trained / 'results' / 'tested' / 'visualization' / 'Val').glob('*.png'))) == 2
 
 
 def test_safetensors_as_pretrained_network(workplace):

@@ -1,0 +1,51 @@
+"""What the command line makes of errors."""
+
+from __future__ import annotations
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from vmambair_arch.errors import UserError, guard, nearest
+
+
+class BadData(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise UserError('a.png: is no image')
+
+
+def raises(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ('run', 'code', 'said'),
+    [
+        (lambda: None, 0, ''),
+        (lambda: 1, 1, ''),
+        (lambda: raises(UserError('no file a.yml')), 2, 'vmambair: error: no file a.yml\n'),
+        (lambda: raises(UserError('gave up', exit_code=3)), 3, 'vmambair: error: gave up\n'),
+        (lambda: raises(KeyboardInterrupt()), 130, 'vmambair: interrupted\n'),
+    ],
+)
+def test_exit_codes(capsys, run, code, said):
+    assert guard(run) == code
+    assert capsys.readouterr().err == said
+
+
+def test_an_error_of_a_loaders_worker_is_one_line(capsys):
+    """The worker hands its traceback over as the message."""
+    assert guard(lambda: list(DataLoader(BadData(), num_workers=1))) == 2
+    assert capsys.readouterr().err == 'vmambair: error: a.png: is no image\n'
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        guard(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(('name', 'hint'), [('derian', " (did you mean 'derain'?)"), ('zzz', '')])
+def test_nearest(name, hint):
+    assert nearest(name, ['derain', 'sr_x4']) == hint
