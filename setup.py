@@ -38,8 +38,11 @@ CSRC = 'vmambair_arch/ops/csrc'
 KERNELS = Extension(
     'vmambair_arch.ops._kernels',
     sources=[f'{CSRC}/{name}.c' for name in ('scan', 'depthwise', 'avx512', 'avx2', 'neon', 'portable')],
-    depends=[f'{CSRC}/{name}.h' for name in ('scan', 'scan_worker', 'depthwise', 'depthwise_worker', 'parallel', 'vec')],
-    extra_compile_args=['-O3', '-fvisibility=hidden', OPENMP],
+    depends=[
+        f'{CSRC}/{name}.h' for name in ('scan', 'scan_worker', 'depthwise', 'depthwise_worker', 'parallel', 'vec')
+    ],
+    # The kernels see the same memory as bytes, halves, floats and vectors.
+    extra_compile_args=['-O3', '-fno-strict-aliasing', '-fvisibility=hidden', OPENMP],
     extra_link_args=[OPENMP],
     optional=True,
 )
@@ -74,6 +77,7 @@ setup(
     extras_require={
         'train': TRAIN,
         'pyiqa': ['pyiqa'],
+        'web': ['gradio>=6'],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'test': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff'],
     },

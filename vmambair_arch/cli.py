@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_info,
         _add_card,
         _add_export,
+        _add_web,
         _add_evaluate,
         _add_profile,
         _add_explain,
@@ -173,6 +174,25 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_web(commands: argparse._SubParsersAction) -> None:
+    def run(args: argparse.Namespace) -> None:
+        import threading
+
+        from .inference.web import serve
+
+        with serve(args.model, host=args.host, port=args.port, device=args.device) as address:
+            print(f'{address} (Ctrl-C ends it)', flush=True)
+            threading.Event().wait()
+
+    parser = commands.add_parser('web', help='restore photographs in the browser')
+    add = parser.add_argument
+    add('-m', '--model', action='append', default=[], help='checkpoint; may be repeated (default: the bundled ones)')
+    add('--host', default='127.0.0.1', help='0.0.0.0 lets other computers in (default: this one alone)')
+    add('--port', type=int, help='default: the first free one from 7860 on')
+    add('--device', help='default: a GPU where there is one')
+    parser.set_defaults(run=run)
+
+
 def _pick(args: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
     return {name: getattr(args, name) for name in names}
 
@@ -207,16 +227,18 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _add_profile(commands: argparse._SubParsersAction) -> None:
     def run(args: argparse.Namespace) -> None:
         from . import complexity
+        from .inference.restorer import find_device
 
+        device = find_device(args.device)
         sizes = [complexity.parse_size(size) for size in args.sizes]
-        rows = complexity.profile(args.targets, sizes, device=args.device, repeats=args.repeats)
-        print(complexity.report(rows, args.device, args.output), end='')
+        rows = complexity.profile(args.targets, sizes, device=device, repeats=args.repeats)
+        print(complexity.report(rows, device, args.output), end='')
 
     parser = commands.add_parser('profile', help='parameters, multiply-adds, memory and time of networks')
     add = parser.add_argument
     add('targets', nargs='*', metavar='PRESET|ARCH|OPTIONS.yml', help='default: all presets and some rivals')
     add('--sizes', nargs='+', default=['64'], metavar='HxW', help='default: 64x64')
-    add('--device', default='cpu', help='default: %(default)s')
+    add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')
     add('--repeats', type=int, default=3, help='timed runs for each figure (default: %(default)s)')
     add('-o', '--output', metavar='FOLDER', help='also write profile.md and profile.png, time and memory over size')
     parser.set_defaults(run=run)
@@ -235,7 +257,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     add('--at', nargs=2, type=int, metavar=('X', 'Y'), help='middle of the window, input pixels (default: the middle)')
     add('--size', type=int, default=128, help='input pixels looked at, a side (default: %(default)s)')
     add('--window', type=int, default=16, help='input pixels explained, a side (default: %(default)s)')
-    add('--device', default='cpu', help='default: %(default)s')
+    add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')
     add('-o', '--output', default='explain.png', help='image to write (default: %(default)s)')
     parser.set_defaults(run=run)
 

@@ -244,7 +244,7 @@ def bad_png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(('width', 'height'), [(20000, 10000), (60000, 60000), (2**31 - 1, 2**31 - 1)])
 def test_bombs_are_refused_before_they_are_decoded(tmp_path, width, height):
     (tmp_path / 'bomb.png').write_bytes(bad_png(width, height))
-    with pytest.raises(UserError, match='bomb.png: .*(too large|damaged)'):
+    with pytest.raises(UserError, match=f'bomb.png: too large .{width}x{height} pixels, the limit is 134217728'):
         read_image(tmp_path / 'bomb.png')
 
 

@@ -270,7 +270,7 @@ def to_array(image: Image, dtype: type = np.float32) -> np.ndarray:
 
 
 def _decode(data: bytes, name: str, max_pixels: int) -> Image:
-    with _pillow_limit(max_pixels):
+    with _no_pillow_limit():
         source = PIL.Image.open(io.BytesIO(data), formats=_DECODERS)
     with source:
         if source.width * source.height > max_pixels:
@@ -400,11 +400,11 @@ def _too_large(name: str, what: str, max_pixels: int) -> str:
 
 
 @contextmanager
-def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Pillow's own limit is a global; lent for one decode, so that larger images can be allowed on request."""
+def _no_pillow_limit() -> Iterator[None]:
+    """Pillow's own limit is a global: out of the way while a header is read, since the caller's limit follows."""
     with _limit_lock:
         before = PIL.Image.MAX_IMAGE_PIXELS
-        PIL.Image.MAX_IMAGE_PIXELS = max_pixels
+        PIL.Image.MAX_IMAGE_PIXELS = None
         try:
             yield
         finally:

@@ -1,0 +1,200 @@
+"""The page, in a real browser: upload, wait, compare, download; what is no picture gets a clear message.
+
+Needs gradio, playwright and Chromium, and skips without them unless VMAMBAIR_BROWSER_TESTS is set, as in CI.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vmambair_arch import Restorer, cli
+from vmambair_arch.errors import UserError
+from vmambair_arch.inference import checkpoints, web
+from vmambair_arch.inference.checkpoints import save_checkpoint
+from vmambair_arch.inference.image_io import Image, read_image, write_image
+
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+MISSING = [name for name in ('gradio', 'playwright') if importlib.util.find_spec(name) is None]
+MISSING += [] if CHROMIUM else ['chromium']
+
+needs_browser = pytest.mark.skipif(
+    bool(MISSING) and not os.environ.get('VMAMBAIR_BROWSER_TESTS'), reason=f'not installed: {", ".join(MISSING)}'
+)
+
+
+@pytest.fixture(scope='module')
+def named(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp('web') / 'tiny.safetensors'
+    save_checkpoint(path, tiny, task='derain')
+    return path
+
+
+@pytest.fixture(scope='module')
+def server(named, tmp_path_factory):
+    """The address of a running server; at the end, that nothing is left of what went through it."""
+    temporary = tmp_path_factory.mktemp('tmp')
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'vmambair_arch', 'web', '-m', str(named)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'TMPDIR': str(temporary)},
+    )
+    try:
+        address = re.match(r'(http://127\.0\.0\.1:\d+/)', process.stdout.readline())
+        assert address, 'the server did not say its address'
+        yield address[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert not list(temporary.glob('vmambair-web-*'))
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope='module')
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    page = browser.new_page(viewport={'width': 1280, 'height': 860})
+    page.set_default_timeout(60_000)
+    page.hosts = set()
+    page.on('request', lambda request: page.hosts.add(request.url.split('/')[2].split(':')[0]))
+    page.goto(server)
+    page.wait_for_selector('#restore')
+    yield page
+    page.close()
+
+
+def upload(page, path):
+    page.set_input_files('#upload input[type=file]', path)
+    page.get_by_text(re.compile(r'\d\s+(B|KB|MB)')).wait_for()
+    page.click('#restore')
+
+
+@needs_browser
+def test_upload_compare_download(page, tmp_path, tiny):
+    picture = np.random.default_rng(0).uniform(size=(48, 64, 3)).astype(np.float32)
+    write_image(tmp_path / 'photo.png', Image(picture))
+    upload(page, tmp_path / 'photo.png')
+
+    after = page.locator('#slider img').nth(1)
+    after.wait_for()
+    page.get_by_text('64 x 48 pixels in').wait_for()
+    assert after.evaluate('image => image.naturalWidth') == 64
+
+    def split():
+        return float(re.search(r'inset\(.*? ([\d.]+)%\)', after.get_attribute('style'))[1])
+
+    assert split() == pytest.approx(50, abs=2)
+    box = page.locator('#slider .slider-wrap').bounding_box()
+    handle_x, y = box['x'] + box['width'] / 2, box['y'] + box['height'] / 2
+    page.mouse.move(handle_x, y)
+    page.mouse.down()
+    page.mouse.move(box['x'] + box['width'] * 0.8, y, steps=8)
+    page.mouse.up()
+    assert split() == pytest.approx(80, abs=5)
+
+    with page.expect_download() as download:
+        page.click('#download')
+    download.value.save_as(tmp_path / 'got.png')
+    assert download.value.suggested_filename == 'photo_restored.png'
+    Restorer(tiny)(tmp_path / 'photo.png', tmp_path / 'expected.png')
+    np.testing.assert_array_equal(read_image(tmp_path / 'got.png').rgb, read_image(tmp_path / 'expected.png').rgb)
+    assert page.hosts == {'127.0.0.1'}  # nothing is fetched from elsewhere
+
+
+def bomb() -> bytes:
+    def chunk(kind, body):
+        return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', 20000, 10000, 8, 2, 0, 0, 0))
+    return b'\x89PNG\r\n\x1a\n' + header + chunk(b'IDAT', zlib.compress(b'\0' * 99)) + chunk(b'IEND', b'')
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'just text', 'photo.png: is no PNG, JPEG, WebP, TIFF or BMP image'),
+        (bomb(), 'photo.png: too large (20000x10000 pixels'),
+    ],
+    ids=['text', 'bomb'],
+)
+def test_what_is_no_picture(page, tmp_path, content, message):
+    (tmp_path / 'photo.png').write_bytes(content)
+    upload(page, tmp_path / 'photo.png')
+    page.get_by_text(message).wait_for()
+    assert page.locator('#slider img').count() == 0
+    assert str(Path('/tmp')) not in page.get_by_text(message).inner_text()
+
+
+@needs_browser
+def test_nothing_chosen(page):
+    page.click('#restore')
+    page.get_by_text('Choose a photograph first.').wait_for()
+
+
+# without a browser
+
+
+def test_titles(named, monkeypatch, tmp_path):
+    assert web.checkpoints_by_title([str(named)]) == {'Single-image deraining (tiny)': named}
+    monkeypatch.setattr(checkpoints, 'WEIGHTS', named.parent)
+    assert web.checkpoints_by_title([]) == {'Single-image deraining (tiny)': named}
+    monkeypatch.setattr(checkpoints, 'WEIGHTS', tmp_path)
+    with pytest.raises(UserError, match='no checkpoint of its own'):
+        web.checkpoints_by_title([])
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+@pytest.mark.parametrize('suffix', ['.png', '.webp'])
+def test_an_upload_is_restored_with_previews_of_one_size(halve_x2, tmp_path, channels, suffix):
+    colours = np.full((10, 14, 3), 0.8, np.float32)
+    alpha = np.ones((10, 14), np.float32) if channels in (2, 4) else None
+    path = tmp_path / f'a{suffix}'
+    write_image(path, Image(colours, alpha, grey=channels < 3), quality=100)
+    seen = []
+    before, after, file, line = web.restore_upload(path, Restorer(halve_x2), lambda *args: seen.append(args))
+    assert before.shape == after.shape == (20, 28, 3)
+    assert before.dtype == after.dtype == np.uint8
+    assert abs(before.mean() - 0.8 * 255) < 2
+    assert abs(after.mean() - 0.4 * 255) < 2
+    assert file == tmp_path / f'a_restored{suffix}'
+    assert read_image(file).rgb.shape == (20, 28, 3)
+    assert line.startswith('14 x 10 to 28 x 20 pixels in')
+    assert seen == [(1, 1)]
+
+
+def test_large_previews_are_shrunk(halve, tmp_path, monkeypatch):
+    monkeypatch.setattr(web, 'PREVIEW', 20)
+    write_image(tmp_path / 'a.png', Image(np.full((30, 60, 3), 0.8, np.float32)))
+    before, after, file, _ = web.restore_upload(tmp_path / 'a.png', Restorer(halve), lambda *args: None)
+    assert before.shape == after.shape == (10, 20, 3)
+    assert read_image(file).rgb.shape == (30, 60, 3)
+
+
+def test_the_command_says_what_is_missing(named, capsys):
+    assert cli.main(['web', '-m', 'gone.pth']) == 2
+    assert 'gone.pth' in capsys.readouterr().err
+    if 'gradio' in MISSING:
+        assert cli.main(['web', '-m', str(named)]) == 2
+        assert "pip install 'vmambair-arch[web]'" in capsys.readouterr().err
