@@ -13,6 +13,8 @@ from vmambair_arch.cli import main
 from vmambair_arch.complexity import Complexity, count, find_network, measure, profile, table
 from vmambair_arch.errors import UserError
 
+CPU = torch.device('cpu')
+
 
 def test_the_published_network() -> None:
     """10.498 M; 14.53 G in convolutions, 1.13 G in projections, 3.78 G in scans at a 64 x 64 input."""
@@ -113,10 +115,10 @@ def test_unknown_names() -> None:
 
 def test_measure_sees_memory_grow() -> None:
     network = OSSNet(dim=8, num_blocks=1, d_state=4)
-    small, large = (measure(network, size, size, 'cpu', repeats=1) for size in (16, 32))
+    small, large = (measure(network, size, size, CPU, repeats=1) for size in (16, 32))
     assert small.seconds > 0
     assert 3 < large.memory / small.memory < 5
-    wide = measure(OSSNet(dim=64, num_blocks=1), 8, 8, 'cpu', repeats=1)
+    wide = measure(OSSNet(dim=64, num_blocks=1), 8, 8, CPU, repeats=1)
     assert wide.memory < 64 * 64 * 20 * 4  # some maps of 64 channels, not the parameters
 
 
@@ -132,11 +134,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert (output / 'profile.png').read_bytes().startswith(b'\x89PNG')
     assert main(['profile', str(path), '--sizes', '16xx']) == 2
     assert "'16xx'" in capsys.readouterr().err
+    assert main(['profile', str(path), '--device', 'cuda:99']) == 2
+    assert "device 'cuda:99' is not there" in capsys.readouterr().err
+    assert main(['profile', str(path), '--repeats', '0']) == 2
+    assert '--repeats must be 1 or more' in capsys.readouterr().err
 
 
 def test_table_quotes_the_published_beside_the_measured() -> None:
-    rows = profile(['light'], [(64, 64)], repeats=1)
-    text = table(rows, 'cpu')
+    rows = profile(['light'], [(64, 64)], device=CPU, repeats=1)
+    text = table(rows, CPU)
     assert '| MM-RealSR (published) |' in text
     assert '| light | ' in text
     assert set(PRESETS) >= {row.name for row in rows}

@@ -60,7 +60,12 @@ class Published:
 
 
 PUBLISHED = (
-    Published('Restormer', 26.13e6, 140e9 / 16, 'NAFNet, Table 6: 140 G at 256 x 256, here for a sixteenth of it'),
+    Published(
+        'Restormer',
+        26.13e6,
+        140e9 / 16,
+        'NAFNet (ECCV 2022) quotes 140 G at 256 x 256, a sixteenth of which stands here',
+    ),
     Published('MM-RealSR', None, 78.6e9, 'VmambaIR, Table 2'),
     Published('VmambaIR, real-world x4', 10.50e6, 20.5e9, 'VmambaIR, Table 2'),
 )
@@ -161,7 +166,7 @@ class Measurement:
 
 
 @torch.inference_mode()
-def measure(network: nn.Module, height: int, width: int, device: str, repeats: int = 3) -> Measurement:
+def measure(network: nn.Module, height: int, width: int, device: torch.device, repeats: int = 3) -> Measurement:
     """Time a network on one RGB image in float32, after a run that is not counted.
 
     Memory is what the tensors of the forward pass hold at one time; the parameters and what kernels and libraries
@@ -258,21 +263,23 @@ class Row:
 
 
 def profile(
-    targets: Sequence[str], sizes: Sequence[tuple[int, int]], *, device: str = 'cpu', repeats: int = 3
+    targets: Sequence[str], sizes: Sequence[tuple[int, int]], *, device: torch.device, repeats: int = 3
 ) -> list[Row]:
     """Count at the first size and measure at every size, with progress on stderr.
 
     Args:
         targets: see `find_network`; none: all presets and `RIVALS`.
         sizes: (height, width) in pixels, multiples of 8 where SwinIR is among the targets.
-        device: 'cpu', 'cuda', …
+        device: where to measure.
         repeats: timed runs for each figure.
 
     Raises:
-        UserError: see `find_network` and `count`.
+        UserError: see `find_network` and `count`; no repeats.
     """
     from tqdm import tqdm
 
+    if repeats < 1:
+        raise UserError(f'--repeats must be 1 or more, not {repeats}')
     found = [find_network(target) for target in targets or [*PRESETS, *RIVALS]]
     rows = []
     with tqdm(total=len(found) * (1 + len(sizes)), unit='run') as bar:
@@ -290,7 +297,7 @@ def profile(
     return rows
 
 
-def table(rows: Sequence[Row], device: str) -> str:
+def table(rows: Sequence[Row], device: torch.device) -> str:
     """A profile as Markdown, with what it counts and what the paper's figure leaves out."""
     height, width = next(iter(rows[0].measured))
     head = ['network', 'parameters, M', 'dense, G', 'attention, G', 'projection, G', 'scan, G', 'total, G']
@@ -311,7 +318,7 @@ def table(rows: Sequence[Row], device: str) -> str:
     return '\n'.join([*lines, '', *_notes(rows)]) + '\n'
 
 
-def report(rows: Sequence[Row], device: str, output: str | Path | None = None) -> str:
+def report(rows: Sequence[Row], device: torch.device, output: str | Path | None = None) -> str:
     """The table; written to `output`/profile.md where a folder is given, with profile.png where sizes differ."""
     text = table(rows, device)
     if output is not None:
@@ -329,10 +336,10 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         'the count most papers took over from VMamba; as multiply-adds it is (4 N + 2) L d.'
     ]
     for row in rows:
-        if row.name == 'realsr_x4':
+        if row.name == 'realsr_x4' and next(iter(row.measured)) == (64, 64):
             twice = (row.complexity.total + row.complexity.projection) / 1e9
             notes.append(
-                f'- realsr_x4 is the network of which the paper says 20.5 G at 64 x 64. Nearest is {twice:.2f} G, with '
+                f'- realsr_x4 is the network of which the paper says 20.5 G. Nearest is {twice:.2f} G, with '
                 "the projections counted twice. The authors' released counter leaves the scans of the plane out."
             )
     return notes
@@ -342,8 +349,8 @@ def _line(cells: Sequence[str]) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def _device_name(device: str) -> str:
-    if torch.device(device).type == 'cuda':
+def _device_name(device: torch.device) -> str:
+    if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     return f'the CPU, {torch.get_num_threads()} threads'
 

@@ -150,7 +150,7 @@ def explain(
     at: tuple[int, int] | None = None,
     size: int = 128,
     window: int = 16,
-    device: str = 'cpu',
+    device: str | None = None,
 ) -> Explanation:
     """Draw the receptive field and the attribution map of a checkpoint.
 
@@ -161,14 +161,16 @@ def explain(
         at: x and y of the middle of the window, in input pixels; default: the middle of the image.
         size: side of the part of the image that is looked at, in input pixels.
         window: side of the window whose texture is explained, in input pixels.
-        device: 'cpu', 'cuda', …
+        device: 'cpu', 'cuda', …; default: a GPU where there is one.
 
     Raises:
         UserError: bad files, or a point, size or window that does not fit the image.
     """
     from .inference.checkpoints import find_checkpoint
     from .inference.load import load_model
+    from .inference.restorer import find_device
 
+    device = find_device(device)
     network = load_model(find_checkpoint(checkpoint)).to(device)
     network.requires_grad_(False)
     picture = read_image(image).rgb

@@ -72,7 +72,7 @@ class Restorer:
             raise UserError(f'the output scale must be above 0 and at most 16, got {outscale:g}')
         if alpha not in ('resize', 'restore'):
             raise UserError(f"alpha '{alpha}' is not one of resize, restore")
-        self.device = _device(device)
+        self.device = find_device(device)
         self.model = model.to(self.device).eval()
         self.scale: int = config.get('scale', 1)
         self.dtype = DTYPES[precision]
@@ -201,7 +201,12 @@ class Restorer:
         return stacked.reshape(*picture.shape[:-2], *stacked.shape[-2:]).to(picture.device, picture.dtype)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def find_device(device: str | torch.device | None = None) -> torch.device:
+    """The device of that name; default: a GPU where there is one, torchrun's where it started us.
+
+    Raises:
+        UserError: it is not there.
+    """
     if device is None:
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
     try:
