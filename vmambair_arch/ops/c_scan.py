@@ -64,7 +64,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     library.vmambair_isa_name.restype = ctypes.c_char_p
     library.vmambair_isa_select.argtypes = [ctypes.c_char_p]
     library.vmambair_isa_selected.restype = ctypes.c_char_p
-    library.vmambair_decay.argtypes = [c_void_p, c_float, c_void_p, c_int64]
+    library.vmambair_decay.argtypes = [c_void_p, c_float, c_void_p, c_int64, c_int64]
     library.vmambair_decay.restype = None
     library.vmambair_scan_forward.argtypes = [POINTER(_Problem), pointers, c_int64, c_int64, c_void_p]
     library.vmambair_scan_backward.argtypes = [
@@ -105,14 +105,14 @@ def select_isa(name: str) -> None:
     _library().vmambair_isa_select(name.encode())
 
 
-def decay(t: Tensor, scale: float, out: Tensor) -> None:
+def decay(t: Tensor, scale: float, out: Tensor, times: int = 1) -> None:
     """out = 2 ** (t * scale), the exponential of the kernel alone, on one thread: what bounds the speed of the scan.
 
-    t and out are contiguous float32; their number of elements must be a multiple of 64.
+    t and out are contiguous float32 of a multiple of 64 elements. `times`: how often it is computed, in one call.
     """
     if t.numel() % 64 or out.numel() != t.numel() or not (t.is_contiguous() and out.is_contiguous()):
         raise ValueError(f'decay wants contiguous tensors of a multiple of 64 elements, got {t.numel()}, {out.numel()}')
-    _library().vmambair_decay(t.data_ptr(), scale, out.data_ptr(), t.numel())
+    _library().vmambair_decay(t.data_ptr(), scale, out.data_ptr(), t.numel(), times)
 
 
 def _library() -> ctypes.CDLL:

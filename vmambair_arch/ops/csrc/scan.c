@@ -65,8 +65,11 @@ EXPORT int vmambair_isa_select(const char *name)
 
 EXPORT const char *vmambair_isa_selected(void) { return chosen->name; }
 
-/* out = 2^(t * scale), the exponential of the scan; count must be a multiple of 64. */
-EXPORT void vmambair_decay(const float *t, float scale, float *out, int64_t count) { chosen->decay(t, scale, out, count); }
+/* out = 2^(t * scale), the exponential of the scan, `times` times over; count must be a multiple of 64. */
+EXPORT void vmambair_decay(const float *t, float scale, float *out, int64_t count, int64_t times)
+{
+    while (times-- > 0) chosen->decay(t, scale, out, count);
+}
 
 /* out = (the even ones) + (the odd ones) of `parts` arrays, or one after the other where `in_order`. */
 static void add_parts(float *const *parts, int64_t count, int in_order, int64_t elements, void *out, int out_bf16, int threads)

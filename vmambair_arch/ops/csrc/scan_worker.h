@@ -4,62 +4,137 @@
  *     h_t     = exp(delta_t A) h_{t-1} + delta_t B_t x_t           N numbers a channel
  *     y_t     = <C_t, h_t> + D x_t
  *
- * 4 L d N exponentials a map: that is where the time goes, and everything else is arranged so as not to add to it.
+ * K L d N exponentials a map: that is where the time goes, and everything else is arranged so as not to add to it.
  *
  * Directions. Nothing is flipped, transposed or gathered beforehand: a direction is the order in which pixels are
  * visited, and y is added to the pixel it belongs to.
  *
  * Lanes. W neighbouring channels share a vector. Channels lie together in memory, B and C are the same for all of them
  * (a broadcast, which x86 gets for free with a load), and y needs no sum across lanes. States in the lanes would need
- * one for every pixel.
+ * one for every pixel. A channel scan with its 1 to 4 channels leaves lanes empty, but is a thousandth of the work.
  *
- * Tiles. CHUNK pixels x W channels: dt, B and C of the chunk are copied once into a compact array (this is also where
- * bfloat16, strides and the jumps of a column end) and serve all channels; delta, delta x and y of the tile stay in L1;
- * a few states of W channels live in registers while the chunk goes by, then the next few.
+ * Tiles. CHUNK pixels x W channels: dt, B and C of the chunk are copied once into compact rows (this is where bfloat16,
+ * strides and the jumps of a column end) and serve all channels; delta, delta x and y of the tile stay in L1; FEW states
+ * of W channels live in registers while the chunk goes by, then the next FEW. Meanwhile the lines that the next chunk
+ * will touch are fetched, one a pixel and loop: column by column every pixel lies on another page, where the machine's own
+ * prefetching stops, and all at once they would queue up. So a large image costs no more a pixel than a small one.
  *
- * Backward. With g_t the gradient of h_t, from the last pixel to the first:
+ * Backward. With g_t the gradient of h_t and a_t = exp(delta_t A), from the last pixel to the first:
  *
- *     g_t     = C_t grad_y_t + exp(delta_{t+1} A) g_{t+1}
- *     grad C_t = sum over channels of grad_y_t h_t            grad B_t = sum over channels of g_t delta_t x_t
- *     grad delta_t = sum over states of g_t (A a_t h_{t-1} + B_t x_t)       with a_t = exp(delta_t A)
- *     grad x_t = sum over states of g_t B_t delta_t + D grad_y_t            grad A = sum over pixels of g_t a_t h_{t-1} delta_t
+ *     g_t          = C_t grad_y_t + a_{t+1} g_{t+1}
+ *     grad C_t     = sum over channels of grad_y_t h_t
+ *     grad B_t     = sum over channels of g_t delta_t x_t
+ *     grad delta_t = sum over states of g_t (A a_t h_{t-1} + B_t x_t)
+ *     grad x_t     = sum over states of g_t B_t delta_t + D grad_y_t
+ *     grad A       = sum over pixels of g_t a_t h_{t-1} delta_t
  *
- * The forward pass keeps h before every chunk (64 / CHUNK) x the size of x for four directions of 16 states) and the chunk's a_t and h_t are computed again.
- * Sums over channels stay vectors until the chunk is done and are then added across the lanes, all at once.
+ * The forward pass keeps h before every chunk (N K / CHUNK numbers for each of x); a_t and h_t of the chunk are computed
+ * again. Sums over channels stay vectors until all channels of the piece have added to them, and are then added across
+ * the lanes, eight vectors at a time. For these vectors to stay in L1, a chunk takes FEW states of all its channels, then
+ * the next FEW: forward, where nothing is shared, it takes all states of W channels first.
  */
 #include <stdlib.h>
 
 #include "scan.h"
 #include "vec.h"
 
-/* States in registers at a time. */
+/* States that are in registers at a time. */
 #define FEW 4
+/* Pixels whose step sizes are computed at a time: enough independent chains to fill the pipelines, few enough registers. */
+#define GROUP (W == 16 ? 8 : 4)
+#define AT(base, bytes) ((void *)((char *)(base) + (bytes)))
 
-typedef struct {
-    int64_t x, x_dbl, flat; /* offsets in elements: into x, into x_dbl, and the number of the pixel */
-} pixel;
+/* --- pixels ------------------------------------------------------------------------------------------------------- */
 
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+INLINE int64_t x_size(const scan_problem *p) { return p->x_bf16 ? 2 : 4; }
+INLINE int64_t x_dbl_size(const scan_problem *p) { return p->x_dbl_bf16 ? 2 : 4; }
 
-/* The pixels number start to start + count of a direction. */
-static void visit(const scan_problem *p, int64_t image, int64_t k, int64_t start, int count, pixel *out)
+/* The pixels that a direction reads one after the other, in lines (rows or columns), and the memory that belongs to them:
+ * of x, y and their gradients the channels of a piece, of x_dbl the numbers of the direction. Steps are in bytes.
+ */
+typedef struct {
+    const void *x, *x_dbl;
+    const float *grad_y;
+    float *sum, *grad_x_dbl;
+    int backwards;
+    int64_t pixels, length; /* of a line */
+    struct {
+        int64_t x, x_dbl, map, grad_x_dbl;
+    } line, place; /* steps from line to line, and within one; map: sum and grad_y */
+} view;
+
+static view view_of(const scan_problem *p, const scan_piece *piece, int64_t k)
 {
-    const int64_t direction = p->directions[k], last = p->h * p->w - 1, S = p->R + 2 * p->N;
-    for (int i = 0; i < count; i++) {
-        int64_t at = direction >= 2 ? last - start - i : start + i;
-        int64_t row = direction & 1 ? at % p->h : at / p->w;
-        int64_t column = direction & 1 ? at / p->h : at % p->w;
-        out[i].x = image * p->x_stride[0] + row * p->x_stride[1] + column * p->x_stride[2];
-        out[i].x_dbl = image * p->x_dbl_stride[0] + row * p->x_dbl_stride[1] + column * p->x_dbl_stride[2] + k * S;
-        out[i].flat = row * p->w + column;
-    }
+    const int64_t S = p->R + 2 * p->N, map = p->d * sizeof(float), grad = p->K * S * sizeof(float);
+    const int by_column = p->directions[k] & 1;
+    return (view){
+        .x = AT(p->x, (piece->image * p->x_stride[0] + piece->channel) * x_size(p)),
+        .x_dbl = AT(p->x_dbl, (piece->image * p->x_dbl_stride[0] + k * S) * x_dbl_size(p)),
+        .grad_y = piece->grad_y ? piece->grad_y + piece->channel : NULL,
+        .sum = piece->sum + piece->channel,
+        .grad_x_dbl = piece->grad_x_dbl ? piece->grad_x_dbl + k * S : NULL,
+        .backwards = p->directions[k] >= 2,
+        .pixels = p->h * p->w, .length = by_column ? p->h : p->w,
+        .line = {p->x_stride[1 + by_column] * x_size(p), p->x_dbl_stride[1 + by_column] * x_dbl_size(p),
+                 (by_column ? 1 : p->w) * map, (by_column ? 1 : p->w) * grad},
+        .place = {p->x_stride[2 - by_column] * x_size(p), p->x_dbl_stride[2 - by_column] * x_dbl_size(p),
+                  (by_column ? p->w : 1) * map, (by_column ? p->w : 1) * grad},
+    };
 }
 
+/* Where the states that a piece keeps of direction k begin in `states`. */
+INLINE int64_t kept_at(const scan_problem *p, const scan_piece *piece, int64_t k)
+{
+    return (piece->image * p->K + k) * ceil_div(p->h * p->w, CHUNK) * p->N * p->d + piece->channel;
+}
+
+/* Where a pixel lies, in bytes from the beginnings of a view. */
+typedef struct {
+    int64_t x, x_dbl, map, grad_x_dbl;
+} pixel;
+
+/* The pixels of a chunk in reading order. There are CHUNK of them wherever the view ends: places past the end repeat the
+ * last pixel, a chunk that does not exist is the first or the last one.
+ */
+static void visit(const view *v, int64_t chunk, pixel *out)
+{
+    const int64_t last = v->pixels - 1;
+    const int64_t start = chunk < 0 ? 0 : chunk > last / CHUNK ? last / CHUNK * CHUNK : chunk * CHUNK;
+    const int64_t count = last + 1 - start < CHUNK ? last + 1 - start : CHUNK;
+    int64_t line = (v->backwards ? last - start : start) / v->length;
+    int64_t place = (v->backwards ? last - start : start) % v->length;
+
+    for (int64_t i = 0; i < count; i++) {
+        out[i].x = line * v->line.x + place * v->place.x;
+        out[i].x_dbl = line * v->line.x_dbl + place * v->place.x_dbl;
+        out[i].map = line * v->line.map + place * v->place.map;
+        out[i].grad_x_dbl = line * v->line.grad_x_dbl + place * v->place.grad_x_dbl;
+        place += v->backwards ? -1 : 1;
+        if (place < 0) place = v->length - 1, line--;
+        if (place == v->length) place = 0, line++;
+    }
+    for (int64_t i = count; i < CHUNK; i++) out[i] = out[count - 1];
+}
+
+/* Memory to fetch while a loop over the pixels of a chunk has other things to do: base + offset of every pixel. */
+typedef struct {
+    const void *base;
+    const int64_t *offset; /* one of the numbers of the first pixel */
+} ahead;
+
+/* Into the second level: the first is full of what is being worked on. */
+INLINE void fetch(ahead a, int t)
+{
+    __builtin_prefetch(AT(a.base, a.offset[t * (int)(sizeof(pixel) / sizeof(int64_t))]), 0, 2);
+}
+
+/* The first `lanes` floats, zeros after them. Fewer than W only in the last channels of a map. */
 INLINE vf load_lanes(const float *p, int lanes)
 {
     if (lanes == W) return v_load(p);
     float v[W] = {0};
-    for (int i = 0; i < lanes; i++) v[i] = p[i];
+    memcpy(v, p, lanes * sizeof *v);
     return v_load(v);
 }
 
@@ -71,35 +146,37 @@ INLINE void store_lanes(float *p, vf value, int lanes)
     }
     float v[W];
     v_store(v, value);
-    for (int i = 0; i < lanes; i++) p[i] = v[i];
+    memcpy(p, v, lanes * sizeof *v);
 }
 
-INLINE vf load_x(const scan_problem *p, int64_t offset, int lanes)
+INLINE vf load_x(const scan_problem *p, const void *from, int lanes)
 {
-    if (!p->x_bf16) return load_lanes((const float *)p->x + offset, lanes);
-    const uint16_t *from = (const uint16_t *)p->x + offset;
+    if (!p->x_bf16) return load_lanes(from, lanes);
     if (lanes == W) return v_load_bf16(from);
     float v[W] = {0};
-    for (int i = 0; i < lanes; i++) v[i] = bf16_to_float(from[i]);
+    for (int i = 0; i < lanes; i++) v[i] = bf16_to_float(((const uint16_t *)from)[i]);
     return v_load(v);
 }
 
-/* dt, B and C of a chunk, one row of S a pixel. */
-static void load_rows(const scan_problem *p, const pixel *pixels, int count, float *rows)
+/* dt, B and C of a chunk. A row starts on a boundary of 64 bytes. */
+#define ROW(p) (ceil_div((p)->R + 2 * (p)->N, 16) * 16)
+
+static void load_rows(const scan_problem *p, const view *v, const pixel *pixels, float *rows)
 {
     const int64_t S = p->R + 2 * p->N;
-    for (int t = 0; t < count; t++, rows += S) {
-        if (p->x_dbl_bf16) {
-            const uint16_t *from = (const uint16_t *)p->x_dbl + pixels[t].x_dbl;
-            for (int64_t i = 0; i < S; i++) rows[i] = bf16_to_float(from[i]);
-        } else {
-            memcpy(rows, (const float *)p->x_dbl + pixels[t].x_dbl, S * sizeof *rows);
-        }
+    for (int t = 0; t < CHUNK; t++, rows += ROW(p)) {
+        const void *from = AT(v->x_dbl, pixels[t].x_dbl);
+        if (p->x_dbl_bf16)
+            for (int64_t i = 0; i < S; i++) rows[i] = bf16_to_float(((const uint16_t *)from)[i]);
+        else
+            copy_floats(rows, from, S);
     }
 }
 
+/* --- parameters --------------------------------------------------------------------------------------------------- */
+
 /* The parameters of one direction for the channels of a piece, W channels to a vector: for every block A by state (scaled
- * to base 2), dt_weight by rank, dt_bias and D. Channels past the end are zeros, which stay zeros.
+ * to base 2), dt_weight by rank, dt_bias and D. Channels past the end are zeros, which stay zeros. Gradients likewise.
  */
 #define PACKED(p) ((p)->N + (p)->R + 2)
 
@@ -117,35 +194,18 @@ static void pack_parameters(const scan_problem *p, const scan_piece *piece, int6
     }
 }
 
-/* dt_weight dt + dt_bias of W channels at one pixel. The bias, often the largest, comes last: each rounding of a sum of its
- * size is a relative error of a small step.
+/* delta of W channels at GROUP pixels, and the slope of the softplus unless that is NULL. The bias, often the largest, comes
+ * last into the sum: each rounding at its size is a relative error of a small step.
  */
-INLINE vf project_dt(const scan_problem *p, const float *packed, const float *dt)
+INLINE void step_sizes(const scan_problem *p, const float *packed, const float *rows, vf *delta, vf *slope)
 {
-    vf z = v_zero();
-    for (int64_t r = 0; r < p->R; r++) z = v_fma(v_load(packed + (p->N + r) * W), v_set1(dt[r]), z);
-    return z + v_load(packed + (p->N + p->R) * W);
-}
-
-/* `few` states of W channels through a chunk: y += <C, h>. */
-INLINE void advance(const int few, int count, int64_t S, const float *A, float *state, const float *B, const float *C,
-                    const float *delta, const float *write, float *y)
-{
-    vf h[FEW], a2[FEW];
-    for (int j = 0; j < few; j++) {
-        h[j] = v_load(state + j * W);
-        a2[j] = v_load(A + j * W);
+    for (int j = 0; j < GROUP; j++) delta[j] = v_zero();
+    for (int64_t r = 0; r < p->R; r++) {
+        const vf weight = v_load(packed + (p->N + r) * W);
+        for (int j = 0; j < GROUP; j++) delta[j] = v_fma(weight, v_set1(rows[j * ROW(p) + r]), delta[j]);
     }
-    for (int t = 0; t < count; t++) {
-        const vf delta_t = v_load(delta + t * W), write_t = v_load(write + t * W);
-        vf sum = v_load(y + t * W);
-        for (int j = 0; j < few; j++) {
-            h[j] = v_fma(v_exp2(delta_t * a2[j]), h[j], write_t * v_set1(B[t * S + j]));
-            sum = v_fma(h[j], v_set1(C[t * S + j]), sum);
-        }
-        v_store(y + t * W, sum);
-    }
-    for (int j = 0; j < few; j++) v_store(state + j * W, h[j]);
+    for (int j = 0; j < GROUP; j++) delta[j] += v_load(packed + (p->N + p->R) * W);
+    v_softplus_all(GROUP, delta, slope);
 }
 
 /* 64-byte aligned, so that no vector straddles a cache line. */
@@ -155,233 +215,350 @@ static float *allocate(int64_t floats)
     return posix_memalign(&memory, 64, floats * sizeof(float)) ? NULL : memory;
 }
 
-static int NAME(scan_forward)(const scan_problem *p, const scan_piece *piece)
+/* The next `floats` of a piece of memory. */
+INLINE float *take(float **next, int64_t floats)
 {
-    const int64_t N = p->N, R = p->R, S = R + 2 * N, d = p->d, L = p->h * p->w;
-    const int64_t blocks = ceil_div(piece->channels, W), chunks = ceil_div(L, CHUNK);
-    float *memory = allocate(blocks * (PACKED(p) + N) * W + CHUNK * (S + 3 * W) + W);
-    if (!memory) return -1;
-    float *packed = memory, *state = packed + blocks * PACKED(p) * W, *delta = state + blocks * N * W;
-    float *write = delta + CHUNK * W, *y = write + CHUNK * W, *rows = y + CHUNK * W;
-    pixel pixels[CHUNK];
-    const uint64_t mode = float_mode_flush();
+    float *taken = *next;
+    *next += floats;
+    return taken;
+}
 
-    for (int64_t k = piece->first; k < p->K; k += piece->step) {
-        pack_parameters(p, piece, k, packed);
-        memset(state, 0, blocks * N * W * sizeof *state);
-        for (int64_t chunk = 0; chunk < chunks; chunk++) {
-            const int count = chunk < chunks - 1 ? CHUNK : (int)(L - chunk * CHUNK);
-            visit(p, piece->image, k, chunk * CHUNK, count, pixels);
-            load_rows(p, pixels, count, rows);
-            for (int64_t block = 0; block < blocks; block++) {
-                const int64_t left = piece->channels - block * W, channel = piece->channel + block * W;
-                const int lanes = left < W ? (int)left : W;
-                const float *par = packed + block * PACKED(p) * W;
-                float *h = state + block * N * W;
-                if (p->states) {
-                    float *kept = p->states + ((piece->image * p->K + k) * chunks + chunk) * N * d + channel;
-                    for (int64_t n = 0; n < N; n++) store_lanes(kept + n * d, v_load(h + n * W), lanes);
-                }
-                for (int t = 0; t < count; t++) {
-                    const vf x = load_x(p, pixels[t].x + channel, lanes);
-                    const vf step = v_softplus(project_dt(p, par, rows + t * S));
-                    v_store(delta + t * W, step);
-                    v_store(write + t * W, step * x);
-                    v_store(y + t * W, v_load(par + (N + R + 1) * W) * x);
-                }
-                int64_t n = 0;
-                for (; n + FEW <= N; n += FEW)
-                    advance(FEW, count, S, par + n * W, h + n * W, rows + R + n, rows + R + N + n, delta, write, y);
-                for (; n < N; n++)
-                    advance(1, count, S, par + n * W, h + n * W, rows + R + n, rows + R + N + n, delta, write, y);
-                for (int t = 0; t < count; t++) {
-                    float *to = piece->sum + pixels[t].flat * d + channel;
-                    vf value = v_load(y + t * W);
-                    if (k != piece->first) value += load_lanes(to, lanes);
-                    store_lanes(to, value, lanes);
+/* --- forward ------------------------------------------------------------------------------------------------------ */
+
+/* `few` states of W channels through a chunk: y += <C, h>. delta, write (delta x) and y are `count` vectors. */
+INLINE void advance(const int few, int count, int64_t row, const float *A, float *state, const float *B, const float *C,
+                    const float *delta, const float *write, float *y, ahead next)
+{
+    vf h[FEW], a2[FEW], decay[FEW];
+    for (int j = 0; j < few; j++) h[j] = v_load(state + j * W), a2[j] = v_load(A + j * W);
+    for (int t = 0; t < count; t++, B += row, C += row) {
+        const vf delta_t = v_load(delta + t * W), write_t = v_load(write + t * W);
+        vf sum = v_load(y + t * W);
+        for (int j = 0; j < few; j++) decay[j] = delta_t * a2[j];
+        v_exp2_all(few, decay, NULL);
+        for (int j = 0; j < few; j++) {
+            h[j] = v_fma(decay[j], h[j], write_t * v_set1(B[j]));
+            sum = v_fma(h[j], v_set1(C[j]), sum);
+        }
+        v_store(y + t * W, sum);
+        fetch(next, t);
+    }
+    for (int j = 0; j < few; j++) v_store(state + j * W, h[j]);
+}
+
+/* What a forward piece works in. */
+typedef struct {
+    float *packed, *state;            /* blocks x PACKED, blocks x N vectors */
+    float *delta, *write, *y, *rows;  /* CHUNK vectors each; CHUNK rows */
+} forward_memory;
+
+/* One direction. `kept`: where the states before the chunks go, or NULL; `add`: there are sums already. */
+static void forward_direction(const scan_problem *p, const scan_piece *piece, const view *v, const forward_memory *m,
+                              float *kept, int add)
+{
+    const int64_t N = p->N, R = p->R, blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK);
+    
+    pixel both[2][CHUNK];
+    visit(v, 0, both[0]);
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+        const int count = chunk < chunks - 1 ? CHUNK : (int)(v->pixels - chunk * CHUNK);
+        const pixel *pixels = both[chunk & 1], *next = both[~chunk & 1];
+        visit(v, chunk + 1, both[~chunk & 1]);
+        load_rows(p, v, pixels, m->rows);
+        for (int64_t block = 0; block < blocks; block++) {
+            const int64_t left = piece->channels - block * W;
+            const int lanes = left < W ? (int)left : W;
+            const float *par = m->packed + block * PACKED(p) * W;
+            const vf skip = v_load(par + (N + R + 1) * W);
+            float *h = m->state + block * N * W;
+            if (kept)
+                for (int64_t n = 0; n < N; n++)
+                    store_lanes(kept + (chunk * N + n) * p->d + block * W, v_load(h + n * W), lanes);
+            for (int t = 0; t < count; t += GROUP) {
+                vf step[GROUP];
+                step_sizes(p, par, m->rows + t * ROW(p), step, NULL);
+                for (int j = 0; j < GROUP; j++) {
+                    const vf x = load_x(p, AT(v->x, pixels[t + j].x + block * W * x_size(p)), lanes);
+                    v_store(m->delta + (t + j) * W, step[j]);
+                    v_store(m->write + (t + j) * W, step[j] * x);
+                    v_store(m->y + (t + j) * W, skip * x);
                 }
             }
+            const ahead wanted[] = {
+                {AT(v->x, block * W * x_size(p)), &next->x},
+                {v->sum + block * W, &next->map},
+                {AT(v->x_dbl, block * 64), &next->x_dbl}, /* the blocks share the few lines of a row */
+                {AT(v->x_dbl, (block + blocks) * 64), &next->x_dbl},
+            };
+            for (int64_t n = 0; n < N; n += n + FEW <= N ? FEW : 1) {
+                const float *A = par + n * W, *B = m->rows + R + n, *C = B + N;
+                const ahead fetched = wanted[n / FEW % 4];
+                if (n + FEW <= N) advance(FEW, count, ROW(p), A, h + n * W, B, C, m->delta, m->write, m->y, fetched);
+                else advance(1, count, ROW(p), A, h + n * W, B, C, m->delta, m->write, m->y, fetched);
+            }
+            for (int t = 0; t < count; t++) {
+                float *to = (float *)AT(v->sum, pixels[t].map) + block * W;
+                vf value = v_load(m->y + t * W);
+                if (add) value += load_lanes(to, lanes);
+                store_lanes(to, value, lanes);
+            }
         }
+    }
+}
+
+static int NAME(scan_forward)(const scan_problem *p, const scan_piece *piece)
+{
+    const int64_t N = p->N, blocks = ceil_div(piece->channels, W);
+    float *memory = allocate(blocks * (PACKED(p) + N) * W + CHUNK * (ROW(p) + 3 * W)), *next = memory;
+    if (!memory) return -1;
+    const forward_memory m = {
+        .packed = take(&next, blocks * PACKED(p) * W), .state = take(&next, blocks * N * W), .delta = take(&next, CHUNK * W),
+        .write = take(&next, CHUNK * W), .y = take(&next, CHUNK * W), .rows = take(&next, CHUNK * ROW(p)),
+    };
+    const uint64_t mode = float_mode_flush();
+    for (int64_t k = piece->first; k < p->K; k += piece->step) {
+        const view v = view_of(p, piece, k);
+        pack_parameters(p, piece, k, m.packed);
+        memset(m.state, 0, blocks * N * W * sizeof(float));
+        forward_direction(p, piece, &v, &m, p->states ? p->states + kept_at(p, piece, k) : NULL, k != piece->first);
     }
     float_mode_restore(mode);
     free(memory);
     return 0;
 }
 
-/* What the gradient of a tile needs besides the states; every pointer is CHUNK vectors. */
-typedef struct {
-    const float *delta, *write, *grad_y;
-    float *grad_delta; /* in units of the base-2 A: times ln 2 when done */
-    float *grad_write;
-} tile_gradients;
+/* --- backward ----------------------------------------------------------------------------------------------------- */
 
-/* Backward of `advance`. `over_B` and `over_C` collect vectors (S of them a pixel) for the sums over channels; `first`:
- * nothing is in there yet. `adjoint` is exp(delta A) g of the pixel after the chunk on entry, of the first one on return.
+/* What one block of channels keeps of a chunk. */
+typedef struct {
+    float delta[CHUNK * W], write[CHUNK * W], grad_y[CHUNK * W], slope[CHUNK * W];
+    float grad_delta[CHUNK * W]; /* by A alone, and in units of the base-2 A */
+    float grad_write[CHUNK * W];
+} tile;
+
+/* `few` states of W channels through a chunk and back.
+ *
+ * `kept`: the states before the chunk. `adjoint`: a g of the pixel after the chunk, afterwards that of its first pixel.
+ * `over`: 2 FEW vectors a pixel, for the gradients of FEW B and then FEW C, to be summed over channels. `decays`, `states`:
+ * CHUNK x FEW vectors to work in. `first_block`, `first_states`: nothing is in `over`, in the gradients of the tile yet.
  */
-INLINE void retreat(const int few, const int first, int count, int64_t S, const float *A, const float *state, float *adjoint,
-                    float *grad_A, const float *B, const float *C, const tile_gradients *tile, float *over_B, float *over_C,
-                    float *decays, float *states)
+INLINE void retreat(const int few, int first_block, int first_states, int count, int64_t row, const float *A, const vf *kept, float *adjoint,
+                    float *grad_A, const float *B, const float *C, tile *restrict at, float *restrict over,
+                    float *restrict decays, float *restrict states, ahead next, ahead next_back)
 {
-    vf h[FEW], a2[FEW], sum_A[FEW];
-    for (int j = 0; j < few; j++) {
-        h[j] = v_load(state + j * W);
-        a2[j] = v_load(A + j * W);
-        v_store(states + j * W, h[j]);
-    }
+    vf h[FEW], a2[FEW], decay[FEW], sum_A[FEW];
+    for (int j = 0; j < few; j++) h[j] = kept[j], a2[j] = v_load(A + j * W);
     for (int t = 0; t < count; t++) {
-        const vf delta_t = v_load(tile->delta + t * W), write_t = v_load(tile->write + t * W);
+        const vf delta = v_load(at->delta + t * W), write = v_load(at->write + t * W), grad_y = v_load(at->grad_y + t * W);
+        for (int j = 0; j < few; j++) decay[j] = delta * a2[j];
+        v_exp2_all(few, decay, NULL);
         for (int j = 0; j < few; j++) {
-            const vf decay = v_exp2(delta_t * a2[j]);
-            h[j] = v_fma(decay, h[j], write_t * v_set1(B[t * S + j]));
-            v_store(decays + (t * FEW + j) * W, decay);
-            v_store(states + ((t + 1) * FEW + j) * W, h[j]);
+            float *to_C = over + (t * 2 * FEW + FEW + j) * W;
+            v_store(decays + (t * FEW + j) * W, decay[j]);
+            v_store(states + (t * FEW + j) * W, h[j]);
+            h[j] = v_fma(decay[j], h[j], write * v_set1(B[t * row + j]));
+            v_store(to_C, v_fma(grad_y, h[j], first_block ? v_zero() : v_load(to_C)));
         }
+        fetch(next, t);
     }
-    for (int j = 0; j < few; j++) {
-        h[j] = v_load(adjoint + j * W);
-        sum_A[j] = v_load(grad_A + j * W);
-    }
+    vf ag[FEW];
+    for (int j = 0; j < few; j++) ag[j] = v_load(adjoint + j * W), sum_A[j] = v_load(grad_A + j * W);
     for (int t = count - 1; t >= 0; t--) {
-        const vf delta_t = v_load(tile->delta + t * W), write_t = v_load(tile->write + t * W);
-        const vf grad_y = v_load(tile->grad_y + t * W);
-        vf grad_delta = v_load(tile->grad_delta + t * W), grad_write = v_load(tile->grad_write + t * W);
+        const vf delta = v_load(at->delta + t * W), write = v_load(at->write + t * W), grad_y = v_load(at->grad_y + t * W);
+        vf grad_delta = first_states ? v_zero() : v_load(at->grad_delta + t * W);
+        vf grad_write = first_states ? v_zero() : v_load(at->grad_write + t * W);
         for (int j = 0; j < few; j++) {
-            float *to_B = over_B + (t * S + j) * W, *to_C = over_C + (t * S + j) * W;
-            const vf g = v_fma(v_set1(C[t * S + j]), grad_y, h[j]);
-            const vf after = v_load(states + ((t + 1) * FEW + j) * W), before = v_load(states + (t * FEW + j) * W);
-            v_store(to_C, v_fma(grad_y, after, first ? v_zero() : v_load(to_C)));
-            v_store(to_B, v_fma(g, write_t, first ? v_zero() : v_load(to_B)));
-            grad_write = v_fma(g, v_set1(B[t * S + j]), grad_write);
-            h[j] = g * v_load(decays + (t * FEW + j) * W);
-            const vf through = h[j] * before;
-            sum_A[j] = v_fma(through, delta_t, sum_A[j]);
+            float *to_B = over + (t * 2 * FEW + j) * W;
+            const vf g = v_fma(v_set1(C[t * row + j]), grad_y, ag[j]);
+            v_store(to_B, v_fma(g, write, first_block ? v_zero() : v_load(to_B)));
+            grad_write = v_fma(g, v_set1(B[t * row + j]), grad_write);
+            ag[j] = g * v_load(decays + (t * FEW + j) * W);
+            const vf through = ag[j] * v_load(states + (t * FEW + j) * W);
+            sum_A[j] = v_fma(through, delta, sum_A[j]);
             grad_delta = v_fma(through, a2[j], grad_delta);
         }
-        v_store(tile->grad_delta + t * W, grad_delta);
-        v_store(tile->grad_write + t * W, grad_write);
+        v_store(at->grad_delta + t * W, grad_delta);
+        v_store(at->grad_write + t * W, grad_write);
+        fetch(next_back, t);
     }
-    for (int j = 0; j < few; j++) {
-        v_store(adjoint + j * W, h[j]);
-        v_store(grad_A + j * W, sum_A[j]);
+    for (int j = 0; j < few; j++) v_store(adjoint + j * W, ag[j]), v_store(grad_A + j * W, sum_A[j]);
+}
+
+/* The gradients of `few` B and C out of `over`. */
+INLINE void sum_channels(const int few, int count, const float *over, int64_t row, float *grad_B, float *grad_C)
+{
+    for (int t = 0; t < count; t++) {
+        float sums[2 * FEW];
+        v_sum_lanes_of_8(over + t * 2 * FEW * W, sums);
+        memcpy(grad_B + t * row, sums, few * sizeof *sums);
+        memcpy(grad_C + t * row, sums + FEW, few * sizeof *sums);
     }
 }
 
-/* Adds the lanes of `count` vectors. */
-static void sum_lanes(const float *vectors, int64_t count, float *out)
+/* What a backward piece works in. */
+typedef struct {
+    tile *tiles;                             /* one a block */
+    float *packed, *grads;                   /* blocks x PACKED vectors each */
+    float *adjoint;                          /* blocks x N vectors: a g of the pixel after */
+    float *over, *over_dt;                   /* sums over channels: CHUNK x 2 FEW vectors, CHUNK x R */
+    float *decays, *states;                  /* CHUNK x FEW vectors */
+    float *rows, *grad_rows, *grad_dt;       /* CHUNK rows; CHUNK x R */
+} backward_memory;
+
+/* One direction, from its last pixel to its first. */
+static void backward_direction(const scan_problem *p, const scan_piece *piece, const view *v, const backward_memory *m,
+                               const float *all_kept, int add)
 {
-    for (int64_t i = 0; i < count; i++, vectors += W) {
-        float v[W];
-        memcpy(v, vectors, sizeof v);
-        for (int half = W / 2; half; half /= 2)
-            for (int j = 0; j < half; j++) v[j] += v[j + half];
-        out[i] = v[0];
+    const int64_t N = p->N, R = p->R, P = PACKED(p), d = p->d;
+    const int64_t blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK);
+    pixel both[2][CHUNK];
+    visit(v, chunks - 1, both[~chunks & 1]);
+    for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
+        const int count = chunk < chunks - 1 ? CHUNK : (int)(v->pixels - chunk * CHUNK);
+        const pixel *pixels = both[chunk & 1], *next = both[~chunk & 1];
+        const float *kept = all_kept + chunk * N * d;
+        visit(v, chunk - 1, both[~chunk & 1]);
+        load_rows(p, v, pixels, m->rows);
+
+        for (int64_t block = 0; block < blocks; block++) {
+            const int64_t left = piece->channels - block * W;
+            const int lanes = left < W ? (int)left : W;
+            const float *par = m->packed + block * P * W;
+            float *grad_D = m->grads + (block * P + N + R + 1) * W;
+            tile *at = m->tiles + block;
+            vf sum = v_zero();
+            for (int t = 0; t < count; t += GROUP) {
+                vf step[GROUP], slope[GROUP];
+                step_sizes(p, par, m->rows + t * ROW(p), step, slope);
+                for (int j = 0; j < GROUP; j++) {
+                    const vf x = load_x(p, AT(v->x, pixels[t + j].x + block * W * x_size(p)), lanes);
+                    const vf grad_y = load_lanes((const float *)AT(v->grad_y, pixels[t + j].map) + block * W, lanes);
+                    v_store(at->delta + (t + j) * W, step[j]);
+                    v_store(at->slope + (t + j) * W, slope[j]);
+                    v_store(at->write + (t + j) * W, step[j] * x);
+                    v_store(at->grad_y + (t + j) * W, grad_y);
+                    if (t + j < count) sum = v_fma(grad_y, x, sum);
+                }
+            }
+            v_store(grad_D, v_load(grad_D) + sum);
+            if (chunk)
+                for (int64_t n = 0; n < N; n++) __builtin_prefetch(kept + block * W + (n - N) * d, 0, 2);
+        }
+
+        for (int64_t n = 0; n < N; n += n + FEW <= N ? FEW : 1) {
+            const int few = n + FEW <= N ? FEW : 1;
+            for (int64_t block = 0; block < blocks; block++) {
+                const int64_t left = piece->channels - block * W;
+                const ahead there[] = {
+                    {AT(v->x, block * W * x_size(p)), &next->x},
+                    {v->grad_y + block * W, &next->map},
+                    {AT(v->x_dbl, block * 64), &next->x_dbl}, /* the blocks share the few lines of a row */
+                    {AT(v->x_dbl, (block + blocks) * 64), &next->x_dbl},
+                };
+                const ahead back[] = {
+                    {v->sum + block * W, &next->map},
+                    {AT(v->grad_x_dbl, block * 64), &next->grad_x_dbl},
+                    {AT(v->grad_x_dbl, (block + blocks) * 64), &next->grad_x_dbl},
+                    {v->sum + block * W, &next->map},
+                };
+                vf h[FEW];
+                for (int j = 0; j < few; j++)
+                    h[j] = load_lanes(kept + block * W + (n + j) * d, left < W ? (int)left : W);
+#define RETREAT(few)                                                                                                     \
+    retreat(few, block == 0, n == 0, count, ROW(p), m->packed + (block * P + n) * W, h, m->adjoint + (block * N + n) * W,\
+            m->grads + (block * P + n) * W, m->rows + R + n, m->rows + R + N + n, m->tiles + block, m->over, m->decays,  \
+            m->states, there[n / FEW % 4], back[n / FEW % 4])
+                if (few == FEW) RETREAT(FEW);
+                else RETREAT(1);
+#undef RETREAT
+            }
+            float *to = m->grad_rows + R + n;
+            if (few == FEW) sum_channels(FEW, count, m->over, ROW(p), to, to + N);
+            else sum_channels(1, count, m->over, ROW(p), to, to + N);
+        }
+
+        for (int64_t block = 0; block < blocks; block++) {
+            const int64_t left = piece->channels - block * W;
+            const int lanes = left < W ? (int)left : W;
+            const float *par = m->packed + block * P * W;
+            float *grad = m->grads + block * P * W;
+            tile *at = m->tiles + block;
+            vf sum = v_zero();
+            for (int t = 0; t < count; t++) {
+                const vf x = load_x(p, AT(v->x, pixels[t].x + block * W * x_size(p)), lanes);
+                const vf delta = v_load(at->delta + t * W), grad_write = v_load(at->grad_write + t * W);
+                const vf grad_delta = v_fma(v_load(at->grad_delta + t * W), v_set1(LN_2), grad_write * x);
+                const vf grad_z = grad_delta * v_load(at->slope + t * W); /* of the softplus' argument */
+                v_store(at->grad_delta + t * W, grad_z);
+                sum += grad_z;
+                float *to = (float *)AT(v->sum, pixels[t].map) + block * W;
+                vf value = v_fma(grad_write, delta, v_load(par + (N + R + 1) * W) * v_load(at->grad_y + t * W));
+                if (add) value += load_lanes(to, lanes);
+                store_lanes(to, value, lanes);
+            }
+            v_store(grad + (N + R) * W, v_load(grad + (N + R) * W) + sum);
+            for (int64_t r = 0; r < R; r++) {
+                const vf weight = v_load(par + (N + r) * W);
+                sum = v_zero();
+                for (int t = 0; t < count; t++) {
+                    const vf grad_z = v_load(at->grad_delta + t * W);
+                    float *to = m->over_dt + (t * R + r) * W;
+                    v_store(to, v_fma(grad_z, weight, block == 0 ? v_zero() : v_load(to)));
+                    sum = v_fma(grad_z, v_set1(m->rows[t * ROW(p) + r]), sum);
+                }
+                v_store(grad + (N + r) * W, v_load(grad + (N + r) * W) + sum);
+            }
+        }
+        for (int64_t i = 0; i < count * R; i += 8) v_sum_lanes_of_8(m->over_dt + i * W, m->grad_dt + i);
+        for (int t = 0; t < count; t++) {
+            float *row = m->grad_rows + t * ROW(p);
+            for (int64_t r = 0; r < R; r++) row[r] = m->grad_dt[t * R + r];
+            copy_floats(AT(v->grad_x_dbl, pixels[t].grad_x_dbl), row, R + 2 * N);
+        }
     }
 }
 
 static int NAME(scan_backward)(const scan_problem *p, const scan_piece *piece)
 {
-    const int64_t N = p->N, R = p->R, S = R + 2 * N, d = p->d, L = p->h * p->w;
-    const int64_t blocks = ceil_div(piece->channels, W), chunks = ceil_div(L, CHUNK), P = PACKED(p);
-    float *memory = allocate(blocks * (2 * P + 2 * N) * W + CHUNK * (S + (8 + S + 2 * FEW) * W) + FEW * W + 2 * W);
+    const int64_t N = p->N, P = PACKED(p), blocks = ceil_div(piece->channels, W);
+    const int64_t tile_floats = sizeof(tile) / sizeof(float);
+    float *memory = allocate(blocks * (tile_floats + (2 * P + N) * W) + CHUNK * ((4 * FEW + p->R) * W + 2 * ROW(p) + p->R));
     if (!memory) return -1;
     float *next = memory;
-#define TAKE(floats) (next += (floats), next - (floats))
-    float *packed = TAKE(blocks * P * W), *grads = TAKE(blocks * P * W), *adjoint = TAKE(blocks * N * W);
-    float *state = TAKE(N * W), *over = TAKE(CHUNK * S * W);
-    float *decays = TAKE(CHUNK * FEW * W), *states = TAKE((CHUNK + 1) * FEW * W);
-    float *delta = TAKE(CHUNK * W), *write = TAKE(CHUNK * W), *xs = TAKE(CHUNK * W), *slope = TAKE(CHUNK * W);
-    float *grad_y = TAKE(CHUNK * W), *grad_delta = TAKE(CHUNK * W), *grad_write = TAKE(CHUNK * W), *rows = TAKE(CHUNK * S);
-#undef TAKE
-    const tile_gradients tile = {delta, write, grad_y, grad_delta, grad_write};
-    pixel pixels[CHUNK];
+    const backward_memory m = {
+        .tiles = (tile *)take(&next, blocks * tile_floats), .packed = take(&next, blocks * P * W),
+        .grads = take(&next, blocks * P * W), .adjoint = take(&next, blocks * N * W),
+        .over = take(&next, CHUNK * 2 * FEW * W), .over_dt = take(&next, CHUNK * p->R * W),
+        .decays = take(&next, CHUNK * FEW * W), .states = take(&next, CHUNK * FEW * W),
+        .rows = take(&next, CHUNK * ROW(p)), .grad_rows = take(&next, CHUNK * ROW(p)), .grad_dt = take(&next, CHUNK * p->R),
+    };
     const uint64_t mode = float_mode_flush();
-
     for (int64_t k = piece->first; k < p->K; k += piece->step) {
-        pack_parameters(p, piece, k, packed);
-        memset(grads, 0, blocks * P * W * sizeof *grads);
-        memset(adjoint, 0, blocks * N * W * sizeof *adjoint);
-        for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
-            const int count = chunk < chunks - 1 ? CHUNK : (int)(L - chunk * CHUNK);
-            visit(p, piece->image, k, chunk * CHUNK, count, pixels);
-            load_rows(p, pixels, count, rows);
-            for (int64_t block = 0; block < blocks; block++) {
-                const int64_t left = piece->channels - block * W, channel = piece->channel + block * W;
-                const int lanes = left < W ? (int)left : W;
-                const float *par = packed + block * P * W;
-                const float *kept = p->states + ((piece->image * p->K + k) * chunks + chunk) * N * d + channel;
-                float *grad = grads + block * P * W, *g = adjoint + block * N * W;
-                const vf skip = v_load(par + (N + R + 1) * W);
-                vf grad_D = v_zero();
-                for (int64_t n = 0; n < N; n++) v_store(state + n * W, load_lanes(kept + n * d, lanes));
-                for (int t = 0; t < count; t++) {
-                    const vf x = load_x(p, pixels[t].x + channel, lanes);
-                    const vf gy = load_lanes(piece->grad_y + pixels[t].flat * d + channel, lanes);
-                    const vf z = project_dt(p, par, rows + t * S), step = v_softplus(z);
-                    v_store(delta + t * W, step);
-                    v_store(slope + t * W, v_sigmoid(z));
-                    v_store(write + t * W, step * x);
-                    v_store(xs + t * W, x);
-                    v_store(grad_y + t * W, gy);
-                    v_store(grad_delta + t * W, v_zero());
-                    v_store(grad_write + t * W, v_zero());
-                    grad_D = v_fma(gy, x, grad_D);
-                }
-                v_store(grad + (N + R + 1) * W, v_load(grad + (N + R + 1) * W) + grad_D);
-#define RETREAT(few, first)                                                                                              \
-    retreat(few, first, count, S, par + n * W, state + n * W, g + n * W, grad + n * W, rows + R + n, rows + R + N + n,   \
-            &tile, over + (R + n) * W, over + (R + N + n) * W, decays, states)
-                int64_t n = 0;
-                if (block == 0) {
-                    for (; n + FEW <= N; n += FEW) RETREAT(FEW, 1);
-                    for (; n < N; n++) RETREAT(1, 1);
-                } else {
-                    for (; n + FEW <= N; n += FEW) RETREAT(FEW, 0);
-                    for (; n < N; n++) RETREAT(1, 0);
-                }
-#undef RETREAT
-                vf grad_bias = v_zero();
-                for (int t = 0; t < count; t++) {
-                    const vf x = v_load(xs + t * W), gw = v_load(grad_write + t * W);
-                    const vf grad_step = v_fma(v_load(grad_delta + t * W), v_set1(LN_2), gw * x);
-                    const vf grad_z = grad_step * v_load(slope + t * W);
-                    v_store(grad_delta + t * W, grad_z);
-                    grad_bias += grad_z;
-                    float *to = piece->sum + pixels[t].flat * d + channel;
-                    vf value = v_fma(gw, v_load(delta + t * W), skip * v_load(grad_y + t * W));
-                    if (k != piece->first) value += load_lanes(to, lanes);
-                    store_lanes(to, value, lanes);
-                }
-                v_store(grad + (N + R) * W, v_load(grad + (N + R) * W) + grad_bias);
-                for (int64_t r = 0; r < R; r++) {
-                    const vf weight = v_load(par + (N + r) * W);
-                    vf grad_weight = v_zero();
-                    for (int t = 0; t < count; t++) {
-                        const vf grad_z = v_load(grad_delta + t * W);
-                        float *to = over + (t * S + r) * W;
-                        v_store(to, v_fma(grad_z, weight, block == 0 ? v_zero() : v_load(to)));
-                        grad_weight = v_fma(grad_z, v_set1(rows[t * S + r]), grad_weight);
-                    }
-                    v_store(grad + (N + r) * W, v_load(grad + (N + r) * W) + grad_weight);
-                }
-            }
-            for (int t = 0; t < count; t++)
-                sum_lanes(over + t * S * W, S, piece->grad_x_dbl + (pixels[t].flat * p->K + k) * S);
-        }
+        const view v = view_of(p, piece, k);
+        pack_parameters(p, piece, k, m.packed);
+        memset(m.grads, 0, blocks * P * W * sizeof(float));
+        memset(m.adjoint, 0, blocks * N * W * sizeof(float));
+        backward_direction(p, piece, &v, &m, p->states + kept_at(p, piece, k), k != piece->first);
         for (int64_t i = 0; i < piece->channels; i++)
             for (int64_t j = 0; j < P; j++)
-                piece->grad_parameters[(k * P + j) * d + piece->channel + i] = grads[(i / W * P + j) * W + i % W];
+                piece->grad_parameters[(k * P + j) * p->d + piece->channel + i] = m.grads[(i / W * P + j) * W + i % W];
     }
     float_mode_restore(mode);
     free(memory);
     return 0;
 }
 
+/* --- the limit ---------------------------------------------------------------------------------------------------- */
+
 /* The scan's own exponential with nothing around it: what a benchmark calls the limit. */
 static void NAME(decay)(const float *t, float scale, float *out, int64_t count)
 {
-    const vf s = v_set1(scale);
-    for (int64_t i = 0; i < count; i += 4 * W)
-        for (int j = 0; j < 4; j++) v_store(out + i + j * W, v_exp2(v_load(t + i + j * W) * s));
+    for (int64_t i = 0; i < count; i += FEW * W) {
+        vf v[FEW];
+        for (int j = 0; j < FEW; j++) v[j] = v_load(t + i + j * W) * v_set1(scale);
+        v_exp2_all(FEW, v, NULL);
+        for (int j = 0; j < FEW; j++) v_store(out + i + j * W, v[j]);
+    }
 }
 
 const instruction_set NAME(isa) = {.name = ISA_NAME, .forward = NAME(scan_forward), .backward = NAME(scan_backward),
