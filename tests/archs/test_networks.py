@@ -63,7 +63,9 @@ def test_released_alternatives() -> None:
         thirty_three = VmambaIR(num_blocks=[3, 5, 7, 9])
         drawn = VmambaIR.from_preset('realsr_x4')
         light = VmambaIR.from_preset('light')
-    millions = [round(sum(p.numel() for p in n.parameters()) / 1e6, 3) for n in (thirty_two, thirty_three, drawn, light)]
+    millions = [
+        round(sum(p.numel() for p in n.parameters()) / 1e6, 3) for n in (thirty_two, thirty_three, drawn, light)
+    ]
     assert millions[:3] == [25.872, 28.699, 10.498]
     assert 1.0 <= millions[3] <= 2.0
 

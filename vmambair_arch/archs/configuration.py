@@ -57,7 +57,9 @@ def configuration(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]
     return arch, config
 
 
-def build(state_dict: Mapping[str, Tensor], arch: str | None = None, config: Mapping[str, Any] | None = None) -> Network:
+def build(
+    state_dict: Mapping[str, Tensor], arch: str | None = None, config: Mapping[str, Any] | None = None
+) -> Network:
     """Build the network that a state dict belongs to and load it, in evaluation mode.
 
     Args:

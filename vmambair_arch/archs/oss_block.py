@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, omni_scan
-from .layers import LayerNorm, conv, pointwise
+from ..ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, depthwise_gelu_gate, depthwise_silu, omni_scan
+from .layers import LayerNorm, pointwise
 
 LIFTED_RANK = 6
 """Rank of dt in a channel scan that is lifted to several channels, as released."""
@@ -140,7 +140,7 @@ class OSSModule(nn.Module):
         weight_x, weight_z = self.in_conv.weight.chunk(2)
         bias_x, bias_z = self.in_conv.bias.chunk(2)
         z = F.silu(pointwise(x, weight_z, bias_z))
-        x = F.silu(conv(pointwise(x, weight_x, bias_x), self.conv2d))
+        x = depthwise_silu(pointwise(x, weight_x, bias_x), self.conv2d.weight, self.conv2d.bias)
         y = self.out_norm(self.scan_plane(x)) * z
         if self.sequence_directions:
             c = self.scan_channels(y)
@@ -177,8 +177,8 @@ class EFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pointwise(x, self.project_in.weight, self.project_in.bias)
-        a, b = conv(x, self.dwconv).chunk(2, -1)
-        return pointwise(F.gelu(a) * b, self.project_out.weight, self.project_out.bias)
+        x = depthwise_gelu_gate(x, self.dwconv.weight, self.dwconv.bias)
+        return pointwise(x, self.project_out.weight, self.project_out.bias)
 
 
 class OSSBlock(nn.Module):

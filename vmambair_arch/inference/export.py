@@ -17,7 +17,7 @@ from ..archs.base import Network
 from ..archs.vmambair_arch import MULTIPLE, VmambaIR
 from ..errors import UserError
 from ..files import replacing
-from ..ops import loop_scan
+from ..ops import depthwise, loop_scan
 from .load import METADATA_KEY
 
 SMALLEST, LARGEST = 9, 16384
@@ -52,11 +52,12 @@ def _mirrored(length: int, like: Tensor) -> Tensor:
 
 @contextmanager
 def _scan_as_loop() -> Iterator[None]:
-    """Let the networks that are traced in the meantime scan with torch's own loop operator."""
+    """Let the networks that are traced in the meantime scan with torch's own loop operator, and convolve with torch."""
     before = oss_block.omni_scan
     oss_block.omni_scan = loop_scan.omni_scan
     try:
-        yield
+        with depthwise.torch_only():
+            yield
     finally:
         oss_block.omni_scan = before
 

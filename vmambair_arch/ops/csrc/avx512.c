@@ -10,6 +10,7 @@
 #endif
 #define ISA_AVX512
 #define ISA_NAME "avx512"
+#include "depthwise_worker.h"
 #include "scan_worker.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -2,5 +2,6 @@
 #if defined(__aarch64__)
 #define ISA_NEON
 #define ISA_NAME "neon"
+#include "depthwise_worker.h"
 #include "scan_worker.h"
 #endif

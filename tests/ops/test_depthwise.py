@@ -1,0 +1,134 @@
+"""Depthwise convolutions with their activation: the C kernels against torch in float64, for every instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vmambair_arch.ops import c_scan, depthwise, depthwise_gelu_gate, depthwise_silu
+
+needs_kernel = pytest.mark.skipif(not c_scan.isa_names(), reason='the C kernels were not built (no compiler)')
+FUNCTIONS = {'silu': depthwise_silu, 'gelu_gate': depthwise_gelu_gate}
+
+
+@pytest.fixture(params=c_scan.isa_names() or ['none'])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == 'none':
+        pytest.skip('the C kernels were not built (no compiler)')
+    c_scan.select_isa(request.param)
+    yield request.param
+    c_scan.select_isa(c_scan.isa_names()[0])
+
+
+def _plain(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=x.shape[-1]).permute(0, 2, 3, 1)
+    if name == 'silu':
+        return y * torch.sigmoid(y)
+    a, b = y.chunk(2, -1)
+    return 0.5 * a * (1 + torch.erf(a / 2**0.5)) * b
+
+
+def _inputs(b: int, h: int, w: int, c: int, bias: bool, size: float = 3.0) -> list[Tensor | None]:
+    torch.manual_seed(b * h + w * c)
+    x = size * torch.randn(b, h, w, c)
+    return [x, torch.randn(c, 1, 3, 3), torch.randn(c) if bias else None]
+
+
+def _check(name: str, inputs: list[Tensor | None], tolerance: float = 2e-6) -> None:
+    leaves = [t if t is None else t.clone().requires_grad_() for t in inputs]
+    exact = [t if t is None else t.double().requires_grad_() for t in inputs]
+    y, expected = FUNCTIONS[name](*leaves), _plain(name, *exact)
+    up = torch.randn(y.shape)
+    y.backward(up)
+    expected.backward(up.double())
+    compared = [(y, expected), *((a.grad, b.grad) for a, b in zip(leaves, exact, strict=True) if a is not None)]
+    for got, wanted in compared:
+        assert (got - wanted).abs().max() <= tolerance * max(wanted.abs().max(), 1e-3)
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize(
+    'shape', [(1, 1, 1, 32), (2, 5, 7, 34), (1, 17, 2, 254), (3, 3, 9, 42), (1, 33, 4, 96)], ids=str
+)
+@pytest.mark.parametrize('bias', [False, True])
+def test_every_instruction_set(isa: str, name: str, shape: tuple[int, ...], bias: bool) -> None:
+    _check(name, _inputs(*shape, bias))
+
+
+@given(
+    name=st.sampled_from(sorted(FUNCTIONS)),
+    b=st.integers(1, 3), h=st.integers(1, 12), w=st.integers(1, 12), half=st.integers(1, 40), bias=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_any_shape(name: str, b: int, h: int, w: int, half: int, bias: bool) -> None:
+    _check(name, _inputs(b, h, w, 2 * half, bias))
+
+
+@needs_kernel
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('size', [0.0, 1e-20, 50.0, 1e4])
+def test_extreme_values_stay_exact_and_finite(isa: str, name: str, size: float) -> None:
+    # The convolution itself is rounded to float32: what the activation gets is off by 1e-7 of its terms.
+    _check(name, _inputs(1, 4, 5, 32, True, size), tolerance=5e-6 + 1e-6 * size)
+
+
+@needs_kernel
+def test_not_contiguous() -> None:
+    x, weight, bias = _inputs(2, 6, 5, 32, True)
+    turned = x.transpose(1, 2)
+    assert torch.equal(depthwise_silu(turned, weight, bias), depthwise_silu(turned.contiguous(), weight, bias))
+
+
+@needs_kernel
+def test_equal_bits_for_any_number_of_threads() -> None:
+    results = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 7):
+        torch.set_num_threads(threads)
+        leaves = [t.requires_grad_() for t in _inputs(2, 37, 41, 64, True)]
+        y = depthwise_gelu_gate(*leaves)
+        y.backward(torch.ones_like(y))
+        results.append([y.detach(), *(t.grad for t in leaves)])
+    torch.set_num_threads(before)
+    for others in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
+
+
+@needs_kernel
+@pytest.mark.parametrize('name', FUNCTIONS)
+def test_torch_accepts_the_operator(name: str) -> None:
+    x, weight, bias = _inputs(1, 4, 4, 32, True)
+    inputs = (x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), 1 if name == 'silu' else 2, True)
+    torch.library.opcheck(torch.ops.vmambair.depthwise.default, inputs)
+
+
+@needs_kernel
+def test_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError('the C kernel was called')
+
+    monkeypatch.setattr(depthwise, '_fused', refuse)
+    x, weight, bias = _inputs(1, 4, 4, 32, True)
+    exact = depthwise_silu(x.double(), weight.double(), bias.double())
+    assert torch.allclose(exact.float(), _plain('silu', x, weight, bias), atol=1e-5)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        depthwise_silu(x, weight, bias)
+    with depthwise.torch_only():
+        depthwise_gelu_gate(x, weight, bias)
+    with pytest.raises(AssertionError):
+        depthwise_silu(x, weight, bias)
+
+
+@needs_kernel
+def test_a_gradient_only_where_one_is_wanted() -> None:
+    x, weight, _ = _inputs(1, 4, 4, 32, False)
+    assert not depthwise_silu(x, weight).requires_grad
+    assert depthwise_silu(x, weight.requires_grad_()).requires_grad
+    with torch.inference_mode():
+        assert not depthwise_silu(x, weight).requires_grad

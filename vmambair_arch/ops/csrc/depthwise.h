@@ -1,0 +1,44 @@
+/* Depthwise 3x3 convolutions with the activation that follows them, channels last.
+ *
+ * Both convolutions of an OSS block are a few multiplications between long trips through memory: taken with their
+ * activation in one pass they cost about as much as reading their input.
+ *
+ * Every array is row-major and contiguous: a map is (b, h, w, c), pixels beyond the border count as 0.
+ */
+#ifndef VMAMBAIR_DEPTHWISE_H
+#define VMAMBAIR_DEPTHWISE_H
+
+#include <stdint.h>
+
+enum { ACTIVATION_NONE, ACTIVATION_SILU, ACTIVATION_GELU_GATE };
+
+/* Rows that add up one partial gradient of the weights: belongs to the problem, not to the threads. */
+#define ROWS_A_PIECE 8
+
+typedef struct {
+    int64_t b, h, w, c;
+    const float *x;         /* (b, h, w, c) */
+    const float *weight;    /* (9, c), taps row by row */
+    const float *bias;      /* (c) or NULL */
+    const float *zeros;     /* (c): what lies beyond the border */
+    float *convolved;       /* (b, h, w, c): before the activation; NULL: not kept */
+    float *out;             /* (b, h, w, c), or (b, h, w, c / 2) with gelu(first half) * second half; NULL without activation */
+    int32_t activation;
+    int32_t threads;
+} depthwise_problem;
+
+typedef struct {
+    /* One row, counted over all images. c, and c / 2 with a gate, must be at least DEPTHWISE_MIN_CHANNELS. */
+    void (*row)(const depthwise_problem *problem, int64_t row);
+    /* Gradient of the convolution from that of the activation's output, of `pixels` pixels; c as in the convolution. */
+    void (*activation_backward)(int activation, int64_t pixels, int64_t c, const float *convolved, const float *grad,
+                                float *grad_convolved);
+    /* Add the gradients of weight and bias, (10, c), that come from one row. */
+    void (*weight_backward)(const depthwise_problem *problem, const float *grad_convolved, int64_t row, float *grad_weight);
+} depthwise_workers;
+
+extern const depthwise_workers depthwise_avx512, depthwise_avx2, depthwise_neon, depthwise_portable;
+
+#define DEPTHWISE_MIN_CHANNELS 16
+
+#endif

@@ -1,0 +1,208 @@
+"""Depthwise 3x3 convolutions with the activation that follows them, on channels-last maps.
+
+On a CPU, in float32 and where the C kernels serve the scan, convolution and activation are one pass over memory;
+elsewhere they are torch's. Same numbers either way, to the rounding of float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import c_int32, c_int64, c_void_p
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import c_scan
+from .selective_scan import choose
+
+SILU, GELU_GATE = 1, 2
+"""Codes of csrc/depthwise.h."""
+MIN_CHANNELS = 16
+"""Fewer than a vector (`DEPTHWISE_MIN_CHANNELS`) are left to torch."""
+ELEMENTS_PER_THREAD = 1 << 16
+
+
+def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """silu(convolution of x), zero padding.
+
+    Args:
+        x: (b, h, w, c).
+        weight: (c, 1, 3, 3).
+        bias: (c,) or None.
+
+    Returns:
+        (b, h, w, c).
+    """
+    return _fused(x, weight, bias, SILU) if _can_fuse(x, x.shape[-1]) else F.silu(_convolve(x, weight, bias))
+
+
+def depthwise_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """gelu(a) * b of the halves a, b = convolution of x; zero padding, the exact GELU.
+
+    Args:
+        x: (b, h, w, 2c).
+        weight: (2c, 1, 3, 3).
+        bias: (2c,) or None.
+
+    Returns:
+        (b, h, w, c).
+    """
+    if _can_fuse(x, x.shape[-1] // 2):
+        return _fused(x, weight, bias, GELU_GATE)
+    a, b = _convolve(x, weight, bias).chunk(2, -1)
+    return F.gelu(a) * b
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=x.shape[-1])
+    return y.permute(0, 2, 3, 1)
+
+
+def _can_fuse(x: Tensor, channels: int) -> bool:
+    return (
+        x.device.type == 'cpu'
+        and x.dtype == torch.float32
+        and channels >= MIN_CHANNELS
+        and not torch.is_autocast_enabled('cpu')
+        and not _torch_only
+        and choose(x.device, x.dtype).backend.name == 'c'
+    )
+
+
+_torch_only = False
+
+
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """Leave everything to torch meanwhile: for exports to formats that know torch's operators alone."""
+    global _torch_only
+    before, _torch_only = _torch_only, True
+    try:
+        yield
+    finally:
+        _torch_only = before
+
+
+def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    return torch.ops.vmambair.depthwise(x, weight, bias, activation, keep)[0]
+
+
+# --- what the operators do -------------------------------------------------------------------------------------------
+
+
+class _Problem(ctypes.Structure):
+    """`depthwise_problem` of csrc/depthwise.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ('b', 'h', 'w', 'c')),
+        *((name, c_void_p) for name in ('x', 'weight', 'bias', 'zeros', 'convolved', 'out')),
+        ('activation', c_int32),
+        ('threads', c_int32),
+    )
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    library = c_scan._library()
+    library.vmambair_depthwise_forward.argtypes = [ctypes.POINTER(_Problem)]
+    library.vmambair_depthwise_forward.restype = None
+    library.vmambair_depthwise_backward.argtypes = [ctypes.POINTER(_Problem), c_void_p, c_void_p, c_void_p]
+    return library
+
+
+def _run(
+    x: Tensor, taps: Tensor, bias: Tensor | None, convolved: Tensor | None, out: Tensor | None, activation: int
+) -> _Problem:
+    """The problem of contiguous tensors; taps: (9, c). Keeps what it points to alive."""
+    b, h, w, c = x.shape
+    zeros = x.new_zeros(c)
+    problem = _Problem(
+        b, h, w, c, x.data_ptr(), taps.data_ptr(), bias.data_ptr() if bias is not None else None, zeros.data_ptr(),
+        convolved.data_ptr() if convolved is not None and convolved.numel() else None,
+        out.data_ptr() if out is not None else None, activation,
+        max(1, min(torch.get_num_threads(), x.numel() // ELEMENTS_PER_THREAD)),
+    )  # fmt: skip
+    problem.alive = (x, taps, bias, zeros, convolved, out)
+    return problem
+
+
+def _taps(weight: Tensor, flipped: bool = False) -> Tensor:
+    """(c, 1, 3, 3) -> (9, c)."""
+    taps = weight.detach().reshape(-1, 9)
+    return (taps.flip(1) if flipped else taps).t().contiguous()
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, keep_convolved: bool
+) -> tuple[Tensor, Tensor]:
+    x = x.contiguous()
+    out, convolved = _forward_meta(x, weight, bias, activation, keep_convolved)
+    if out.numel():
+        bias = bias.contiguous() if bias is not None else None
+        _library().vmambair_depthwise_forward(_run(x, _taps(weight), bias, convolved, out, activation))
+    return out, convolved
+
+
+def _forward_meta(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, keep_convolved: bool
+) -> tuple[Tensor, Tensor]:
+    b, h, w, c = x.shape
+    out = x.new_empty(b, h, w, c // 2 if activation == GELU_GATE else c)
+    return out, x.new_empty(x.shape if keep_convolved else (0,))
+
+
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, convolved: Tensor, activation: int) -> tuple[Tensor, ...]:
+    x, grad = x.contiguous(), grad.contiguous()
+    grad_x, grad_weight, grad_bias = _backward_meta(grad, x, weight, convolved, activation)
+    if not x.numel():
+        return grad_x, grad_weight.zero_(), grad_bias.zero_()
+    grad_convolved, sums = torch.empty_like(x), x.new_empty(10, x.shape[-1])
+    problem = _run(x, _taps(weight), None, convolved, None, activation)
+    if _library().vmambair_depthwise_backward(problem, grad.data_ptr(), grad_convolved.data_ptr(), sums.data_ptr()):
+        raise MemoryError('the depthwise kernel got no memory for its sums')
+    grad_weight.copy_(sums[:9].t().view(weight.shape))
+    grad_bias.copy_(sums[9])
+    # The gradient of a convolution is a convolution with the weights turned by half a circle.
+    _library().vmambair_depthwise_forward(_run(grad_convolved, _taps(weight, True), None, grad_x, None, 0))
+    return grad_x, grad_weight, grad_bias
+
+
+def _backward_meta(grad: Tensor, x: Tensor, weight: Tensor, convolved: Tensor, activation: int) -> tuple[Tensor, ...]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+
+
+def _setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, ctx.activation, _ = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _autograd_backward(ctx, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 5
+    x, weight, convolved = ctx.saved_tensors
+    grads = torch.ops.vmambair.depthwise_backward(grad, x, weight, convolved, ctx.activation)
+    return grads[0], grads[1], grads[2] if ctx.has_bias else None, None, None
+
+
+_OPERATORS = torch.library.Library('vmambair', 'FRAGMENT')
+_OPERATORS.define(
+    'depthwise(Tensor x, Tensor weight, Tensor? bias, int activation, bool keep_convolved) -> (Tensor, Tensor)',
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_OPERATORS.define(
+    'depthwise_backward(Tensor grad, Tensor x, Tensor weight, Tensor convolved, int activation) '
+    '-> (Tensor, Tensor, Tensor)',
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_OPERATORS.impl('depthwise', _forward, 'CPU')
+_OPERATORS.impl('depthwise_backward', _backward, 'CPU')
+torch.library.register_fake('vmambair::depthwise', _forward_meta, lib=_OPERATORS)
+torch.library.register_fake('vmambair::depthwise_backward', _backward_meta, lib=_OPERATORS)
+torch.library.register_autograd('vmambair::depthwise', _autograd_backward, setup_context=_setup_context, lib=_OPERATORS)
