@@ -187,8 +187,9 @@ def _arrays(tensors: Sequence[Tensor]) -> ctypes.Array:
 
 
 def _buffers(problem: _Problem) -> int:
-    """Arrays that directions add into at the same time: two, or one a direction where that many threads wait."""
-    return problem.K if problem.threads > 2 * problem.b else min(problem.K, 2)
+    """Arrays that directions add into: one for two directions, or one for each where so many threads wait."""
+    pairs = -(-problem.K // 2)
+    return problem.K if problem.threads > problem.b * pairs and problem.K <= 4 else pairs
 
 
 def _check(failed: int) -> None:

@@ -3,9 +3,10 @@
  * Pieces are (image, channels, directions). Sums over directions, channels and images are taken in one order whatever the
  * number of threads, so that equal input gives equal bits:
  *
- *     over directions   (0th + 2nd) + (1st + 3rd) of the list. With `buffers` = 2 the directions of a bracket follow one
+ *     over directions   (0th + 1st) + (2nd + 3rd) of the list. With two buffers the directions of a bracket follow one
  *                       another in one piece and add into one buffer; with a buffer for each direction they run at the
- *                       same time and the brackets are added at the end. Same additions, same bits.
+ *                       same time and the brackets are added at the end. Same additions, same bits. In a bracket are a
+ *                       direction by rows and one by columns, which is slower in a large image: pieces take equally long.
  *     over channels     (gradients of B, C and dt) within a group of channels lane by lane, then group by group. The
  *                       groups belong to the problem, not to the threads.
  *     over images       (gradients of the parameters) one after the other.
@@ -25,6 +26,7 @@
 #define PARALLEL_FOR(threads, ...)
 #endif
 #define PRAGMA(text) _Pragma(#text)
+#define BRACKET 2
 #define EXPORT __attribute__((visibility("default")))
 
 /* Fastest first. */
@@ -71,24 +73,25 @@ EXPORT void vmambair_decay(const float *t, float scale, float *out, int64_t coun
     while (times-- > 0) chosen->decay(t, scale, out, count);
 }
 
-/* out = (the even ones) + (the odd ones) of `parts` arrays, or one after the other where `in_order`. */
-static void add_parts(float *const *parts, int64_t count, int in_order, int64_t elements, void *out, int out_bf16, int threads)
+/* out = (the first `bracket` of `count` arrays) + (the others), each sum from the left to the right. */
+static void add_parts(float *const *parts, int64_t count, int64_t bracket, int64_t elements, void *out, int out_bf16,
+                      int threads)
 {
     if (count == 1 && parts[0] == out) return;
-    const int64_t block = 4096, blocks = (elements + block - 1) / block;
-    const int64_t stride = in_order ? 1 : 2;
+    enum { BLOCK = 4096 };
+    const int64_t blocks = (elements + BLOCK - 1) / BLOCK;
     PARALLEL_FOR(threads, schedule(static))
     for (int64_t i = 0; i < blocks; i++) {
-        const int64_t start = i * block, size = elements - start < block ? elements - start : block;
-        float sum[4096], odd[4096];
-        for (int64_t first = 0; first < stride && first < count; first++) {
-            float *to = first ? odd : sum;
-            memcpy(to, parts[first] + start, size * sizeof *to);
-            for (int64_t part = first + stride; part < count; part += stride)
+        const int64_t start = i * BLOCK, size = elements - start < BLOCK ? elements - start : BLOCK;
+        float sum[BLOCK], others[BLOCK];
+        for (int64_t part = 0; part < count; part++) {
+            float *to = part < bracket ? sum : others;
+            if (part == 0 || part == bracket) memcpy(to, parts[part] + start, size * sizeof *to);
+            else
                 for (int64_t e = 0; e < size; e++) to[e] += parts[part][start + e];
         }
-        if (stride == 2 && count > 1)
-            for (int64_t e = 0; e < size; e++) sum[e] += odd[e];
+        if (count > bracket)
+            for (int64_t e = 0; e < size; e++) sum[e] += others[e];
         if (out_bf16)
             for (int64_t e = 0; e < size; e++) ((uint16_t *)out)[start + e] = float_to_bf16(sum[e]);
         else
@@ -104,24 +107,32 @@ static int run(const scan_problem *p, scan_worker *worker, const scan_piece *pie
     return failed;
 }
 
+/* What all pieces share. With `buffers` 1 or 2 each takes a bracket, with K one direction. */
+static scan_piece piece_of(const scan_problem *p, int64_t image, int64_t buffer, int64_t buffers, int64_t channel,
+                           int64_t group, float *const *sums)
+{
+    const int64_t each = buffers < p->K ? BRACKET : 1, first = buffer * each;
+    return (scan_piece){
+        .image = image, .direction = first, .directions = p->K - first < each ? p->K - first : each,
+        .channel = channel, .channels = p->d - channel < group ? p->d - channel : group,
+        .sum = sums[buffer] + image * p->h * p->w * p->d,
+    };
+}
+
 /* y (b, h, w, d) in the dtype of x. `sums`: `buffers` arrays (b, h, w, d) to work in, of which the first may be y itself.
  * `group`: channels of one piece, a multiple of 16. Returns 0, or -1 without memory.
  */
 EXPORT int vmambair_scan_forward(const scan_problem *p, float *const *sums, int64_t buffers, int64_t group, void *y)
 {
-    const int64_t image_size = p->h * p->w * p->d, groups = (p->d + group - 1) / group, count = p->b * buffers * groups;
+    const int64_t groups = (p->d + group - 1) / group, count = p->b * buffers * groups;
     scan_piece *pieces = malloc(count * sizeof *pieces), *piece = pieces;
     if (!pieces) return -1;
     for (int64_t image = 0; image < p->b; image++)
         for (int64_t buffer = 0; buffer < buffers; buffer++)
-            for (int64_t channel = 0; channel < p->d; channel += group)
-                *piece++ = (scan_piece){
-                    .image = image, .first = buffer, .step = buffers, .channel = channel,
-                    .channels = p->d - channel < group ? p->d - channel : group, .sum = sums[buffer] + image * image_size,
-                };
+            for (int64_t i = 0; i < groups; i++) *piece++ = piece_of(p, image, buffer, buffers, i * group, group, sums);
     const int failed = run(p, chosen->forward, pieces, count);
     free(pieces);
-    add_parts(sums, buffers, 0, p->b * image_size, y, p->x_bf16, p->threads);
+    add_parts(sums, buffers, buffers < p->K ? 1 : BRACKET, p->b * p->h * p->w * p->d, y, p->x_bf16, p->threads);
     return failed;
 }
 
@@ -142,17 +153,16 @@ EXPORT int vmambair_scan_backward(const scan_problem *p, const float *grad_y, fl
     if (!pieces) return -1;
     for (int64_t image = 0; image < p->b; image++)
         for (int64_t buffer = 0; buffer < buffers; buffer++)
-            for (int64_t i = 0; i < groups; i++)
-                *piece++ = (scan_piece){
-                    .image = image, .first = buffer, .step = buffers, .channel = i * group,
-                    .channels = d - i * group < group ? d - i * group : group, .sum = sums[buffer] + image * image_size,
-                    .grad_y = grad_y + image * image_size, .grad_x_dbl = partial[i] + image * row_size,
-                    .grad_parameters = per_image + image * p->K * P * d,
-                };
+            for (int64_t i = 0; i < groups; i++, piece++) {
+                *piece = piece_of(p, image, buffer, buffers, i * group, group, sums);
+                piece->grad_y = grad_y + image * image_size;
+                piece->grad_x_dbl = partial[i] + image * row_size;
+                piece->grad_parameters = per_image + image * p->K * P * d;
+            }
     const int failed = run(p, chosen->backward, pieces, count);
     free(pieces);
-    add_parts(sums, buffers, 0, p->b * image_size, grad_x, p->x_bf16, p->threads);
-    add_parts(partial, groups, 1, p->b * row_size, grad_x_dbl, p->x_dbl_bf16, p->threads);
+    add_parts(sums, buffers, buffers < p->K ? 1 : BRACKET, p->b * image_size, grad_x, p->x_bf16, p->threads);
+    add_parts(partial, groups, groups, p->b * row_size, grad_x_dbl, p->x_dbl_bf16, p->threads);
     PARALLEL_FOR(p->threads, schedule(static))
     for (int64_t i = 0; i < p->K * d; i++) {
         const float *from = per_image + i / d * P * d + i % d;

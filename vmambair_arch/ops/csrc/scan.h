@@ -22,22 +22,22 @@ typedef struct {
     const float *dt_bias;       /* (K, d) */
     const float *A;             /* (K, d, N) */
     const float *D;             /* (K, d) */
-    float *states;              /* (b, K, chunks, N, d): the state before every chunk, in reading order; NULL: not kept */
+    float *states;              /* (b, K, chunks, N, d): before every chunk, in reading order; NULL: not kept */
     int32_t x_bf16, x_dbl_bf16; /* 1: bfloat16, 0: float32 */
     int32_t threads;
 } scan_problem;
 
-/* One piece of work: some channels of one image, read in the directions first, first + step, ... of the list. Pieces that
- * run at the same time write to different places.
+/* One piece of work: some channels of one image, read in some neighbouring directions of the list. Pieces that run at the
+ * same time write to different places.
  */
 typedef struct {
     int64_t image;
-    int64_t first, step;
-    int64_t channel, channels;  /* channel is a multiple of 16 */
-    float *sum;                 /* (h, w, d) of this image: y in a forward piece, the gradient of x in a backward piece */
-    const float *grad_y;        /* backward only, (h, w, d) of this image */
-    float *grad_x_dbl;          /* backward only, (h, w, K, R + 2N) of this image, from these channels alone */
-    float *grad_parameters;     /* backward only, (K, N + R + 2, d) of this image: A by state, dt_weight by rank, dt_bias, D */
+    int64_t direction, directions; /* number of the first in the list, how many */
+    int64_t channel, channels;     /* the first is a multiple of 16 */
+    float *sum;                    /* (h, w, d) of this image: y in a forward piece, the gradient of x in a backward piece */
+    const float *grad_y;           /* backward only, (h, w, d) of this image */
+    float *grad_x_dbl;             /* backward only, (h, w, K, R + 2N) of this image, from these channels alone */
+    float *grad_parameters;        /* backward only, (K, N + R + 2, d) of this image: A by state, dt_weight, dt_bias, D */
 } scan_piece;
 
 /* Both return 0, or -1 without memory. */

@@ -316,11 +316,11 @@ static int NAME(scan_forward)(const scan_problem *p, const scan_piece *piece)
         .write = take(&next, CHUNK * W), .y = take(&next, CHUNK * W), .rows = take(&next, CHUNK * ROW(p)),
     };
     const uint64_t mode = float_mode_flush();
-    for (int64_t k = piece->first; k < p->K; k += piece->step) {
+    for (int64_t k = piece->direction; k < piece->direction + piece->directions; k++) {
         const view v = view_of(p, piece, k);
         pack_parameters(p, piece, k, m.packed);
         memset(m.state, 0, blocks * N * W * sizeof(float));
-        forward_direction(p, piece, &v, &m, p->states ? p->states + kept_at(p, piece, k) : NULL, k != piece->first);
+        forward_direction(p, piece, &v, &m, p->states ? p->states + kept_at(p, piece, k) : NULL, k != piece->direction);
     }
     float_mode_restore(mode);
     free(memory);
@@ -533,12 +533,12 @@ static int NAME(scan_backward)(const scan_problem *p, const scan_piece *piece)
         .rows = take(&next, CHUNK * ROW(p)), .grad_rows = take(&next, CHUNK * ROW(p)), .grad_dt = take(&next, CHUNK * p->R),
     };
     const uint64_t mode = float_mode_flush();
-    for (int64_t k = piece->first; k < p->K; k += piece->step) {
+    for (int64_t k = piece->direction; k < piece->direction + piece->directions; k++) {
         const view v = view_of(p, piece, k);
         pack_parameters(p, piece, k, m.packed);
         memset(m.grads, 0, blocks * P * W * sizeof(float));
         memset(m.adjoint, 0, blocks * N * W * sizeof(float));
-        backward_direction(p, piece, &v, &m, p->states + kept_at(p, piece, k), k != piece->first);
+        backward_direction(p, piece, &v, &m, p->states + kept_at(p, piece, k), k != piece->direction);
         for (int64_t i = 0; i < piece->channels; i++)
             for (int64_t j = 0; j < P; j++)
                 piece->grad_parameters[(k * P + j) * p->d + piece->channel + i] = m.grads[(i / W * P + j) * W + i % W];
