@@ -37,7 +37,7 @@ def onnx():
 
 def test_onnx_of_any_size(tmp_path, onnx, capsys):
     torch.manual_seed(0)
-    network = OSSNet(dim=4, num_blocks=1, d_state=2).eval()
+    network = OSSNet(dim=16, num_blocks=1, d_state=2).eval()  # wide enough for the fused kernels
     save_checkpoint(tmp_path / 'a.pth', network)
     assert cli.main(['export', str(tmp_path / 'a.pth'), str(tmp_path / 'a.onnx')]) == 0
     session = check_onnx(network, tmp_path / 'a.onnx')
