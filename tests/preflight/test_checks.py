@@ -222,6 +222,30 @@ def test_wandb_needs_tensorboard(check):
 # ---------------------------------------------------------------- somebody else's classes
 
 
+@pytest.mark.parametrize(
+    ('network', 'scale'),
+    [
+        ({'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1}, 'scale'),
+        # asks its numbers while it is built, so that it cannot be built without memory
+        ({'type': 'SwinIR', 'embed_dim': 12, 'depths': [1], 'num_heads': [2], 'window_size': 4}, 'upscale'),
+    ],
+    ids=['RRDBNet', 'SwinIR'],
+)
+def test_networks_of_basicsr(check, network, scale):
+    network = {**network, scale: 1}
+    report = check(network_g=network)
+    assert report.faults == []
+    assert words(report.facts, f'network_g: {network["type"]}, ', 'parameters')
+    assert words(check(network_g={**network, scale[:-1]: 2}).faults, f"did you mean '{scale}'?")
+    assert words(check(network_g={**network, scale: 4}).faults, 'network_g enlarges 4 times')
+
+
+def test_a_network_that_fails_while_it_is_built(check):
+    """Whatever a constructor raises is what the run would meet."""
+    resnet = {'type': 'MSRResNet', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1, 'upscale': 1}
+    assert words(check(network_g=resnet).faults, 'network_g: ', "no attribute 'upconv1' (AttributeError)")
+
+
 def test_keys_of_somebody_elses_data_set(check):
     """Its keys are known from its source; a stranger's unknown key is a warning, for source may hide what it reads."""
     from basicsr.data.paired_image_dataset import PairedImageDataset

@@ -28,13 +28,12 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     options = read_options(arguments, report.faults)
     if training is None:
         training = 'train' in options or 'train' in (options.get('datasets') or {})
-    sections.check_sections(options, training, report)
-    known, _ = sections.known_keys(options, training, Report(''))
+    known, strict = sections.check_sections(options, training, report)
     networks = building.check_networks(options, report)
     building.check_pretrained(options, networks, report)
     gpus = resources.check_devices(options, report)
     ranks = int(os.environ.get('WORLD_SIZE', 1)) if arguments.launcher != 'none' else 1
-    found = data.check_data(options, training, known, report)
+    found = data.check_data(options, training, known, strict, report)
     if training and _complete(options, report):
         model = building.model_class(options)
         building.check_optimizers(options, model, report)

@@ -28,16 +28,24 @@ def check_networks(options: Options, report: Report) -> dict[str, nn.Module]:
         if not named or not check_arguments(*named, key, report):
             continue
         arch, arguments = named
-        with torch.device('meta'):
-            network, complaint = errors_of(lambda arch=arch, arguments=arguments: arch(**arguments))
+        network, complaint = _build(arch, arguments)
         if complaint:
             report.faults.append(f'{key}: {complaint}')
             continue
         networks[key.removeprefix('network_')] = network
-        scale, built = options.get('scale', 1), getattr(network, 'scale', None)
+        scale, built = options.get('scale', 1), getattr(network, 'scale', getattr(network, 'upscale', None))
         if key == 'network_g' and type(built) is int and built != scale:
             report.faults.append(f'scale: {scale}, but network_g enlarges {built} times; make them one')
     return networks
+
+
+def _build(arch: type[nn.Module], arguments: dict[str, Any]) -> tuple[nn.Module | None, str]:
+    """A network without memory for its parameters, or with it where its constructor wants numbers, and no complaint."""
+    try:
+        with torch.device('meta'):
+            return arch(**arguments), ''
+    except Exception:  # what is really wrong with it, if anything, shows again
+        return errors_of(lambda: arch(**arguments))
 
 
 def check_pretrained(options: Options, networks: Mapping[str, nn.Module], report: Report) -> None:

@@ -16,7 +16,7 @@ from ..inference.image_io import FORMATS
 from .images import Header, read_headers
 from .keys import KeysRead, keys_read_by
 from .report import SHOWN, Report, some
-from .sections import READ_BY_NOBODY, Options, _check_keys, errors_of, is_ours, typed_section
+from .sections import READ_BY_NOBODY, Options, check_keys, errors_of, is_ours, typed_section
 
 SET_BY_BASICSR = {'phase', 'scale'}
 TRAINING_ONLY = {'gt_size', 'use_hflip', 'use_rot'}
@@ -44,8 +44,12 @@ class Data:
     decoded: int
 
 
-def check_data(options: Options, training: bool, known: KeysRead, report: Report) -> dict[str, Data]:
-    """Every section of `datasets`; those without a fault, by phase."""
+def check_data(options: Options, training: bool, known: KeysRead, strict: bool, report: Report) -> dict[str, Data]:
+    """Every section of `datasets`; those without a fault, by phase.
+
+    Args:
+        known, strict: what pipeline and model read, and whether these are all keys that they read.
+    """
     sections = options.get('datasets')
     if not isinstance(sections, Mapping):
         return {}
@@ -60,13 +64,15 @@ def check_data(options: Options, training: bool, known: KeysRead, report: Report
         elif not isinstance(section, Mapping):
             report.faults.append(f'datasets: {phase} is empty')
         else:
-            data = _check_section(options, str(phase), section, known, report)
+            data = _check_section(options, str(phase), section, known, strict, report)
             if data:
                 found[str(phase)] = data
     return found
 
 
-def _check_section(options: Options, phase: str, section: Options, known: KeysRead, report: Report) -> Data | None:
+def _check_section(
+    options: Options, phase: str, section: Options, known: KeysRead, strict: bool, report: Report
+) -> Data | None:
     from basicsr.utils.registry import DATASET_REGISTRY
 
     where = f'datasets: {phase}'
@@ -74,7 +80,7 @@ def _check_section(options: Options, phase: str, section: Options, known: KeysRe
     if not named:
         return None
     kind, name = named[0], named[0].__name__
-    _check_section_keys(kind, phase, section, known, report)
+    _check_section_keys(kind, phase, section, known, strict, report)
     if phase == 'train':
         _check_prefetch(section, where, report)
     section = {'name': phase, **copy.deepcopy(dict(section))}
@@ -102,8 +108,8 @@ def _check_section(options: Options, phase: str, section: Options, known: KeysRe
     if dataset is None or report.has(where):
         return None
     images = len(pairs) or len(files) or len(dataset)
-    kind = 'pairs' if any(pair.lq for pair in pairs) else 'images'
-    report.facts.append(f'{phase}: {images} {kind}; {len(headers)} headers read in {seconds:.1f} s')
+    what = 'pairs' if any(pair.lq for pair in pairs) else 'images'
+    report.facts.append(f'{phase}: {images} {what}; {len(headers)} headers read in {seconds:.1f} s')
     decoded = sum(header.width * header.height * 3 for header in headers.values())
     return Data(dataset, images, decoded)
 
@@ -124,14 +130,16 @@ def _total(options: Options) -> bool:
     return isinstance(train, Mapping) and type(train.get('total_iter')) in (int, float) and train['total_iter'] >= 1
 
 
-def _check_section_keys(kind: type, phase: str, section: Options, known: KeysRead, report: Report) -> None:
+def _check_section_keys(
+    kind: type, phase: str, section: Options, known: KeysRead, strict: bool, report: Report
+) -> None:
     import basicsr.data
 
     path = ('datasets', phase)
     reads = keys_read_by(kind, opt=path) | keys_read_by(basicsr.data.build_dataloader, dataset_opt=path) | known
     reads.open.discard(('datasets',))
     reads.optional |= {(*path, key) for key in READ_BY_NOBODY['datasets', '*']}
-    _check_keys(section, path, reads, is_ours(kind), report)
+    check_keys(section, path, reads, strict and is_ours(kind), report)
     demanded = keys_read_by(kind, opt=path).demands(path) | {'name', 'type'}
     if phase == 'train':
         demanded |= {'batch_size_per_gpu', 'num_worker_per_gpu'}

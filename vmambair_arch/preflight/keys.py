@@ -119,6 +119,12 @@ def _tree(function: Callable[..., Any]) -> ast.FunctionDef | None:
     return tree if isinstance(tree, ast.FunctionDef) else None  # a lambda's line is whatever it stands in
 
 
+def uses(code: Callable[..., Any] | type, name: str) -> bool:
+    """Whether a function, or the constructor of a class, does something with a name; yes where that cannot be told."""
+    tree = _tree(code.__init__ if inspect.isclass(code) else code)
+    return tree is None or any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
+
+
 class _Reader(ast.NodeVisitor):
     """Walks through one function with what its names hold: sections (`paths`) or texts (`texts`)."""
 

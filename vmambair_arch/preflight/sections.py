@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import nearest
-from .keys import KeysRead, Path, keys_read_by
+from .keys import KeysRead, Path, keys_read_by, uses
 from .report import Report, dotted
 
 Options = Mapping[str, Any]
@@ -84,31 +84,36 @@ VALUES: dict[Path, tuple[Callable[[Any], bool], str]] = {
 """What must be a number or flag, besides the arguments of networks, losses, optimisers and schedulers."""
 
 
-def check_sections(options: Options, training: bool, report: Report) -> None:
-    """Every section but the data: keys, values, and what is named by `type`."""
+def check_sections(options: Options, training: bool, report: Report) -> tuple[KeysRead, bool]:
+    """Every section but the data: keys, values, and what is named by `type`.
+
+    Returns:
+        The keys that pipeline and model read, and whether these are all of them.
+    """
     _check_numbers(options, (), report)
     for path, (fits, what) in VALUES.items():
         for place, value in _at(options, path):
             if not fits(value) and not _looks_like_number(place[-1], value):
                 report.faults.append(f'{dotted(*place)} must be {what}, not {value!r}')
-    known, strict = known_keys(options, training, report)
+    known, strict = _known_keys(options, training, report)
     _check_presence(options, training, known, report)
-    _check_keys(options, (), known, strict, report)
+    check_keys(options, (), known, strict, report)
     for section in ('path', 'val', 'logger', 'dist_params', *(('train',) if training else ())):
         if isinstance(options.get(section), Mapping):
-            _check_keys(options[section], (section,), known, strict, report)
-    wandb = (options.get('logger') or {}).get('wandb') if isinstance(options.get('logger'), Mapping) else None
-    if isinstance(wandb, Mapping):
-        _check_keys(wandb, ('logger', 'wandb'), known, strict, report)
+            check_keys(options[section], (section,), known, strict, report)
+    for place, wandb in _at(options, ('logger', 'wandb')):
+        if isinstance(wandb, Mapping):
+            check_keys(wandb, place, known, strict, report)
     _check_metrics(options, report)
     if training and isinstance(options.get('train'), Mapping):
         _check_losses(options['train'], report)
+    return known, strict
 
 
 # ---------------------------------------------------------------- keys
 
 
-def known_keys(options: Options, training: bool, report: Report) -> tuple[KeysRead, bool]:
+def _known_keys(options: Options, training: bool, report: Report) -> tuple[KeysRead, bool]:
     """What the pipeline and the model of a file read of it, and whether a key beyond that is a fault."""
     import basicsr.test
     import basicsr.train
@@ -184,7 +189,7 @@ def _check_presence(options: Options, training: bool, known: KeysRead, report: R
                     report.faults.append(f'{dotted(section, key)} is missing')
 
 
-def _check_keys(section: Options, path: Path, known: KeysRead, strict: bool, report: Report) -> None:
+def check_keys(section: Options, path: Path, known: KeysRead, strict: bool, report: Report) -> None:
     if known.is_open(path):
         return
     silent = READ_BY_NOBODY.get(path, set())
@@ -232,29 +237,22 @@ def _as_yaml(text: str) -> str:
 
 
 def check_arguments(
-    code: Callable[..., Any],
-    given: Options,
-    where: str,
-    report: Report,
-    *,
-    supplied: Collection[str] = (),
-    swallows: bool = False,
+    code: Callable[..., Any], given: Options, where: str, report: Report, *, supplied: Collection[str] = ()
 ) -> bool:
-    """The keys of a section against the arguments of what it is for.
+    """The keys of a section against the arguments of what it is for; `**kwargs` that it ignores take nothing.
 
     Args:
         code: the class or function.
         given: the section without `type`.
         where: its place, for messages.
         supplied: arguments that do not come from the section.
-        swallows: `**kwargs` of the code does nothing, as in BasicSR's metrics.
 
     Returns:
         Whether nothing is wrong with the section, other findings included.
     """
     parameters = inspect.signature(code).parameters
     names = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    free = not swallows and any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    free = any(p.kind == p.VAR_KEYWORD and uses(code, name) for name, p in parameters.items())
     takes = [name for name in names if name not in supplied]
     for key in map(str, given):
         if key not in takes and not free:
@@ -319,7 +317,7 @@ def _check_metrics(options: Options, report: Report) -> None:
         better = given.pop('better', None)
         if better not in (None, 'higher', 'lower'):
             report.faults.append(f"{where}: better must be 'higher' or 'lower', not {better!r}")
-        check_arguments(metric, given, where, report, supplied=('img', 'img2'), swallows=True)
+        check_arguments(metric, given, where, report, supplied=('img', 'img2'))
         default = inspect.signature(metric).parameters.get('better')
         lower = default.default == 'lower' if default else metric.__name__ == 'calculate_niqe'
         if lower and better is None:
@@ -343,9 +341,9 @@ def _try_metric(section: Options, where: str, report: Report) -> None:
 
 
 def errors_of(build: Callable[[], Any]) -> tuple[Any, str]:
-    """What `build` returns, and '' — or None and its complaint about its arguments."""
+    """What `build` returns, and '' — or None and its complaint. It is what the run would meet, whatever it is."""
     try:
         return build(), ''
-    except (ValueError, TypeError, AssertionError, NotImplementedError, KeyError, ImportError, OSError) as error:
-        text = str(error) or type(error).__name__
-        return None, text.strip().splitlines()[0]
+    except Exception as error:
+        text = (str(error).strip() or 'failed').splitlines()[0]
+        return None, text if isinstance(error, ValueError) else f'{text} ({type(error).__name__})'
