@@ -161,11 +161,10 @@ def _add_card(commands: argparse._SubParsersAction) -> None:
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
     def run(args: argparse.Namespace) -> None:
-        from .inference.checkpoints import find_checkpoint
+        from .inference.checkpoints import open_network
         from .inference.export import export
-        from .inference.load import load_model
 
-        export(load_model(find_checkpoint(args.checkpoint)), args.target)
+        export(open_network(args.checkpoint), args.target)
         print('wrote', args.target)
 
     parser = commands.add_parser('export', help='write a network as ONNX or for torch.export')

@@ -89,8 +89,9 @@ def test_a_changed_parameter_is_noticed(tmp_path, tiny):
     state = load_file(path)
     state['patch_embed.proj.weight'][0, 0, 0, 0] += 1
     save_file(state, path, metadata)
-    with pytest.raises(UserError, match='a.safetensors: the parameters are not those'):
-        describe(path)
+    for read in (describe, Restorer.from_pretrained):
+        with pytest.raises(UserError, match='a.safetensors: the parameters are not those'):
+            read(path)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,19 @@ def save_checkpoint(path: str | Path, network: Network, **about: Any) -> None:
             save_file(state_dict, temporary, metadata={'format': 'pt', METADATA_KEY: json.dumps(described)})
 
 
+def open_network(source: str | Path) -> Network:
+    """The network in a checkpoint, in evaluation mode on the CPU, its parameters those that were written.
+
+    Args:
+        source: anything that `find_checkpoint` finds.
+
+    Raises:
+        UserError: it cannot be read, is of another network, or its parameters are not those of its own sha256.
+    """
+    path = find_checkpoint(source)
+    return _network(path, read_checkpoint(path))
+
+
 def convert(source: str | Path, target: str | Path, **about: Any) -> None:
     """Write a checkpoint of anybody's as one that explains itself, or as .pth for BasicSR.
 

@@ -237,4 +237,4 @@ def _restore_video(
             writer.release()
     if done < expected:
         logger.warning('%s: ended after %d of %d frames; it may be damaged', path, done, expected)
-    logger.info('%s: sound is not copied', target)
+    logger.warning('%s: has no sound, which OpenCV does not copy', target)

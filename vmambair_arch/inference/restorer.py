@@ -92,12 +92,11 @@ class Restorer:
             options: as for `Restorer`.
 
         Raises:
-            UserError: no such checkpoint, or one of another network.
+            UserError: no such checkpoint, a damaged one, or one of another network.
         """
-        from .checkpoints import find_checkpoint
-        from .load import load_model
+        from .checkpoints import open_network
 
-        return cls(load_model(find_checkpoint(source)), **options)
+        return cls(open_network(source), **options)
 
     def __call__(
         self, picture: Picture | str | Path, output: str | Path | None = None, *, progress: tiles.Progress | None = None
