@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,24 @@ def test_every_option_file_parses_and_its_networks_build(path):
         with torch.device('meta'):
             net = ARCH_REGISTRY.get(network.pop('type'))(**network)
         assert sum(parameter.numel() for parameter in net.parameters()) > 0
+
+
+def offline(*args: object, **kwargs: object) -> None:
+    raise OSError('offline')
+
+
+@pytest.mark.parametrize('path', OPTIONS, ids=lambda path: path.stem)
+def test_every_option_file_passes_the_check_but_for_its_data(path, monkeypatch, tmp_path):
+    from vmambair_arch import compat, preflight
+
+    compat.apply()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr('urllib.request.urlopen', offline)
+    arguments = Namespace(opt=path, launcher='none', auto_resume=False, debug=False, force_yml=None)
+    faults = preflight.check(arguments).faults
+    absent = ('no such folder', 'no such checkpoint file', 'the download failed', 'cannot be read as a list')
+    assert [fault for fault in faults if not any(words in fault for words in absent)] == []
 
 
 @pytest.mark.parametrize(
