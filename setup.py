@@ -42,7 +42,7 @@ KERNELS = Extension(
         f'{CSRC}/{name}.h' for name in ('scan', 'scan_worker', 'depthwise', 'depthwise_worker', 'parallel', 'vec')
     ],
     # The kernels see the same memory as bytes, halves, floats and vectors.
-    extra_compile_args=['-O3', '-fno-strict-aliasing', '-fvisibility=hidden', OPENMP],
+    extra_compile_args=['-O3', '-g0', '-fno-strict-aliasing', '-fvisibility=hidden', OPENMP],
     extra_link_args=[OPENMP],
     optional=True,
 )
@@ -73,6 +73,7 @@ setup(
     package_data={'vmambair_arch': ['weights/*', 'ops/csrc/*'], 'vmambair_arch.options': ['*.yml']},
     ext_modules=[] if sys.platform == 'win32' else [KERNELS],  # written for gcc and clang
     cmdclass={'build_ext': BuildKernels},
+    options={'bdist_wheel': {'py_limited_api': 'cp310'}},  # the library knows no Python: one wheel for every version
     install_requires=BASE,
     extras_require={
         'train': TRAIN,
