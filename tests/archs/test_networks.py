@@ -166,6 +166,7 @@ def test_autocast_keeps_the_shape_and_stays_close() -> None:
         ({'scale': 5}, 'scale'),
         ({'num_blocks': [1, 1]}, 'num_blocks'),
         ({'num_blocks': [1, 1, 1, -1]}, 'num_blocks'),
+        ({'num_refinement_blocks': -1}, 'num_refinement_blocks'),
         ({'channel_fusion': 'sum'}, 'channel_fusion'),
         ({'dim': 7}, 'dim'),
         ({'dim': 0}, 'dim'),

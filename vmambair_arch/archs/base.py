@@ -59,8 +59,10 @@ def check_arguments(name: str, **arguments: object) -> None:
             # isinstance(True, int) holds, but nobody means it.
             if not value or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in value):
                 raise ValueError(f'{name}: num_blocks must be whole numbers >= 0, got {value!r}')
-        elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f'{name}: {key} must be a whole number >= 1, got {value!r}')
+        else:
+            lowest = 0 if key == 'num_refinement_blocks' else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+                raise ValueError(f'{name}: {key} must be a whole number >= {lowest}, got {value!r}')
 
 
 class Network(nn.Module):

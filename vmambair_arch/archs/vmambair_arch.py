@@ -103,7 +103,7 @@ class VmambaIR(Network):
             'VmambaIR', inp_channels=inp_channels, out_channels=out_channels, dim=dim, num_blocks=num_blocks,
             LayerNorm_type=LayerNorm_type, scale=scale, d_state=d_state, plane_directions=plane_directions,
             channel_directions=channel_directions, channel_width=channel_width, channel_fusion=channel_fusion,
-            pointwise=pointwise,
+            pointwise=pointwise, num_refinement_blocks=num_refinement_blocks,
         )  # fmt: skip
         if len(num_blocks) != LEVELS:
             raise ValueError(f'VmambaIR: num_blocks must name {LEVELS} levels, got {list(num_blocks)}')
