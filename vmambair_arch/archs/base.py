@@ -1,4 +1,4 @@
-"""What the networks of this package share: checked arguments, a record of them, blocks with activation checkpointing."""
+"""What the networks of this package share: checked arguments, a record of them, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORM_KEY = 'form'
 
 
 def official_form(channel_width: int, scale: int) -> dict[str, object]:
-    """`HIDDEN` of the authors' networks: width 4 at scale 1 (the released deraining network) adds, the others multiply."""
+    """`HIDDEN` of the authors' networks: width 4 at scale 1 (the released deraining network) adds, others multiply."""
     return {'channel_fusion': 'add' if channel_width == 4 and scale == 1 else 'mul', 'channel_pool': True}
 
 

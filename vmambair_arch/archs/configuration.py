@@ -117,7 +117,7 @@ def _block(state_dict: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str
     def shape(name: str) -> torch.Size:
         return state_dict[f'{prefix}.{name}'].shape
 
-    d, N = shape('norm1.body.weight')[0], shape('attn.A_logs')[1]
+    N = shape('attn.A_logs')[1]
     has_channel_scan = f'{prefix}.attn.xc_proj_weight' in state_dict
     config = {
         'LayerNorm_type': 'WithBias' if f'{prefix}.norm1.body.bias' in state_dict else 'BiasFree',

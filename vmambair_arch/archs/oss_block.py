@@ -199,7 +199,7 @@ class OSSBlock(nn.Module):
         *,
         ffn_expansion_factor: float = 2.66,
         bias: bool = False,
-        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',  # noqa: N803 the released spelling
+        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',
         effn: bool = True,
         linear: bool = False,
         **scan: object,

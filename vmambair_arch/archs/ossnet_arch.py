@@ -36,7 +36,7 @@ class OSSNet(Network):
         num_blocks: int = 8,
         ffn_expansion_factor: float = 2.66,
         bias: bool = False,
-        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',  # noqa: N803 the released spelling
+        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',
         scale: int = 1,
         d_state: int = 16,
         plane_directions: int = 4,

@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     'sr_x4_released': {'num_blocks': [15, 1, 1, 1], 'num_refinement_blocks': 15, 'scale': 4, 'channel_width': 4},
     'light': {'dim': 24, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'd_state': 8, 'channel_width': 1},
 }
-"""Arguments by name: the paper's networks, the release's where they differ, and `light` (1 to 2 M parameters) for CPUs."""
+"""Arguments by name: the paper's networks, the release's where they differ, and `light` (1.8 M parameters) for CPUs."""
 
 
 class _PatchEmbed(nn.Module):
@@ -84,7 +84,7 @@ class VmambaIR(Network):
         num_refinement_blocks: int = 2,
         ffn_expansion_factor: float = 2.66,
         bias: bool = False,
-        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',  # noqa: N803 the released spelling
+        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',
         scale: int = 1,
         dual_pixel_task: bool = False,
         d_state: int = 16,
@@ -220,7 +220,7 @@ class _Released(VmambaIR):
         heads: Sequence[int] | None = None,
         ffn_expansion_factor: float = 2.66,
         bias: bool = False,
-        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',  # noqa: N803 the released spelling
+        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',
         dual_pixel_task: bool = False,
         checkpoint: bool = False,
     ) -> None:

@@ -18,6 +18,7 @@ from .pair_pool import PairPool
 # Tags that keep the streams of random numbers apart.
 _DEGRADE, _POOL = 2, 3
 
+
 def read_degradation(opt: dict[str, Any], section: dict[str, Any]) -> DegradationConfig:
     """The degradation that an option file and its section `datasets: train` name."""
     given = {name: source[name] for source in (section, opt) for name in OPTION_NAMES if name in source}
