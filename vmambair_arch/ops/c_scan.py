@@ -192,6 +192,13 @@ def _buffers(problem: _Problem) -> int:
     return problem.K if problem.threads > problem.b * pairs and problem.K <= 4 else pairs
 
 
+def _forward_channels(problem: _Problem) -> int:
+    """Channels of a piece of the forward pass, where none depends on another: all, or fewer to keep threads busy."""
+    pieces, blocks = problem.b * _buffers(problem), -(-problem.d // LANES)
+    groups = 1 if pieces % problem.threads == 0 else min(blocks, -(-4 * problem.threads // pieces))
+    return -(-blocks // groups) * LANES
+
+
 def _check(failed: int) -> None:
     if failed:
         raise MemoryError('the scan kernel got no memory for its scratch')
@@ -218,13 +225,9 @@ def _forward(
     if not y.numel():
         return y, states
     problem = _problem(*inputs, states, directions)
-    buffers = _buffers(problem)
-    # Where images and directions are too few for the threads, channels are dealt out too: none depends on another.
-    pieces, blocks = problem.b * buffers, -(-problem.d // LANES)
-    groups = 1 if pieces % problem.threads == 0 else min(blocks, -(-4 * problem.threads // pieces))
-    sums = _sums(y, buffers)
+    sums = _sums(y, _buffers(problem))
     _check(
-        _library().vmambair_scan_forward(problem, _arrays(sums), buffers, -(-blocks // groups) * LANES, y.data_ptr())
+        _library().vmambair_scan_forward(problem, _arrays(sums), len(sums), _forward_channels(problem), y.data_ptr())
     )
     return y, states
 
