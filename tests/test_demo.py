@@ -109,7 +109,7 @@ def test_super_resolution_in_a_short_run(
 ) -> None:
     text = (root / 'options' / f'demo_{task}.yml').read_text(encoding='utf-8')
     short = tmp_path / f'demo_{task}.yml'
-    short.write_text(text.replace('1000', '3'), encoding='utf-8')
+    short.write_text(text.replace('1000', '3').replace('800', '3'), encoding='utf-8')
     monkeypatch.setattr(demo, 'option_file', lambda name: short)
     result = demo.run(task, tmp_path / 'out')
     assert all(path.exists() for path in result.written)

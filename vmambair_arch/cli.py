@@ -164,12 +164,13 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         from .inference.checkpoints import open_network
         from .inference.export import export
 
-        export(open_network(args.checkpoint), args.target)
+        export(open_network(args.checkpoint), args.target, tuple(args.size[::-1]) if args.size else None)
         print('wrote', args.target)
 
     parser = commands.add_parser('export', help='write a network as ONNX or for torch.export')
     parser.add_argument('checkpoint', help='file, address or name')
     parser.add_argument('target', help='.onnx or .pt2; both take images of any size')
+    parser.add_argument('--size', nargs=2, type=int, metavar=('WIDTH', 'HEIGHT'), help='fixed, for AOTInductor')
     parser.set_defaults(run=run)
 
 

@@ -106,9 +106,12 @@ def _prepare_sr(folder: Path) -> None:
 def _prepare_realsr(folder: Path) -> None:
     import torch
 
-    from realesrgan_pipeline import Degradation, DegradationConfig, image_generator
+    from realesrgan_pipeline import Degradation, image_generator
 
-    degrade = Degradation(DegradationConfig(scale=SCALE))
+    from .models.real_world import read_degradation
+
+    options = load_options(option_file('demo_realsr.yml'))
+    degrade = Degradation(read_degradation(options, options['datasets']['train']))
 
     def small(target: np.ndarray, number: int) -> np.ndarray:
         gt = torch.from_numpy(target).permute(2, 0, 1)[None] / 255

@@ -81,17 +81,30 @@ def test_programs_of_torch_export(tmp_path):
             torch.testing.assert_close(program(image), network(image).clamp(0, 1), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
+def test_aot_inductor(tmp_path, checkpoint, tiny):
+    target = tmp_path / 'a.pt2'
+    assert cli.main(['export', str(checkpoint), str(target), '--size', '40', '24']) == 0
+    package = torch._inductor.aoti_compile_and_package(torch.export.load(target), package_path=str(tmp_path / 'b.pt2'))
+    image = torch.rand(1, 3, 24, 40)
+    with torch.no_grad():
+        expected = tiny(image).clamp(0, 1)
+    torch.testing.assert_close(torch._inductor.aoti_load_package(package)(image), expected, atol=1e-4, rtol=0)
+
+
 def test_bad_targets(tmp_path, tiny, capsys, checkpoint):
     with pytest.raises(UserError, match=r'a.tflite: a network is exported as .onnx or .pt2'):
         export(tiny, tmp_path / 'a.tflite')
     assert cli.main(['export', str(checkpoint), str(tmp_path / 'a.xyz')]) == 2
+    assert cli.main(['export', str(checkpoint), str(tmp_path / 'a.onnx'), '--size', '8', '100']) == 2
+    assert 'sides of 9 to 16384 pixels, got 8x100' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, tiny, monkeypatch):
     from vmambair_arch.inference import export as module
 
-    def fail(network):
+    def fail(network, size):
         assert len(list(tmp_path.iterdir())) == 0
         raise KeyboardInterrupt
 

@@ -112,14 +112,14 @@ def test_kill_9_at_any_moment(experiment, finished, kills, total):
     experiment.options['logger'] |= {'save_checkpoint_freq': 2, 'keep_last': 3}
     in_a_save, reached = 0, 0
     for kill in range(kills):
-        process = experiment.start('--auto_resume', '--slow', '0.1', '--slow-save', '0.1')
+        process = experiment.start('--auto_resume', '--slow', '0.3', '--slow-save', '0.1')
         begun = read_until(process, 'Start training from epoch: 0')
         assert f'Start training from epoch: 0, iter: {reached}' in begun
         if kill % 2:
             read_until(process, 'Saving models and training states')
         else:
             read_until(process, logged(reached + rng.randint(1, 2)))
-        time.sleep(rng.uniform(0, 0.4))
+        time.sleep(rng.uniform(0, 0.8))
         process.kill()
         process.communicate()
         in_a_save += bool(list(experiment.root.rglob('.*.part*')))
@@ -127,7 +127,7 @@ def test_kill_9_at_any_moment(experiment, finished, kills, total):
             experiment.state(iteration)
             experiment.networks(iteration)
         reached = max(experiment.states(), default=0)
-    assert in_a_save or kills < 30
+    assert kills < 30 or (in_a_save and reached)
     experiment.run('--auto_resume', timeout=900)
     assert experiment.states() == [total - 4, total - 2, total]
     assert not list(experiment.root.rglob('.*'))

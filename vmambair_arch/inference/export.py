@@ -62,25 +62,30 @@ def _scan_as_loop() -> Iterator[None]:
         oss_block.omni_scan = before
 
 
-def export_program(network: Network) -> torch.export.ExportedProgram:
-    """The network as torch.export's program for one RGB image (1, 3, h, w) of any size, in and out in 0..1."""
+def export_program(network: Network, size: tuple[int, int] | None = None) -> torch.export.ExportedProgram:
+    """The network as torch.export's program for one RGB image (1, 3, h, w), in and out in 0..1.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        size: height and width; None: any. AOTInductor of torch 2.15 compiles programs of one size only.
+    """
     sides = {
         2: torch.export.Dim('height', min=SMALLEST, max=LARGEST),
         3: torch.export.Dim('width', min=SMALLEST, max=LARGEST),
     }
-    image = torch.rand(1, network.config['inp_channels'], *EXAMPLE)
+    image = torch.rand(1, network.config['inp_channels'], *(size or EXAMPLE))
     with torch.no_grad(), _scan_as_loop():
         return torch.export.export(
             _AnySize(network).eval(),
             (image,),
-            dynamic_shapes={'image': sides},
+            dynamic_shapes=None if size else {'image': sides},
             strict=False,
             # Conditions that hold but that torch cannot prove, such as 1 % (8 * ((width + 7) // 8)) != 0.
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 
 
-def export(network: Network, target: str | Path) -> None:
+def export(network: Network, target: str | Path, size: tuple[int, int] | None = None) -> None:
     """Write a network for other programs.
 
     Args:
@@ -88,23 +93,29 @@ def export(network: Network, target: str | Path) -> None:
         target: `.onnx` for ONNX runtimes (input 'image', output 'restored'; each scan is one Scan node), `.pt2` for
             torch.export.load and AOTInductor. Both take one RGB image (1, 3, h, w) float32 in 0..1 with sides of
             SMALLEST to LARGEST pixels and give it back in 0..1.
+        size: height and width to fix; see `export_program`.
 
     Raises:
-        UserError: another suffix, a missing package, or the file cannot be written.
+        UserError: another suffix, a size out of range, a missing package, or the file cannot be written.
     """
     target = Path(target)
-    writers: dict[str, Callable[[Network, Path], None]] = {'.onnx': _write_onnx, '.pt2': _write_program}
+    writers: dict[str, Callable[[Network, Path, tuple[int, int] | None], None]] = {
+        '.onnx': _write_onnx,
+        '.pt2': _write_program,
+    }
     if target.suffix not in writers:
         raise UserError(f'{target}: a network is exported as {" or ".join(writers)}')
+    if size and not all(SMALLEST <= side <= LARGEST for side in size):
+        raise UserError(f'an exported network takes sides of {SMALLEST} to {LARGEST} pixels, got {size[1]}x{size[0]}')
     with replacing(target) as temporary:
-        writers[target.suffix](network, temporary)
+        writers[target.suffix](network, temporary, size)
 
 
-def _write_program(network: Network, path: Path) -> None:
-    torch.export.save(export_program(network), path)
+def _write_program(network: Network, path: Path, size: tuple[int, int] | None) -> None:
+    torch.export.save(export_program(network, size), path)
 
 
-def _write_onnx(network: Network, path: Path) -> None:
+def _write_onnx(network: Network, path: Path, size: tuple[int, int] | None) -> None:
     try:
         import onnxscript  # noqa: F401 torch's exporter needs it
     except ImportError:
@@ -112,7 +123,7 @@ def _write_onnx(network: Network, path: Path) -> None:
     with warnings.catch_warnings(), _quiet('onnxscript', 'onnx_ir', 'torch.onnx'):
         warnings.simplefilter('ignore')
         program = torch.onnx.export(
-            export_program(network), input_names=['image'], output_names=['restored'], dynamo=True, verbose=False
+            export_program(network, size), input_names=['image'], output_names=['restored'], dynamo=True, verbose=False
         )
     about = {'arch': network.arch, 'config': network.config, 'scale': network.scale}
     program.model.metadata_props[METADATA_KEY] = json.dumps(about)
