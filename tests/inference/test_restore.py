@@ -225,7 +225,11 @@ def test_a_signal_to_the_command(tmp_path, checkpoint):
         make(tmp_path / f'in/{number:03}.png', size=(64, 64))
     command = [sys.executable, '-m', 'vmambair_arch', 'restore', str(tmp_path / 'in')]
     process = subprocess.Popen(
-        [*command, '-o', str(tmp_path / 'out'), '-m', str(checkpoint)], stderr=subprocess.PIPE, text=True
+        [*command, '-o', str(tmp_path / 'out'), '-m', str(checkpoint)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run that was itself started in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while len(list(tmp_path.glob('out/[!.]*'))) < 3 and process.poll() is None:
         time.sleep(0.02)
