@@ -44,7 +44,7 @@ def test_a_short_run_writes_all_it_names(tmp_path: Path, root: Path, monkeypatch
     text = (root / 'options' / 'demo_derain.yml').read_text(encoding='utf-8')
     short = tmp_path / 'demo_derain.yml'
     short.write_text(
-        text.replace(' 1000', ' 3').replace('[1000]', '[3]').replace('gt_size: 64', 'gt_size: 16'), encoding='utf-8'
+        text.replace(' 1300', ' 3').replace('[1300]', '[3]').replace('gt_size: 64', 'gt_size: 16'), encoding='utf-8'
     )
     monkeypatch.setattr(demo, 'option_file', lambda name: short)
     lines: list[str] = []
