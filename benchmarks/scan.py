@@ -90,8 +90,9 @@ def forward_into(tensors: list[Tensor]) -> Callable[[], object]:
     """The kernel alone, into memory that is there already."""
     y, none = torch.empty_like(tensors[0]), torch.empty(0)
     problem = c_scan._problem(*tensors, none, range(K))
-    sums = c_scan._sums(y, c_scan._buffers(problem))
-    arguments = (problem, c_scan._arrays(sums), len(sums), c_scan._forward_channels(problem), y.data_ptr())
+    parts = c_scan._parts(problem)
+    sums = c_scan._arrays(y, max(parts, 2))
+    arguments = (problem, c_scan._pointers(sums), parts, c_scan._forward_channels(problem), y.data_ptr())
 
     def run() -> object:
         c_scan._library().vmambair_scan_forward(*arguments)

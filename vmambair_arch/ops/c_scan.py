@@ -182,19 +182,21 @@ def _last_dim_together(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
-def _arrays(tensors: Sequence[Tensor]) -> ctypes.Array:
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
     return (c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
 
 
-def _buffers(problem: _Problem) -> int:
-    """Arrays that directions add into: one for two directions, or one for each where so many threads wait."""
+def _parts(problem: _Problem) -> int:
+    """Pieces of an image that threads take, by direction: one, one for two directions, or one for each direction."""
     pairs = -(-problem.K // 2)
+    if problem.b % problem.threads == 0 or problem.b > 4 * problem.threads:
+        return 1
     return problem.K if problem.threads > problem.b * pairs and problem.K <= 4 else pairs
 
 
 def _forward_channels(problem: _Problem) -> int:
     """Channels of a piece of the forward pass, where none depends on another: all, or fewer to keep threads busy."""
-    pieces, blocks = problem.b * _buffers(problem), -(-problem.d // LANES)
+    pieces, blocks = problem.b * _parts(problem), -(-problem.d // LANES)
     groups = 1 if pieces % problem.threads == 0 else min(blocks, -(-4 * problem.threads // pieces))
     return -(-blocks // groups) * LANES
 
@@ -204,10 +206,10 @@ def _check(failed: int) -> None:
         raise MemoryError('the scan kernel got no memory for its scratch')
 
 
-def _sums(result: Tensor, buffers: int) -> list[Tensor]:
+def _arrays(result: Tensor, count: int) -> list[Tensor]:
     """float32 arrays of the shape of `result` to add into; the first is `result` itself where its dtype allows."""
     own = result.dtype == torch.float32
-    return [result] * own + [result.new_empty(result.shape, dtype=torch.float32) for _ in range(buffers - own)]
+    return [result] * own + [result.new_empty(result.shape, dtype=torch.float32) for _ in range(count - own)]
 
 
 def _forward(
@@ -225,10 +227,9 @@ def _forward(
     if not y.numel():
         return y, states
     problem = _problem(*inputs, states, directions)
-    sums = _sums(y, _buffers(problem))
-    _check(
-        _library().vmambair_scan_forward(problem, _arrays(sums), len(sums), _forward_channels(problem), y.data_ptr())
-    )
+    parts = _parts(problem)
+    sums = _arrays(y, max(parts, 2))
+    _check(_library().vmambair_scan_forward(problem, _pointers(sums), parts, _forward_channels(problem), y.data_ptr()))
     return y, states
 
 
@@ -267,12 +268,12 @@ def _backward(
         states = _forward(*inputs, directions, True)[1]
     problem = _problem(*inputs, states, directions)
     grad_y = grad_y.float().contiguous()
-    buffers, groups = _buffers(problem), -(-problem.d // BACKWARD_CHANNELS)
-    sums, partial = _sums(grads[0], buffers), _sums(grads[1], groups)
+    parts, groups = _parts(problem), -(-problem.d // BACKWARD_CHANNELS)
+    sums, partial = _arrays(grads[0], max(parts, 2)), _arrays(grads[1], groups)
     per_image = x.new_empty(problem.b, problem.K, problem.N + problem.R + 2, problem.d, dtype=torch.float32)
     _check(
         _library().vmambair_scan_backward(
-            problem, grad_y.data_ptr(), _arrays(sums), buffers, _arrays(partial), BACKWARD_CHANNELS,
+            problem, grad_y.data_ptr(), _pointers(sums), parts, _pointers(partial), BACKWARD_CHANNELS,
             per_image.data_ptr(), *(grad.data_ptr() for grad in grads),
         )
     )  # fmt: skip

@@ -1,12 +1,13 @@
 /* The library's entry points: choose an instruction set, cut the problem into pieces for the threads, add the results.
  *
- * Pieces are (image, channels, directions). Sums over directions, channels and images are taken in one order whatever the
- * number of threads, so that equal input gives equal bits:
+ * Pieces are (image, channels, directions). Sums over directions, channels and images are taken in one order whatever
+ * the number of threads, so that equal input gives equal bits:
  *
- *     over directions   (0th + 1st) + (2nd + 3rd) of the list. With two buffers the directions of a bracket follow one
- *                       another in one piece and add into one buffer; with a buffer for each direction they run at the
- *                       same time and the brackets are added at the end. Same additions, same bits. In a bracket are a
- *                       direction by rows and one by columns, which is slower in a large image: pieces take equally long.
+ *     over directions   (0th + 1st) + (2nd + 3rd) of the list. An image is one piece, a piece for each bracket or one
+ *                       for each direction, whatever the threads need. The one piece adds up bracket after bracket;
+ *                       of several pieces each has a buffer to itself, and the buffers are added at the end: the same
+ *                       additions, the same bits. A bracket holds a direction by rows and one by columns, the slower
+ *                       ones in a large image, so that pieces take equally long.
  *     over channels     (gradients of B, C and dt) within a group of channels lane by lane, then group by group. The
  *                       groups belong to the problem, not to the threads.
  *     over images       (gradients of the parameters) one after the other.
@@ -17,17 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "parallel.h"
 #include "scan.h"
 #include "vec.h"
-
-#if defined(_OPENMP)
-#define PARALLEL_FOR(threads, ...) PRAGMA(omp parallel for num_threads(threads) if (threads > 1) __VA_ARGS__)
-#else
-#define PARALLEL_FOR(threads, ...)
-#endif
-#define PRAGMA(text) _Pragma(#text)
-#define BRACKET 2
-#define EXPORT __attribute__((visibility("default")))
 
 /* Fastest first. */
 static const instruction_set *usable(int i)
@@ -107,61 +100,64 @@ static int run(const scan_problem *p, scan_worker *worker, const scan_piece *pie
     return failed;
 }
 
-/* What all pieces share. With `buffers` 1 or 2 each takes a bracket, with K one direction. */
-static scan_piece piece_of(const scan_problem *p, int64_t image, int64_t buffer, int64_t buffers, int64_t channel,
+/* What all pieces share: number `part` of `parts` of an image, which is 1, a bracket each, or K. */
+static scan_piece piece_of(const scan_problem *p, int64_t image, int64_t part, int64_t parts, int64_t channel,
                            int64_t group, float *const *sums)
 {
-    const int64_t each = buffers < p->K ? BRACKET : 1, first = buffer * each;
+    const int64_t each = parts == 1 ? p->K : parts < p->K ? BRACKET : 1, first = part * each;
+    const int64_t offset = image * p->h * p->w * p->d;
     return (scan_piece){
         .image = image, .direction = first, .directions = p->K - first < each ? p->K - first : each,
         .channel = channel, .channels = p->d - channel < group ? p->d - channel : group,
-        .sum = sums[buffer] + image * p->h * p->w * p->d,
+        .sum = sums[part] + offset, .second = parts == 1 && p->K > BRACKET + 1 ? sums[1] + offset : NULL,
     };
 }
 
-/* y (b, h, w, d) in the dtype of x. `sums`: `buffers` arrays (b, h, w, d) to work in, of which the first may be y itself.
- * `group`: channels of one piece, a multiple of 16. Returns 0, or -1 without memory.
+/* y (b, h, w, d) in the dtype of x. An image is cut into `parts`: 1, a bracket each, or K. `sums`: so many arrays
+ * (b, h, w, d) to work in, or two for one part, of which the first may be y itself. `group`: channels of one piece, a
+ * multiple of 16. Returns 0, or -1 without memory.
  */
-EXPORT int vmambair_scan_forward(const scan_problem *p, float *const *sums, int64_t buffers, int64_t group, void *y)
+EXPORT int vmambair_scan_forward(const scan_problem *p, float *const *sums, int64_t parts, int64_t group, void *y)
 {
-    const int64_t groups = (p->d + group - 1) / group, count = p->b * buffers * groups;
+    const int64_t groups = (p->d + group - 1) / group, count = p->b * parts * groups;
     scan_piece *pieces = malloc(count * sizeof *pieces), *piece = pieces;
     if (!pieces) return -1;
     for (int64_t image = 0; image < p->b; image++)
-        for (int64_t buffer = 0; buffer < buffers; buffer++)
-            for (int64_t i = 0; i < groups; i++) *piece++ = piece_of(p, image, buffer, buffers, i * group, group, sums);
+        for (int64_t part = 0; part < parts; part++)
+            for (int64_t i = 0; i < groups; i++) *piece++ = piece_of(p, image, part, parts, i * group, group, sums);
     const int failed = run(p, chosen->forward, pieces, count);
     free(pieces);
-    add_parts(sums, buffers, buffers < p->K ? 1 : BRACKET, p->b * p->h * p->w * p->d, y, p->x_bf16, p->threads);
+    add_parts(sums, parts, parts < p->K ? 1 : BRACKET, p->b * p->h * p->w * p->d, y, p->x_bf16, p->threads);
     return failed;
 }
 
 /* Gradients of all inputs; those of the parameters are float32.
  *
- * grad_y: (b, h, w, d) float32. grad_x, grad_x_dbl: dtypes of x and x_dbl. `sums`: `buffers` arrays (b, h, w, d), of which
- * the first may be grad_x. `partial`: one array (b, h, w, K, R + 2N) for every group of `group` channels, of which the first
- * may be grad_x_dbl. `per_image`: (b, K, N + R + 2, d). Returns 0, or -1 without memory.
+ * grad_y: (b, h, w, d) float32. grad_x, grad_x_dbl: dtypes of x and x_dbl. `parts` and `sums` as in the forward pass;
+ * the first of `sums` may be grad_x. `partial`: one array (b, h, w, K, R + 2N) for every group of `group` channels, of
+ * which the first may be grad_x_dbl. `per_image`: (b, K, N + R + 2, d). Returns 0, or -1 without memory.
  */
-EXPORT int vmambair_scan_backward(const scan_problem *p, const float *grad_y, float *const *sums, int64_t buffers,
-                                  float *const *partial, int64_t group, float *per_image, void *grad_x, void *grad_x_dbl,
-                                  float *grad_dt_weight, float *grad_dt_bias, float *grad_A, float *grad_D)
+EXPORT int vmambair_scan_backward(const scan_problem *p, const float *grad_y, float *const *sums, int64_t parts,
+                                  float *const *partial, int64_t group, float *per_image, void *grad_x,
+                                  void *grad_x_dbl, float *grad_dt_weight, float *grad_dt_bias, float *grad_A,
+                                  float *grad_D)
 {
     const int64_t N = p->N, R = p->R, P = N + R + 2, d = p->d, image_size = p->h * p->w * d;
     const int64_t row_size = p->h * p->w * p->K * (R + 2 * N);
-    const int64_t groups = (d + group - 1) / group, count = p->b * buffers * groups;
+    const int64_t groups = (d + group - 1) / group, count = p->b * parts * groups;
     scan_piece *pieces = malloc(count * sizeof *pieces), *piece = pieces;
     if (!pieces) return -1;
     for (int64_t image = 0; image < p->b; image++)
-        for (int64_t buffer = 0; buffer < buffers; buffer++)
+        for (int64_t part = 0; part < parts; part++)
             for (int64_t i = 0; i < groups; i++, piece++) {
-                *piece = piece_of(p, image, buffer, buffers, i * group, group, sums);
+                *piece = piece_of(p, image, part, parts, i * group, group, sums);
                 piece->grad_y = grad_y + image * image_size;
                 piece->grad_x_dbl = partial[i] + image * row_size;
                 piece->grad_parameters = per_image + image * p->K * P * d;
             }
     const int failed = run(p, chosen->backward, pieces, count);
     free(pieces);
-    add_parts(sums, buffers, buffers < p->K ? 1 : BRACKET, p->b * image_size, grad_x, p->x_bf16, p->threads);
+    add_parts(sums, parts, parts < p->K ? 1 : BRACKET, p->b * image_size, grad_x, p->x_bf16, p->threads);
     add_parts(partial, groups, groups, p->b * row_size, grad_x_dbl, p->x_dbl_bf16, p->threads);
     PARALLEL_FOR(p->threads, schedule(static))
     for (int64_t i = 0; i < p->K * d; i++) {

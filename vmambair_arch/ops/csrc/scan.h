@@ -11,6 +11,9 @@
 /* Pixels between two states that the forward pass keeps for the backward pass, and that are worked on together. */
 #define CHUNK 32
 
+/* Directions whose sum is taken first; see scan.c. */
+#define BRACKET 2
+
 typedef struct {
     int64_t b, h, w, d, N, R, K;
     const int64_t *directions;  /* (K): 0 row-major, 1 column-major, 2 and 3 the same backwards */
@@ -27,17 +30,18 @@ typedef struct {
     int32_t threads;
 } scan_problem;
 
-/* One piece of work: some channels of one image, read in some neighbouring directions of the list. Pieces that run at the
- * same time write to different places.
+/* One piece of work: some channels of one image, read in some neighbouring directions of the list. Pieces that run at
+ * the same time write to different places.
  */
 typedef struct {
     int64_t image;
     int64_t direction, directions; /* number of the first in the list, how many */
     int64_t channel, channels;     /* the first is a multiple of 16 */
-    float *sum;                    /* (h, w, d) of this image: y in a forward piece, the gradient of x in a backward piece */
+    float *sum;                    /* (h, w, d) of this image: y forward, the gradient of x backward */
+    float *second;                 /* (h, w, d), for the second bracket of a piece of all directions; see scan.c */
     const float *grad_y;           /* backward only, (h, w, d) of this image */
     float *grad_x_dbl;             /* backward only, (h, w, K, R + 2N) of this image, from these channels alone */
-    float *grad_parameters;        /* backward only, (K, N + R + 2, d) of this image: A by state, dt_weight, dt_bias, D */
+    float *grad_parameters;        /* backward only, (K, N + R + 2, d) of this image: A, dt_weight, dt_bias, D */
 } scan_piece;
 
 /* Both return 0, or -1 without memory. */
@@ -46,7 +50,8 @@ typedef int scan_worker(const scan_problem *problem, const scan_piece *piece);
 typedef struct {
     const char *name;
     scan_worker *forward, *backward;
-    void (*decay)(const float *t, float scale, float *out, int64_t count); /* out = exp2(t * scale), count a multiple of 64 */
+    /* out = exp2(t * scale), count a multiple of 64 */
+    void (*decay)(const float *t, float scale, float *out, int64_t count);
 } instruction_set;
 
 extern const instruction_set isa_avx512, isa_avx2, isa_neon, isa_portable;

@@ -14,10 +14,11 @@
  * one for every pixel. A channel scan with its 1 to 4 channels leaves lanes empty, but is a thousandth of the work.
  *
  * Tiles. CHUNK pixels x W channels: dt, B and C of the chunk are copied once into compact rows (this is where bfloat16,
- * strides and the jumps of a column end) and serve all channels; delta, delta x and y of the tile stay in L1; FEW states
- * of W channels live in registers while the chunk goes by, then the next FEW. Meanwhile the lines that the next chunk
- * will touch are fetched, one a pixel and loop: column by column every pixel lies on another page, where the machine's own
- * prefetching stops, and all at once they would queue up. So a large image costs no more a pixel than a small one.
+ * strides and the jumps of a column end) and serve all channels; delta, delta x and y of the tile stay in L1; FEW
+ * states of W channels live in registers while the chunk goes by, then the next FEW. Meanwhile the lines that the next
+ * chunk will touch are fetched, one a pixel and loop: column by column every pixel lies on another page, where the
+ * machine's own prefetching stops, and all at once they would queue up. So a large image costs no more a pixel than a
+ * small one.
  *
  * Backward. With g_t the gradient of h_t and a_t = exp(delta_t A), from the last pixel to the first:
  *
@@ -28,11 +29,12 @@
  *     grad x_t     = sum over states of g_t B_t delta_t + D grad_y_t
  *     grad A       = sum over pixels of g_t a_t h_{t-1} delta_t
  *
- * The forward pass keeps h before every chunk (N K / CHUNK numbers for each of x); a_t and h_t of the chunk are computed
- * again. Sums over channels stay vectors until all channels of the piece have added to them, and are then added across
- * the lanes, eight vectors at a time. For these vectors to stay in L1, a chunk takes FEW states of all its channels, then
- * the next FEW: forward, where nothing is shared, it takes all states of W channels first.
+ * The forward pass keeps h before every chunk (N K / CHUNK numbers for each of x); a_t and h_t of the chunk are
+ * computed again. Sums over channels stay vectors until all channels of the piece have added to them, and are then
+ * added across the lanes, eight vectors at a time. For these vectors to stay in L1, a chunk takes FEW states of all its
+ * channels, then the next FEW: forward, where nothing is shared, it takes all states of W channels first.
  */
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "scan.h"
@@ -40,7 +42,9 @@
 
 /* States that are in registers at a time. */
 #define FEW 4
-/* Pixels whose step sizes are computed at a time: enough independent chains to fill the pipelines, few enough registers. */
+/* Pixels whose step sizes are computed at a time: enough independent chains to fill the pipelines, few enough
+ * registers.
+ */
 #define GROUP (W == 16 ? 8 : 4)
 #define AT(base, bytes) ((void *)((char *)(base) + (bytes)))
 
@@ -50,14 +54,15 @@ INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t x_size(const scan_problem *p) { return p->x_bf16 ? 2 : 4; }
 INLINE int64_t x_dbl_size(const scan_problem *p) { return p->x_dbl_bf16 ? 2 : 4; }
 
-/* The pixels that a direction reads one after the other, in lines (rows or columns), and the memory that belongs to them:
- * of x, y and their gradients the channels of a piece, of x_dbl the numbers of the direction. Steps are in bytes.
+/* The pixels that a direction reads one after the other, in lines (rows or columns), and the memory that belongs to
+ * them: of x, y and their gradients the channels of a piece, of x_dbl the numbers of the direction. Steps are in bytes.
  */
 typedef struct {
     const void *x, *x_dbl;
     const float *grad_y;
     float *sum, *grad_x_dbl;
-    int backwards;
+    const float *bracket; /* sums to be added to those of this direction first, or NULL */
+    int add, backwards;   /* add: there are sums already */
     int64_t pixels, length; /* of a line */
     struct {
         int64_t x, x_dbl, map, grad_x_dbl;
@@ -68,11 +73,15 @@ static view view_of(const scan_problem *p, const scan_piece *piece, int64_t k)
 {
     const int64_t S = p->R + 2 * p->N, map = p->d * sizeof(float), grad = p->K * S * sizeof(float);
     const int by_column = p->directions[k] & 1;
+    const int64_t number = k - piece->direction, last = piece->directions - 1;
+    const int to_second = number >= BRACKET && number < last;
     return (view){
         .x = AT(p->x, (piece->image * p->x_stride[0] + piece->channel) * x_size(p)),
         .x_dbl = AT(p->x_dbl, (piece->image * p->x_dbl_stride[0] + k * S) * x_dbl_size(p)),
         .grad_y = piece->grad_y ? piece->grad_y + piece->channel : NULL,
-        .sum = piece->sum + piece->channel,
+        .sum = (to_second ? piece->second : piece->sum) + piece->channel,
+        .bracket = number == last && last > BRACKET ? piece->second + piece->channel : NULL,
+        .add = to_second ? number > BRACKET : number > 0,
         .grad_x_dbl = piece->grad_x_dbl ? piece->grad_x_dbl + k * S : NULL,
         .backwards = p->directions[k] >= 2,
         .pixels = p->h * p->w, .length = by_column ? p->h : p->w,
@@ -94,8 +103,8 @@ typedef struct {
     int64_t x, x_dbl, map, grad_x_dbl;
 } pixel;
 
-/* The pixels of a chunk in reading order. There are CHUNK of them wherever the view ends: places past the end repeat the
- * last pixel, a chunk that does not exist is the first or the last one.
+/* The pixels of a chunk in reading order. There are CHUNK of them wherever the view ends: places past the end repeat
+ * the last pixel, a chunk that does not exist is the first or the last one.
  */
 static void visit(const view *v, int64_t chunk, pixel *out)
 {
@@ -117,16 +126,26 @@ static void visit(const view *v, int64_t chunk, pixel *out)
     for (int64_t i = count; i < CHUNK; i++) out[i] = out[count - 1];
 }
 
-/* Memory to fetch while a loop over the pixels of a chunk has other things to do: base + offset of every pixel. */
+/* Lines to fetch while a loop over the pixels of a chunk has other things to do, one of each pixel of another chunk: at
+ * `base` plus the number `field` (an offsetof) of the pixel.
+ */
 typedef struct {
     const void *base;
-    const int64_t *offset; /* one of the numbers of the first pixel */
+    const pixel *pixels;
+    size_t field;
 } ahead;
 
 /* Into the second level: the first is full of what is being worked on. */
 INLINE void fetch(ahead a, int t)
 {
-    __builtin_prefetch(AT(a.base, a.offset[t * (int)(sizeof(pixel) / sizeof(int64_t))]), 0, 2);
+    __builtin_prefetch(AT(a.base, *(const int64_t *)AT(a.pixels + t, a.field)), 0, 2);
+}
+
+/* How many of W lanes are channels in a block of a piece. */
+INLINE int lanes_of(const scan_piece *piece, int64_t block)
+{
+    const int64_t left = piece->channels - block * W;
+    return left < W ? (int)left : W;
 }
 
 /* The first `lanes` floats, zeros after them. Fewer than W only in the last channels of a map. */
@@ -158,6 +177,15 @@ INLINE vf load_x(const scan_problem *p, const void *from, int lanes)
     return v_load(v);
 }
 
+/* Add what a direction has for W channels of the pixel at `map` to what others have. */
+INLINE void store_sum(const view *v, int64_t map, int64_t block, vf value, int lanes)
+{
+    float *to = (float *)AT(v->sum, map) + block * W;
+    if (v->bracket) value += load_lanes((const float *)AT(v->bracket, map) + block * W, lanes);
+    if (v->add) value += load_lanes(to, lanes);
+    store_lanes(to, value, lanes);
+}
+
 /* dt, B and C of a chunk. A row starts on a boundary of 64 bytes. */
 #define ROW(p) (ceil_div((p)->R + 2 * (p)->N, 16) * 16)
 
@@ -175,8 +203,9 @@ static void load_rows(const scan_problem *p, const view *v, const pixel *pixels,
 
 /* --- parameters --------------------------------------------------------------------------------------------------- */
 
-/* The parameters of one direction for the channels of a piece, W channels to a vector: for every block A by state (scaled
- * to base 2), dt_weight by rank, dt_bias and D. Channels past the end are zeros, which stay zeros. Gradients likewise.
+/* The parameters of one direction for the channels of a piece, W channels to a vector: for every block A by state
+ * (scaled to base 2), dt_weight by rank, dt_bias and D. Channels past the end are zeros, which stay zeros. Gradients
+ * likewise.
  */
 #define PACKED(p) ((p)->N + (p)->R + 2)
 
@@ -194,8 +223,8 @@ static void pack_parameters(const scan_problem *p, const scan_piece *piece, int6
     }
 }
 
-/* delta of W channels at GROUP pixels, and the slope of the softplus unless that is NULL. The bias, often the largest, comes
- * last into the sum: each rounding at its size is a relative error of a small step.
+/* delta of W channels at GROUP pixels, and the slope of the softplus unless that is NULL. The bias, often the largest,
+ * comes last into the sum: each rounding at its size is a relative error of a small step.
  */
 INLINE void step_sizes(const scan_problem *p, const float *packed, const float *rows, vf *delta, vf *slope)
 {
@@ -252,9 +281,9 @@ typedef struct {
     float *delta, *write, *y, *rows;  /* CHUNK vectors each; CHUNK rows */
 } forward_memory;
 
-/* One direction. `kept`: where the states before the chunks go, or NULL; `add`: there are sums already. */
+/* One direction. `kept`: where the states before the chunks go, or NULL. */
 static void forward_direction(const scan_problem *p, const scan_piece *piece, const view *v, const forward_memory *m,
-                              float *kept, int add)
+                              float *kept)
 {
     const int64_t N = p->N, R = p->R, blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK);
     
@@ -266,8 +295,7 @@ static void forward_direction(const scan_problem *p, const scan_piece *piece, co
         visit(v, chunk + 1, both[~chunk & 1]);
         load_rows(p, v, pixels, m->rows);
         for (int64_t block = 0; block < blocks; block++) {
-            const int64_t left = piece->channels - block * W;
-            const int lanes = left < W ? (int)left : W;
+            const int lanes = lanes_of(piece, block);
             const float *par = m->packed + block * PACKED(p) * W;
             const vf skip = v_load(par + (N + R + 1) * W);
             float *h = m->state + block * N * W;
@@ -285,10 +313,10 @@ static void forward_direction(const scan_problem *p, const scan_piece *piece, co
                 }
             }
             const ahead wanted[] = {
-                {AT(v->x, block * W * x_size(p)), &next->x},
-                {v->sum + block * W, &next->map},
-                {AT(v->x_dbl, block * 64), &next->x_dbl}, /* the blocks share the few lines of a row */
-                {AT(v->x_dbl, (block + blocks) * 64), &next->x_dbl},
+                {AT(v->x, block * W * x_size(p)), next, offsetof(pixel, x)},
+                {v->sum + block * W, next, offsetof(pixel, map)},
+                {AT(v->x_dbl, block * 64), next, offsetof(pixel, x_dbl)}, /* the blocks share the lines of a row */
+                {AT(v->x_dbl, (block + blocks) * 64), next, offsetof(pixel, x_dbl)},
             };
             for (int64_t n = 0; n < N; n += n + FEW <= N ? FEW : 1) {
                 const float *A = par + n * W, *B = m->rows + R + n, *C = B + N;
@@ -297,10 +325,7 @@ static void forward_direction(const scan_problem *p, const scan_piece *piece, co
                 else advance(1, count, ROW(p), A, h + n * W, B, C, m->delta, m->write, m->y, fetched);
             }
             for (int t = 0; t < count; t++) {
-                float *to = (float *)AT(v->sum, pixels[t].map) + block * W;
-                vf value = v_load(m->y + t * W);
-                if (add) value += load_lanes(to, lanes);
-                store_lanes(to, value, lanes);
+                store_sum(v, pixels[t].map, block, v_load(m->y + t * W), lanes);
             }
         }
     }
@@ -312,15 +337,16 @@ static int NAME(scan_forward)(const scan_problem *p, const scan_piece *piece)
     float *memory = allocate(blocks * (PACKED(p) + N) * W + CHUNK * (ROW(p) + 3 * W)), *next = memory;
     if (!memory) return -1;
     const forward_memory m = {
-        .packed = take(&next, blocks * PACKED(p) * W), .state = take(&next, blocks * N * W), .delta = take(&next, CHUNK * W),
-        .write = take(&next, CHUNK * W), .y = take(&next, CHUNK * W), .rows = take(&next, CHUNK * ROW(p)),
+        .packed = take(&next, blocks * PACKED(p) * W), .state = take(&next, blocks * N * W),
+        .delta = take(&next, CHUNK * W), .write = take(&next, CHUNK * W), .y = take(&next, CHUNK * W),
+        .rows = take(&next, CHUNK * ROW(p)),
     };
     const uint64_t mode = float_mode_flush();
     for (int64_t k = piece->direction; k < piece->direction + piece->directions; k++) {
         const view v = view_of(p, piece, k);
         pack_parameters(p, piece, k, m.packed);
         memset(m.state, 0, blocks * N * W * sizeof(float));
-        forward_direction(p, piece, &v, &m, p->states ? p->states + kept_at(p, piece, k) : NULL, k != piece->direction);
+        forward_direction(p, piece, &v, &m, p->states ? p->states + kept_at(p, piece, k) : NULL);
     }
     float_mode_restore(mode);
     free(memory);
@@ -336,20 +362,33 @@ typedef struct {
     float grad_write[CHUNK * W];
 } tile;
 
-/* `few` states of W channels through a chunk and back.
- *
- * `kept`: the states before the chunk. `adjoint`: a g of the pixel after the chunk, afterwards that of its first pixel.
- * `over`: 2 FEW vectors a pixel, for the gradients of FEW B and then FEW C, to be summed over channels. `decays`, `states`:
- * CHUNK x FEW vectors to work in. `first_block`, `first_states`: nothing is in `over`, in the gradients of the tile yet.
+/* What a backward piece works in. */
+typedef struct {
+    tile *tiles;                       /* one a block */
+    float *packed, *grads;             /* blocks x PACKED vectors each */
+    float *adjoint;                    /* blocks x N vectors: a g of the pixel after */
+    float *over, *over_dt;             /* to be summed over channels: CHUNK x 2 FEW vectors, CHUNK x R */
+    float *decays, *states;            /* CHUNK x FEW vectors */
+    float *rows, *grad_rows, *grad_dt; /* CHUNK rows; CHUNK x R */
+} backward_memory;
+
+/* `few` states of a block of channels through a chunk and back; `n`: the first of them, `kept`: before the chunk.
+ * `over` takes, pixel by pixel, vectors for the gradients of FEW B and then FEW C.
  */
-INLINE void retreat(const int few, int first_block, int first_states, int count, int64_t row, const float *A, const vf *kept, float *adjoint,
-                    float *grad_A, const float *B, const float *C, tile *restrict at, float *restrict over,
-                    float *restrict decays, float *restrict states, ahead next, ahead next_back)
+INLINE void retreat(const int few, const scan_problem *p, const backward_memory *m, int64_t block, int64_t n, int count,
+                    const vf *kept, ahead next, ahead next_back)
 {
+    const int first_block = block == 0, first_states = n == 0; /* nothing is in `over`, in the tile's gradients yet */
+    const int64_t row = ROW(p);
+    const float *A = m->packed + (block * PACKED(p) + n) * W, *B = m->rows + p->R + n, *C = B + p->N;
+    float *adjoint = m->adjoint + (block * p->N + n) * W, *grad_A = m->grads + (block * PACKED(p) + n) * W;
+    float *restrict over = m->over, *restrict decays = m->decays, *restrict states = m->states;
+    tile *restrict at = m->tiles + block;
     vf h[FEW], a2[FEW], decay[FEW], sum_A[FEW];
     for (int j = 0; j < few; j++) h[j] = kept[j], a2[j] = v_load(A + j * W);
     for (int t = 0; t < count; t++) {
-        const vf delta = v_load(at->delta + t * W), write = v_load(at->write + t * W), grad_y = v_load(at->grad_y + t * W);
+        const vf delta = v_load(at->delta + t * W), write = v_load(at->write + t * W);
+        const vf grad_y = v_load(at->grad_y + t * W);
         for (int j = 0; j < few; j++) decay[j] = delta * a2[j];
         v_exp2_all(few, decay, NULL);
         for (int j = 0; j < few; j++) {
@@ -364,7 +403,8 @@ INLINE void retreat(const int few, int first_block, int first_states, int count,
     vf ag[FEW];
     for (int j = 0; j < few; j++) ag[j] = v_load(adjoint + j * W), sum_A[j] = v_load(grad_A + j * W);
     for (int t = count - 1; t >= 0; t--) {
-        const vf delta = v_load(at->delta + t * W), write = v_load(at->write + t * W), grad_y = v_load(at->grad_y + t * W);
+        const vf delta = v_load(at->delta + t * W), write = v_load(at->write + t * W);
+        const vf grad_y = v_load(at->grad_y + t * W);
         vf grad_delta = first_states ? v_zero() : v_load(at->grad_delta + t * W);
         vf grad_write = first_states ? v_zero() : v_load(at->grad_write + t * W);
         for (int j = 0; j < few; j++) {
@@ -395,21 +435,78 @@ INLINE void sum_channels(const int few, int count, const float *over, int64_t ro
     }
 }
 
-/* What a backward piece works in. */
-typedef struct {
-    tile *tiles;                             /* one a block */
-    float *packed, *grads;                   /* blocks x PACKED vectors each */
-    float *adjoint;                          /* blocks x N vectors: a g of the pixel after */
-    float *over, *over_dt;                   /* sums over channels: CHUNK x 2 FEW vectors, CHUNK x R */
-    float *decays, *states;                  /* CHUNK x FEW vectors */
-    float *rows, *grad_rows, *grad_dt;       /* CHUNK rows; CHUNK x R */
-} backward_memory;
+/* Step sizes and whatever else a chunk needs before its states; the gradient of D. */
+static void begin_tiles(const scan_problem *p, const scan_piece *piece, const view *v, const backward_memory *m,
+                        const pixel *pixels, int count)
+{
+    const int64_t P = PACKED(p), blocks = ceil_div(piece->channels, W);
+    for (int64_t block = 0; block < blocks; block++) {
+        const int lanes = lanes_of(piece, block);
+        float *grad_D = m->grads + (block * P + p->N + p->R + 1) * W;
+        tile *at = m->tiles + block;
+        vf sum = v_zero();
+        for (int t = 0; t < count; t += GROUP) {
+            vf step[GROUP], slope[GROUP];
+            step_sizes(p, m->packed + block * P * W, m->rows + t * ROW(p), step, slope);
+            for (int j = 0; j < GROUP; j++) {
+                const vf x = load_x(p, AT(v->x, pixels[t + j].x + block * W * x_size(p)), lanes);
+                const vf grad_y = load_lanes((const float *)AT(v->grad_y, pixels[t + j].map) + block * W, lanes);
+                v_store(at->delta + (t + j) * W, step[j]);
+                v_store(at->slope + (t + j) * W, slope[j]);
+                v_store(at->write + (t + j) * W, step[j] * x);
+                v_store(at->grad_y + (t + j) * W, grad_y);
+                if (t + j < count) sum = v_fma(grad_y, x, sum);
+            }
+        }
+        v_store(grad_D, v_load(grad_D) + sum);
+    }
+}
+
+/* From the gradients of delta and of delta x to those of x, dt, dt_weight and dt_bias. */
+static void finish_tiles(const scan_problem *p, const scan_piece *piece, const view *v, const backward_memory *m,
+                         const pixel *pixels, int count)
+{
+    const int64_t N = p->N, R = p->R, P = PACKED(p), blocks = ceil_div(piece->channels, W);
+    for (int64_t block = 0; block < blocks; block++) {
+        const int lanes = lanes_of(piece, block);
+        const float *par = m->packed + block * P * W;
+        const vf skip = v_load(par + (N + R + 1) * W);
+        float *grad = m->grads + block * P * W;
+        tile *at = m->tiles + block;
+        vf sum = v_zero();
+        for (int t = 0; t < count; t++) {
+            const vf x = load_x(p, AT(v->x, pixels[t].x + block * W * x_size(p)), lanes);
+            const vf delta = v_load(at->delta + t * W), grad_write = v_load(at->grad_write + t * W);
+            const vf grad_delta = v_fma(v_load(at->grad_delta + t * W), v_set1(LN_2), grad_write * x);
+            const vf grad_z = grad_delta * v_load(at->slope + t * W); /* of the softplus' argument */
+            v_store(at->grad_delta + t * W, grad_z);
+            sum += grad_z;
+            const vf grad_x = v_fma(grad_write, delta, skip * v_load(at->grad_y + t * W));
+            store_sum(v, pixels[t].map, block, grad_x, lanes);
+        }
+        v_store(grad + (N + R) * W, v_load(grad + (N + R) * W) + sum);
+        for (int64_t r = 0; r < R; r++) {
+            const vf weight = v_load(par + (N + r) * W);
+            sum = v_zero();
+            for (int t = 0; t < count; t++) {
+                const vf grad_z = v_load(at->grad_delta + t * W);
+                float *to = m->over_dt + (t * R + r) * W;
+                v_store(to, v_fma(grad_z, weight, block == 0 ? v_zero() : v_load(to)));
+                sum = v_fma(grad_z, v_set1(m->rows[t * ROW(p) + r]), sum);
+            }
+            v_store(grad + (N + r) * W, v_load(grad + (N + r) * W) + sum);
+        }
+    }
+    for (int64_t i = 0; i < count * R; i += 8) v_sum_lanes_of_8(m->over_dt + i * W, m->grad_dt + i);
+    for (int t = 0; t < count; t++)
+        for (int64_t r = 0; r < R; r++) m->grad_rows[t * ROW(p) + r] = m->grad_dt[t * R + r];
+}
 
 /* One direction, from its last pixel to its first. */
 static void backward_direction(const scan_problem *p, const scan_piece *piece, const view *v, const backward_memory *m,
-                               const float *all_kept, int add)
+                               const float *all_kept)
 {
-    const int64_t N = p->N, R = p->R, P = PACKED(p), d = p->d;
+    const int64_t N = p->N, R = p->R, d = p->d;
     const int64_t blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK);
     pixel both[2][CHUNK];
     visit(v, chunks - 1, both[~chunks & 1]);
@@ -419,102 +516,38 @@ static void backward_direction(const scan_problem *p, const scan_piece *piece, c
         const float *kept = all_kept + chunk * N * d;
         visit(v, chunk - 1, both[~chunk & 1]);
         load_rows(p, v, pixels, m->rows);
-
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t left = piece->channels - block * W;
-            const int lanes = left < W ? (int)left : W;
-            const float *par = m->packed + block * P * W;
-            float *grad_D = m->grads + (block * P + N + R + 1) * W;
-            tile *at = m->tiles + block;
-            vf sum = v_zero();
-            for (int t = 0; t < count; t += GROUP) {
-                vf step[GROUP], slope[GROUP];
-                step_sizes(p, par, m->rows + t * ROW(p), step, slope);
-                for (int j = 0; j < GROUP; j++) {
-                    const vf x = load_x(p, AT(v->x, pixels[t + j].x + block * W * x_size(p)), lanes);
-                    const vf grad_y = load_lanes((const float *)AT(v->grad_y, pixels[t + j].map) + block * W, lanes);
-                    v_store(at->delta + (t + j) * W, step[j]);
-                    v_store(at->slope + (t + j) * W, slope[j]);
-                    v_store(at->write + (t + j) * W, step[j] * x);
-                    v_store(at->grad_y + (t + j) * W, grad_y);
-                    if (t + j < count) sum = v_fma(grad_y, x, sum);
-                }
-            }
-            v_store(grad_D, v_load(grad_D) + sum);
-            if (chunk)
-                for (int64_t n = 0; n < N; n++) __builtin_prefetch(kept + block * W + (n - N) * d, 0, 2);
-        }
-
+        begin_tiles(p, piece, v, m, pixels, count);
         for (int64_t n = 0; n < N; n += n + FEW <= N ? FEW : 1) {
             const int few = n + FEW <= N ? FEW : 1;
             for (int64_t block = 0; block < blocks; block++) {
-                const int64_t left = piece->channels - block * W;
-                const ahead there[] = {
-                    {AT(v->x, block * W * x_size(p)), &next->x},
-                    {v->grad_y + block * W, &next->map},
-                    {AT(v->x_dbl, block * 64), &next->x_dbl}, /* the blocks share the few lines of a row */
-                    {AT(v->x_dbl, (block + blocks) * 64), &next->x_dbl},
+                const ahead wanted[] = {
+                    {AT(v->x, block * W * x_size(p)), next, offsetof(pixel, x)},
+                    {v->grad_y + block * W, next, offsetof(pixel, map)},
+                    {AT(v->x_dbl, block * 64), next, offsetof(pixel, x_dbl)}, /* the blocks share the lines of a row */
+                    {AT(v->x_dbl, (block + blocks) * 64), next, offsetof(pixel, x_dbl)},
                 };
-                const ahead back[] = {
-                    {v->sum + block * W, &next->map},
-                    {AT(v->grad_x_dbl, block * 64), &next->grad_x_dbl},
-                    {AT(v->grad_x_dbl, (block + blocks) * 64), &next->grad_x_dbl},
-                    {v->sum + block * W, &next->map},
+                const ahead wanted_back[] = {
+                    {v->sum + block * W, next, offsetof(pixel, map)},
+                    {AT(v->grad_x_dbl, block * 64), next, offsetof(pixel, grad_x_dbl)},
+                    {AT(v->grad_x_dbl, (block + blocks) * 64), next, offsetof(pixel, grad_x_dbl)},
+                    {v->sum + block * W, next, offsetof(pixel, map)},
                 };
+                const ahead there = wanted[n / FEW % 4], back = wanted_back[n / FEW % 4];
                 vf h[FEW];
-                for (int j = 0; j < few; j++)
-                    h[j] = load_lanes(kept + block * W + (n + j) * d, left < W ? (int)left : W);
-#define RETREAT(few)                                                                                                     \
-    retreat(few, block == 0, n == 0, count, ROW(p), m->packed + (block * P + n) * W, h, m->adjoint + (block * N + n) * W,\
-            m->grads + (block * P + n) * W, m->rows + R + n, m->rows + R + N + n, m->tiles + block, m->over, m->decays,  \
-            m->states, there[n / FEW % 4], back[n / FEW % 4])
-                if (few == FEW) RETREAT(FEW);
-                else RETREAT(1);
-#undef RETREAT
+                for (int j = 0; j < few; j++) {
+                    h[j] = load_lanes(kept + (n + j) * d + block * W, lanes_of(piece, block));
+                    if (chunk) __builtin_prefetch(kept + (n + j - N) * d + block * W, 0, 2);
+                }
+                if (few == FEW) retreat(FEW, p, m, block, n, count, h, there, back);
+                else retreat(1, p, m, block, n, count, h, there, back);
             }
             float *to = m->grad_rows + R + n;
             if (few == FEW) sum_channels(FEW, count, m->over, ROW(p), to, to + N);
             else sum_channels(1, count, m->over, ROW(p), to, to + N);
         }
-
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t left = piece->channels - block * W;
-            const int lanes = left < W ? (int)left : W;
-            const float *par = m->packed + block * P * W;
-            float *grad = m->grads + block * P * W;
-            tile *at = m->tiles + block;
-            vf sum = v_zero();
-            for (int t = 0; t < count; t++) {
-                const vf x = load_x(p, AT(v->x, pixels[t].x + block * W * x_size(p)), lanes);
-                const vf delta = v_load(at->delta + t * W), grad_write = v_load(at->grad_write + t * W);
-                const vf grad_delta = v_fma(v_load(at->grad_delta + t * W), v_set1(LN_2), grad_write * x);
-                const vf grad_z = grad_delta * v_load(at->slope + t * W); /* of the softplus' argument */
-                v_store(at->grad_delta + t * W, grad_z);
-                sum += grad_z;
-                float *to = (float *)AT(v->sum, pixels[t].map) + block * W;
-                vf value = v_fma(grad_write, delta, v_load(par + (N + R + 1) * W) * v_load(at->grad_y + t * W));
-                if (add) value += load_lanes(to, lanes);
-                store_lanes(to, value, lanes);
-            }
-            v_store(grad + (N + R) * W, v_load(grad + (N + R) * W) + sum);
-            for (int64_t r = 0; r < R; r++) {
-                const vf weight = v_load(par + (N + r) * W);
-                sum = v_zero();
-                for (int t = 0; t < count; t++) {
-                    const vf grad_z = v_load(at->grad_delta + t * W);
-                    float *to = m->over_dt + (t * R + r) * W;
-                    v_store(to, v_fma(grad_z, weight, block == 0 ? v_zero() : v_load(to)));
-                    sum = v_fma(grad_z, v_set1(m->rows[t * ROW(p) + r]), sum);
-                }
-                v_store(grad + (N + r) * W, v_load(grad + (N + r) * W) + sum);
-            }
-        }
-        for (int64_t i = 0; i < count * R; i += 8) v_sum_lanes_of_8(m->over_dt + i * W, m->grad_dt + i);
-        for (int t = 0; t < count; t++) {
-            float *row = m->grad_rows + t * ROW(p);
-            for (int64_t r = 0; r < R; r++) row[r] = m->grad_dt[t * R + r];
-            copy_floats(AT(v->grad_x_dbl, pixels[t].grad_x_dbl), row, R + 2 * N);
-        }
+        finish_tiles(p, piece, v, m, pixels, count);
+        for (int t = 0; t < count; t++)
+            copy_floats(AT(v->grad_x_dbl, pixels[t].grad_x_dbl), m->grad_rows + t * ROW(p), R + 2 * N);
     }
 }
 
@@ -522,7 +555,8 @@ static int NAME(scan_backward)(const scan_problem *p, const scan_piece *piece)
 {
     const int64_t N = p->N, P = PACKED(p), blocks = ceil_div(piece->channels, W);
     const int64_t tile_floats = sizeof(tile) / sizeof(float);
-    float *memory = allocate(blocks * (tile_floats + (2 * P + N) * W) + CHUNK * ((4 * FEW + p->R) * W + 2 * ROW(p) + p->R));
+    float *memory = allocate(blocks * (tile_floats + (2 * P + N) * W) +
+                             CHUNK * ((4 * FEW + p->R) * W + 2 * ROW(p) + p->R));
     if (!memory) return -1;
     float *next = memory;
     const backward_memory m = {
@@ -530,7 +564,8 @@ static int NAME(scan_backward)(const scan_problem *p, const scan_piece *piece)
         .grads = take(&next, blocks * P * W), .adjoint = take(&next, blocks * N * W),
         .over = take(&next, CHUNK * 2 * FEW * W), .over_dt = take(&next, CHUNK * p->R * W),
         .decays = take(&next, CHUNK * FEW * W), .states = take(&next, CHUNK * FEW * W),
-        .rows = take(&next, CHUNK * ROW(p)), .grad_rows = take(&next, CHUNK * ROW(p)), .grad_dt = take(&next, CHUNK * p->R),
+        .rows = take(&next, CHUNK * ROW(p)), .grad_rows = take(&next, CHUNK * ROW(p)),
+        .grad_dt = take(&next, CHUNK * p->R),
     };
     const uint64_t mode = float_mode_flush();
     for (int64_t k = piece->direction; k < piece->direction + piece->directions; k++) {
@@ -538,7 +573,7 @@ static int NAME(scan_backward)(const scan_problem *p, const scan_piece *piece)
         pack_parameters(p, piece, k, m.packed);
         memset(m.grads, 0, blocks * P * W * sizeof(float));
         memset(m.adjoint, 0, blocks * N * W * sizeof(float));
-        backward_direction(p, piece, &v, &m, p->states + kept_at(p, piece, k), k != piece->direction);
+        backward_direction(p, piece, &v, &m, p->states + kept_at(p, piece, k));
         for (int64_t i = 0; i < piece->channels; i++)
             for (int64_t j = 0; j < P; j++)
                 piece->grad_parameters[(k * P + j) * p->d + piece->channel + i] = m.grads[(i / W * P + j) * W + i % W];

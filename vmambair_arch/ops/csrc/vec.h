@@ -36,7 +36,10 @@ INLINE vf v_reciprocal(vf a)
     const vf r = _mm512_rcp14_ps(a);
     return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(1.0f)), r);
 }
-INLINE vf v_where_negative(vf test, vf a, vf b) { return _mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)test), b, a); }
+INLINE vf v_where_negative(vf test, vf a, vf b)
+{
+    return _mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)test), b, a);
+}
 INLINE vf v_load_bf16(const uint16_t *p)
 {
     return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
@@ -124,7 +127,8 @@ INLINE void v_sum_lanes_of_8(const float *p, float *out)
     /* Each step adds neighbours: pairs of lanes, of pairs, then the two halves. */
     for (int i = 0; i < 4; i++) v[i] = _mm256_hadd_ps(v[2 * i], v[2 * i + 1]);
     for (int i = 0; i < 2; i++) v[i] = _mm256_hadd_ps(v[2 * i], v[2 * i + 1]);
-    _mm256_storeu_ps(out, _mm256_add_ps(_mm256_permute2f128_ps(v[0], v[1], 0x20), _mm256_permute2f128_ps(v[0], v[1], 0x31)));
+    const __m256 low = _mm256_permute2f128_ps(v[0], v[1], 0x20), high = _mm256_permute2f128_ps(v[0], v[1], 0x31);
+    _mm256_storeu_ps(out, _mm256_add_ps(low, high));
 }
 #elif defined(ISA_NEON)
 INLINE void v_sum_lanes_of_8(const float *p, float *out)
@@ -174,8 +178,8 @@ INLINE void v_exp2_all(const int count, vf *t, const vf *rest)
     for (int j = 0; j < count; j++) t[j] = _mm512_scalef_ps(p[j], t[j]);
 }
 #else
-/* Adding 1.5 * 2^23 rounds t to an integer in the low bits of the sum; with 127 more these bits are the exponent field of
- * 2^n, one shift away. n = -127 gives the field 0, which is the number 0: underflow ends in 0.
+/* Adding 1.5 * 2^23 rounds t to an integer in the low bits of the sum; with 127 more these bits are the exponent field
+ * of 2^n, one shift away. n = -127 gives the field 0, which is the number 0: underflow ends in 0.
  */
 INLINE void v_exp2_all(const int count, vf *t, const vf *rest)
 {
@@ -201,9 +205,9 @@ INLINE void v_exp2_all(const int count, vf *t, const vf *rest)
 /* softplus, log(1 + exp(z)) = max(z, 0) + log(1 + e) with e = exp(-|z|), of `count` vectors at once, and its derivative
  * 1 / (1 + exp(-z)) into `slope` unless that is NULL.
  *
- * What |z| log2(e) loses by rounding grows with |z|; it is put back to first order. Without a fused multiply-add (portable)
- * it stays lost: 1e-6 of a step of 1e-6, 4e-6 of one of 1e-35. log(1 + e) is e times a polynomial that is 1 at 0, so that
- * the smallest steps are as exact as any.
+ * What |z| log2(e) loses by rounding grows with |z|; it is put back to first order. Without a fused multiply-add
+ * (portable) it stays lost: 1e-6 of a step of 1e-6, 4e-6 of one of 1e-35. log(1 + e) is e times a polynomial that is 1
+ * at 0, so that the smallest steps are as exact as any.
  */
 INLINE void v_softplus_all(const int count, vf *z, vf *slope)
 {
@@ -216,7 +220,8 @@ INLINE void v_softplus_all(const int count, vf *z, vf *slope)
         rest[j] = v_fma(rest[j], v_set1(-LOG2_E_REST), v_fma(rest[j], v_set1(-LOG2_E), -e[j]));
     v_exp2_all(count, e, rest);
     if (slope)
-        for (int j = 0; j < count; j++) slope[j] = v_where_negative(z[j], e[j], v_set1(1.0f)) * v_reciprocal(v_set1(1.0f) + e[j]);
+        for (int j = 0; j < count; j++)
+            slope[j] = v_where_negative(z[j], e[j], v_set1(1.0f)) * v_reciprocal(v_set1(1.0f) + e[j]);
     for (int j = 0; j < count; j++) p[j] = v_set1(0.005364738870412111f);
     for (int i = 0; i < 8; i++)
         for (int j = 0; j < count; j++) p[j] = v_fma(p[j], e[j], v_set1(c[i]));
@@ -240,8 +245,8 @@ INLINE uint16_t float_to_bf16(float value)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* Subnormal numbers cost a hundred cycles each on x86, and a decaying state is made of them: flushed to 0 inside a worker.
- * Returns what float_mode_restore puts back.
+/* Subnormal numbers cost a hundred cycles each on x86, and a decaying state is made of them: flushed to 0 inside a
+ * worker. Returns what float_mode_restore puts back.
  */
 #if defined(__SSE__)
 #include <xmmintrin.h>
