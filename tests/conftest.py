@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Threads that spin while they wait make the suite ten times slower as soon as anything else wants a core. OpenMP reads
+# this when torch is first imported, here and in the processes that tests start.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 ROOT = Path(__file__).resolve().parents[1]
 

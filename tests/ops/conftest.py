@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vmambair_arch.ops import c_scan
+from vmambair_arch.ops import c_library
 
 
 @pytest.fixture
@@ -16,10 +16,10 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=c_scan.isa_names())
+@pytest.fixture(params=c_library.isa_names())
 def isa(request):
     """The test runs once with each instruction set of this machine."""
-    before = c_scan.selected_isa()
-    c_scan.select_isa(request.param)
+    before = c_library.selected_isa()
+    c_library.select_isa(request.param)
     yield request.param
-    c_scan.select_isa(before)
+    c_library.select_isa(before)

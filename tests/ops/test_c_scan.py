@@ -15,7 +15,15 @@ from scan_cases import assert_close, outputs_and_gradients, scan_inputs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, c_scan, choose, omni_scan, selective_scan
+from vmambair_arch.ops import (
+    PLANE_DIRECTIONS,
+    SEQUENCE_DIRECTIONS,
+    c_library,
+    c_scan,
+    choose,
+    omni_scan,
+    selective_scan,
+)
 
 
 def c(*args) -> Tensor:
@@ -63,8 +71,8 @@ def assert_same_step(got: list[Tensor], wanted: list[Tensor]) -> None:
 
 
 def test_it_is_built_and_serves_cpus_by_default():
-    assert c_scan.isa_names()[-1] == 'portable'
-    assert c_scan.selected_isa() == os.environ.get(c_scan.ENV_ISA, c_scan.isa_names()[0])
+    assert c_library.isa_names()[-1] == 'portable'
+    assert c_library.selected_isa() == os.environ.get(c_library.ENV_ISA, c_library.isa_names()[0])
     assert choose(torch.device('cpu'), torch.float32).backend.name == 'c'
     assert choose(torch.device('cpu'), torch.bfloat16).backend.name == 'c'
     assert choose(torch.device('cpu'), torch.float64).backend.name == 'torch'
@@ -273,7 +281,7 @@ def fresh_choice():
 
     def forget() -> None:
         selective_scan._choose.cache_clear()
-        c_scan._load.cache_clear()
+        c_library._load.cache_clear()
 
     forget()
     yield
@@ -281,7 +289,7 @@ def fresh_choice():
 
 
 def test_without_the_library_torch_serves_and_one_warning_names_the_fix(fresh_choice, monkeypatch, tmp_path, caplog, x):
-    monkeypatch.setattr(c_scan, 'LIBRARY', tmp_path / '_kernels.so')
+    monkeypatch.setattr(c_library, 'LIBRARY', tmp_path / '_kernels.so')
     with caplog.at_level(logging.WARNING, 'vmambair_arch'):
         assert choose(torch.device('cpu'), torch.float32).backend.name == 'torch'
         Scan()(x)
@@ -291,25 +299,31 @@ def test_without_the_library_torch_serves_and_one_warning_names_the_fix(fresh_ch
     assert 'not built' in caplog.text
 
 
+def test_float64_is_slow_and_no_compiler_mends_that(fresh_choice, caplog):
+    with caplog.at_level(logging.WARNING, 'vmambair_arch'):
+        assert choose(torch.device('cpu'), torch.float64).backend.name == 'torch'
+    assert 'no float64. Fix: use a network in float32' in caplog.text
+
+
 def test_a_broken_library_is_named(fresh_choice, monkeypatch, tmp_path):
     (tmp_path / '_kernels.so').write_text('not a library')
-    monkeypatch.setattr(c_scan, 'LIBRARY', tmp_path / '_kernels.so')
+    monkeypatch.setattr(c_library, 'LIBRARY', tmp_path / '_kernels.so')
     assert 'cannot be loaded' in c_scan.unavailable(torch.device('cpu'), torch.float32)
 
 
 def test_a_forced_instruction_set(fresh_choice, monkeypatch):
-    monkeypatch.setenv(c_scan.ENV_ISA, 'portable')
+    monkeypatch.setenv(c_library.ENV_ISA, 'portable')
     assert c_scan.unavailable(torch.device('cpu'), torch.float32) is None
-    assert c_scan.selected_isa() == 'portable'
+    assert c_library.selected_isa() == 'portable'
 
 
 def test_an_unknown_instruction_set_is_named(fresh_choice, monkeypatch):
-    monkeypatch.setenv(c_scan.ENV_ISA, 'avx1024')
+    monkeypatch.setenv(c_library.ENV_ISA, 'avx1024')
     why = c_scan.unavailable(torch.device('cpu'), torch.float32)
     assert 'avx1024' in why
     assert 'portable' in why
     with pytest.raises(ValueError, match='avx1024'):
-        c_scan.select_isa('avx1024')
+        c_library.select_isa('avx1024')
 
 
 def test_float64_goes_to_the_torch_version():

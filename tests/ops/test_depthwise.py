@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vmambair_arch.ops import c_scan, depthwise, depthwise_gelu_gate, depthwise_silu
+from vmambair_arch.ops import c_library, depthwise, depthwise_gelu_gate, depthwise_silu
 
-needs_kernel = pytest.mark.skipif(not c_scan.isa_names(), reason='the C kernels were not built (no compiler)')
+needs_kernel = pytest.mark.skipif(not c_library.isa_names(), reason='the C kernels were not built (no compiler)')
 FUNCTIONS = {'silu': depthwise_silu, 'gelu_gate': depthwise_gelu_gate}
 
 
-@pytest.fixture(params=c_scan.isa_names() or ['none'])
+@pytest.fixture(params=c_library.isa_names() or ['none'])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == 'none':
         pytest.skip('the C kernels were not built (no compiler)')
-    c_scan.select_isa(request.param)
+    c_library.select_isa(request.param)
     yield request.param
-    c_scan.select_isa(c_scan.isa_names()[0])
+    c_library.select_isa(c_library.isa_names()[0])
 
 
 def _plain(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,30 +1,24 @@
 """The omni selective scan on CPUs: the fused C kernel of `csrc/`, as a torch operator with a gradient.
 
-The library has no Python and no torch in it. It is loaded with ctypes (after torch, so that both share torch's OpenMP
-threads), handed pointers and strides, and registered as `torch.ops.vmambair.c_scan`, which makes it an operator like
-any other for autograd, autocast, torch.compile, torch.export and fake tensors.
+The library (see `c_library`) is handed pointers and strides, and registered as `torch.ops.vmambair.c_scan`, which makes
+it an operator like any other for autograd, autocast, torch.compile, torch.export and fake tensors.
 
 float32 and bfloat16 are read as they are, float16 through a float32 copy; the state is float32. Outputs and gradients
 have the same bits for any number of threads.
-
-The environment variable `VMAMBAIR_SCAN_ISA` (avx512, avx2, neon, portable) forces an instruction set; the default is
-the widest that this machine has.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-LIBRARY = Path(__file__).with_name('_kernels.so')
-ENV_ISA = 'VMAMBAIR_SCAN_ISA'
+from . import c_library
+
 CHUNK = 32
 """Pixels between two kept states: `CHUNK` in csrc/scan.h."""
 LANES = 16
@@ -51,58 +45,16 @@ class _Problem(ctypes.Structure):
 
 
 @lru_cache(maxsize=1)
-def _load() -> tuple[ctypes.CDLL | None, str]:
-    """The library, or None and why there is none."""
-    if not LIBRARY.is_file():
-        return None, f'the C kernel was not built ({LIBRARY.name} is missing beside {Path(__file__).name})'
-    try:
-        library = ctypes.CDLL(str(LIBRARY))
-    except OSError as error:
-        return None, f'the C kernel cannot be loaded ({error})'
+def _functions() -> ctypes.CDLL:
+    library = c_library.library()
     pointers = POINTER(c_void_p)
-    library.vmambair_isa_name.argtypes = [ctypes.c_int]
-    library.vmambair_isa_name.restype = ctypes.c_char_p
-    library.vmambair_isa_select.argtypes = [ctypes.c_char_p]
-    library.vmambair_isa_selected.restype = ctypes.c_char_p
     library.vmambair_decay.argtypes = [c_void_p, c_float, c_void_p, c_int64, c_int64]
     library.vmambair_decay.restype = None
     library.vmambair_scan_forward.argtypes = [POINTER(_Problem), pointers, c_int64, c_int64, c_void_p]
     library.vmambair_scan_backward.argtypes = [
         POINTER(_Problem), c_void_p, pointers, c_int64, pointers, c_int64, *[c_void_p] * 7,
     ]  # fmt: skip
-    wanted = os.environ.get(ENV_ISA, '').strip().lower() or library.vmambair_isa_name(0).decode()
-    if library.vmambair_isa_select(wanted.encode()):
-        return None, f'{ENV_ISA}={wanted} is not one of {", ".join(_isa_names(library))}'
-    return library, ''
-
-
-def _isa_names(library: ctypes.CDLL) -> tuple[str, ...]:
-    names = []
-    while name := library.vmambair_isa_name(len(names)):
-        names.append(name.decode())
-    return tuple(names)
-
-
-def isa_names() -> tuple[str, ...]:
-    """The instruction sets of this machine that the kernel was built for, fastest first; empty without the kernel."""
-    library, _ = _load()
-    return _isa_names(library) if library else ()
-
-
-def selected_isa() -> str:
-    """The instruction set in use."""
-    return _library().vmambair_isa_selected().decode()
-
-
-def select_isa(name: str) -> None:
-    """Use the instruction set `name` of `isa_names` from now on, in this process.
-
-    Raises:
-        ValueError: this machine has none of that name.
-    """
-    if name not in isa_names():
-        raise ValueError(f"instruction set '{name}' is not one of {', '.join(isa_names())}")
-    _library().vmambair_isa_select(name.encode())
+    return library
 
 
 def decay(t: Tensor, scale: float, out: Tensor, times: int = 1) -> None:
@@ -112,14 +64,7 @@ def decay(t: Tensor, scale: float, out: Tensor, times: int = 1) -> None:
     """
     if t.numel() % 64 or out.numel() != t.numel() or not (t.is_contiguous() and out.is_contiguous()):
         raise ValueError(f'decay wants contiguous tensors of a multiple of 64 elements, got {t.numel()}, {out.numel()}')
-    _library().vmambair_decay(t.data_ptr(), scale, out.data_ptr(), t.numel(), times)
-
-
-def _library() -> ctypes.CDLL:
-    library, why = _load()
-    if library is None:
-        raise RuntimeError(why)
-    return library
+    _functions().vmambair_decay(t.data_ptr(), scale, out.data_ptr(), t.numel(), times)
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -128,8 +73,7 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
         return 'runs on CPUs only'
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f'no {str(dtype).removeprefix("torch.")}'
-    library, why = _load()
-    return None if library else why
+    return c_library.why_not()
 
 
 def omni_scan(
@@ -229,7 +173,9 @@ def _forward(
     problem = _problem(*inputs, states, directions)
     parts = _parts(problem)
     sums = _arrays(y, max(parts, 2))
-    _check(_library().vmambair_scan_forward(problem, _pointers(sums), parts, _forward_channels(problem), y.data_ptr()))
+    _check(
+        _functions().vmambair_scan_forward(problem, _pointers(sums), parts, _forward_channels(problem), y.data_ptr())
+    )
     return y, states
 
 
@@ -272,7 +218,7 @@ def _backward(
     sums, partial = _arrays(grads[0], max(parts, 2)), _arrays(grads[1], groups)
     per_image = x.new_empty(problem.b, problem.K, problem.N + problem.R + 2, problem.d, dtype=torch.float32)
     _check(
-        _library().vmambair_scan_backward(
+        _functions().vmambair_scan_backward(
             problem, grad_y.data_ptr(), _pointers(sums), parts, _pointers(partial), BACKWARD_CHANNELS,
             per_image.data_ptr(), *(grad.data_ptr() for grad in grads),
         )

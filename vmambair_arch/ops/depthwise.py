@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import c_scan
+from . import c_library
 from .selective_scan import choose
 
 SILU, GELU_GATE = 1, 2
@@ -107,8 +107,8 @@ class _Problem(ctypes.Structure):
 
 
 @lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
-    library = c_scan._library()
+def _functions() -> ctypes.CDLL:
+    library = c_library.library()
     library.vmambair_depthwise_forward.argtypes = [ctypes.POINTER(_Problem)]
     library.vmambair_depthwise_forward.restype = None
     library.vmambair_depthwise_backward.argtypes = [ctypes.POINTER(_Problem), c_void_p, c_void_p, c_void_p]
@@ -144,7 +144,7 @@ def _forward(
     out, convolved = _forward_meta(x, weight, bias, activation, keep_convolved)
     if out.numel():
         bias = bias.contiguous() if bias is not None else None
-        _library().vmambair_depthwise_forward(_run(x, _taps(weight), bias, convolved, out, activation))
+        _functions().vmambair_depthwise_forward(_run(x, _taps(weight), bias, convolved, out, activation))
     return out, convolved
 
 
@@ -163,12 +163,12 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, convolved: Tensor, activa
         return grad_x, grad_weight.zero_(), grad_bias.zero_()
     grad_convolved, sums = torch.empty_like(x), x.new_empty(10, x.shape[-1])
     problem = _run(x, _taps(weight), None, convolved, None, activation)
-    if _library().vmambair_depthwise_backward(problem, grad.data_ptr(), grad_convolved.data_ptr(), sums.data_ptr()):
+    if _functions().vmambair_depthwise_backward(problem, grad.data_ptr(), grad_convolved.data_ptr(), sums.data_ptr()):
         raise MemoryError('the depthwise kernel got no memory for its sums')
     grad_weight.copy_(sums[:9].t().view(weight.shape))
     grad_bias.copy_(sums[9])
     # The gradient of a convolution is a convolution with the weights turned by half a circle.
-    _library().vmambair_depthwise_forward(_run(grad_convolved, _taps(weight, True), None, grad_x, None, 0))
+    _functions().vmambair_depthwise_forward(_run(grad_convolved, _taps(weight, True), None, grad_x, None, 0))
     return grad_x, grad_weight, grad_bias
 
 

@@ -102,19 +102,21 @@ def _choose(device_type: str, dtype: torch.dtype, wanted: str) -> Choice:
         why_not = backend.unavailable(device, dtype)
         if why_not is None:
             choice = Choice(backend, 'the fastest that works here', tuple(missing))
-            _say(choice, device_type)
+            _say(choice, device, dtype)
             return choice
         missing.append((backend, why_not))
     raise ValueError(f'no scan backend for {dtype} on {device_type}')
 
 
-def _say(choice: Choice, device_type: str) -> None:
+def _say(choice: Choice, device: torch.device, dtype: torch.dtype) -> None:
     """One warning where the slow torch version serves although a kernel exists for this device."""
     if choice.backend.name == 'torch' and choice.missing:
         backend, why = choice.missing[0]
+        only_dtype = backend.unavailable(device, torch.float32) is None
+        fix = 'use a network in float32' if only_dtype else backend.install
         logger.warning(
             'selective scan on %s: the plain torch version serves, many times slower than a kernel. %s: %s. Fix: %s',
-            device_type, backend.name, why, backend.install,
+            device.type, backend.name, why, fix,
         )  # fmt: skip
 
 

@@ -1,0 +1,85 @@
+"""The library of C kernels, `_kernels.so`, which setup.py builds from `csrc/`: find it, load it, choose the vectors.
+
+It has no Python and no torch in it, and is loaded with ctypes after torch, so that both share torch's OpenMP threads.
+
+The environment variable `VMAMBAIR_SCAN_ISA` (avx512, avx2, neon, portable) forces an instruction set; the default is
+the widest that this machine has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import torch  # noqa: F401 its OpenMP before ours
+
+LIBRARY = Path(__file__).with_name('_kernels.so')
+ENV_ISA = 'VMAMBAIR_SCAN_ISA'
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None and why there is none."""
+    if not LIBRARY.is_file():
+        return None, f'the C kernel was not built ({LIBRARY.name} is missing beside {Path(__file__).name})'
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        return None, f'the C kernel cannot be loaded ({error})'
+    library.vmambair_isa_name.argtypes = [ctypes.c_int]
+    library.vmambair_isa_name.restype = ctypes.c_char_p
+    library.vmambair_isa_select.argtypes = [ctypes.c_char_p]
+    library.vmambair_isa_selected.restype = ctypes.c_char_p
+    wanted = os.environ.get(ENV_ISA, '').strip().lower() or library.vmambair_isa_name(0).decode()
+    if library.vmambair_isa_select(wanted.encode()):
+        return None, f'{ENV_ISA}={wanted} is not one of {", ".join(_isa_names(library))}'
+    return library, ''
+
+
+def why_not() -> str | None:
+    """Why the kernels cannot be used here; None where they can."""
+    library, why = _load()
+    return None if library else why
+
+
+def library() -> ctypes.CDLL:
+    """The library.
+
+    Raises:
+        RuntimeError: it cannot be used here.
+    """
+    library, why = _load()
+    if library is None:
+        raise RuntimeError(why)
+    return library
+
+
+def _isa_names(library: ctypes.CDLL) -> tuple[str, ...]:
+    names = []
+    while name := library.vmambair_isa_name(len(names)):
+        names.append(name.decode())
+    return tuple(names)
+
+
+def isa_names() -> tuple[str, ...]:
+    """The instruction sets of this machine that the kernels were built for, fastest first; empty without kernels."""
+    library, _ = _load()
+    return _isa_names(library) if library else ()
+
+
+def selected_isa() -> str:
+    """The instruction set in use."""
+    return library().vmambair_isa_selected().decode()
+
+
+def select_isa(name: str) -> None:
+    """Use the instruction set `name` of `isa_names` from now on, in this process.
+
+    Raises:
+        ValueError: this machine has none of that name.
+    """
+    if name not in isa_names():
+        raise ValueError(f"instruction set '{name}' is not one of {', '.join(isa_names())}")
+    library().vmambair_isa_select(name.encode())
