@@ -194,6 +194,30 @@ def test_all_eight_orientations_come_and_none_when_switched_off(tmp_path):
     assert orientations(use_hflip=False, use_rot=False) == 1
 
 
+def test_rain_in_a_share_of_the_samples(pairs_folder):
+    opt = section(pairs_folder, rain={'density': [60, 60]}, rain_probability=0.25, gt_size=40, batch_size_per_gpu=8)
+    batches = stream(opt)
+    assert_same(batches, stream(opt | {'num_worker_per_gpu': 2}))
+    brighter = [
+        ((lq - gt) > 0.02).float().mean() > 0.01 for b in batches for lq, gt in zip(b['lq'], b['gt'], strict=True)
+    ]
+    # The inputs on disk are darker than their targets everywhere, rain is brighter.
+    assert 0.1 < np.mean(brighter) < 0.4
+
+
+@pytest.mark.parametrize(
+    ('options', 'line'),
+    [
+        ({'rain': {}}, 'remove dataroot_lq, or rain, or give rain_probability'),
+        ({'rain_probability': 0.5}, 'rain_probability needs both dataroot_lq and rain'),
+        ({'rain': {}, 'rain_probability': 2}, 'must be a number in 0..1, not 2'),
+    ],
+)
+def test_bad_rain_probabilities(pairs_folder, options, line):
+    with pytest.raises(UserError, match=line):
+        stream(section(pairs_folder, gt_size=40, **options))
+
+
 def test_rain_falls_on_clean_targets_and_always_down(pairs_folder):
     rain = {'angle': [0, 0], 'angle_spread': 0, 'density': [60, 60]}
     opt = section(pairs_folder, dataroot_lq=None, rain=rain, gt_size=40, batch_size_per_gpu=8)

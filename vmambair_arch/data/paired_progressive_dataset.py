@@ -39,6 +39,7 @@ class PairedProgressiveDataset(Dataset):
         use_rot: flip top and bottom, and transpose, each with probability 1/2, default true.
         rain: let it rain on the targets instead of reading inputs. Keys are those of `RainConfig`, `{}` its defaults.
             Rain falls after flips and rotations, so that it always falls down.
+        rain_probability: with `dataroot_lq` as well: the share of samples whose input is the target with rain.
         bicubic: true makes the inputs from the targets by MATLAB's bicubic, to the last bit as on disk, instead.
         mixup: `beta` (1.2) and `probability` (0.5). A sample becomes `w*a + (1-w)*b` of itself and another random
             sample of the data, w from Beta(beta, beta); a mixed sample costs a second pair of images.
@@ -153,7 +154,8 @@ class PairedProgressiveDataset(Dataset):
                 image = image.transpose(1, 0, 2)
             return to_float(image)
 
-        if self.source.rain:
+        share = self.source.rain_probability
+        if share == 1 or (share and rng.random() < share):
             gt = cut(gt, scale)
             return add_8bit_rain(gt, rng, self.source.rain), gt
         if self.source.bicubic:

@@ -8,6 +8,7 @@ import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
+from ..errors import UserError
 from .pairs import PairSource, bicubic_patch, to_float, to_tensor
 from .rain import add_8bit_rain
 
@@ -30,6 +31,8 @@ class PairedValidationDataset(Dataset):
     def __init__(self, opt: dict[str, Any]) -> None:
         self.opt = opt  # BasicSR asks it for the name of the set
         self.source = PairSource(opt)
+        if self.source.rain_probability not in (0, 1):
+            raise UserError(f'data set {opt.get("name")}: rain_probability is for training; remove it, or rain')
 
     def __len__(self) -> int:
         return len(self.source)

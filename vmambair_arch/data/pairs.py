@@ -83,12 +83,13 @@ class PairSource:
 
     Attributes:
         pairs: what `list_pairs` found.
-        rain: the rain that makes the inputs, where the section has `rain`; else None.
+        rain: the rain that makes inputs, where the section has `rain`; else None.
+        rain_probability: how often it does: 1, or what the section says where it names inputs as well.
         bicubic: the inputs are the targets, reduced by `bicubic_patch`.
     """
 
     def __init__(self, section: dict[str, Any]) -> None:
-        self.rain = _rain(section)
+        self.rain, self.rain_probability = _rain(section)
         self.bicubic = bool(section.get('bicubic'))
         self.pairs = list_pairs(section)
         self._scale = section.get('scale', 1)
@@ -234,20 +235,28 @@ def _name(section: dict[str, Any]) -> str:
     return f'data set {section["name"]}' if section.get('name') else 'data set'
 
 
-def _rain(section: dict[str, Any]) -> RainConfig | None:
+def _rain(section: dict[str, Any]) -> tuple[RainConfig | None, float]:
+    """The rain of a section and the share of samples that it makes the input of."""
     sources = [key for key in ('dataroot_lq', 'rain', 'bicubic') if section.get(key) or section.get(key) == {}]
     if not sources:
         raise UserError(
             f'{_name(section)}: dataroot_lq is missing: name the folder of inputs, or give rain, or bicubic: true'
         )
-    if len(sources) > 1:
+    probability = section.get('rain_probability')
+    if probability is not None:
+        if sources != ['dataroot_lq', 'rain']:
+            raise UserError(f'{_name(section)}: rain_probability needs both dataroot_lq and rain')
+        if not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
+            raise UserError(f'{_name(section)}: rain_probability must be a number in 0..1, not {probability!r}')
+    elif len(sources) > 1:
         made = sources[-1]
-        raise UserError(f'{_name(section)}: {made} makes the inputs itself; remove {sources[0]}, or {made}')
+        both = ', or give rain_probability' if made == 'rain' else ''
+        raise UserError(f'{_name(section)}: {made} makes the inputs itself; remove {sources[0]}, or {made}{both}')
     if 'rain' not in sources:
-        return None
+        return None, 0.0
     if section.get('scale', 1) != 1:
         raise UserError(f'{_name(section)}: rain needs scale 1, not {section["scale"]}')
-    return RainConfig.from_options(section['rain'])
+    return RainConfig.from_options(section['rain']), 1.0 if probability is None else float(probability)
 
 
 def _some(names: list[str]) -> str:
