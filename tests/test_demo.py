@@ -22,7 +22,7 @@ def _unseen(data: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def test_the_rain_is_worth_removing(tmp_path: Path) -> None:
-    demo.TASKS['derain'].prepare(tmp_path)
+    demo.TASKS['derain'].prepare(tmp_path, True)
     pairs = _unseen(tmp_path)
     assert len(pairs) >= 2
     assert 20 <= np.mean([psnr(rainy, clean, y_channel=True) for rainy, clean in pairs]) <= 25
@@ -35,7 +35,7 @@ def test_the_rain_is_worth_removing(tmp_path: Path) -> None:
 
 def test_the_same_rain_every_time(tmp_path: Path) -> None:
     for run in ('a', 'b'):
-        demo.TASKS['derain'].prepare(tmp_path / run)
+        demo.TASKS['derain'].prepare(tmp_path / run, True)
     for (first, _), (second, _) in zip(_unseen(tmp_path / 'a'), _unseen(tmp_path / 'b'), strict=True):
         assert np.array_equal(first, second)
 
@@ -86,7 +86,7 @@ def test_super_resolution_starts_from_a_quarter(tmp_path: Path) -> None:
     for task in ('sr', 'realsr'):
         folders = [tmp_path / task, tmp_path / f'{task}_again']
         for folder in folders:
-            demo.TASKS[task].prepare(folder)
+            demo.TASKS[task].prepare(folder, True)
         assert list((folders[0] / 'train').iterdir())
         figures = []
         for (small, target), (again, _) in zip(*map(_unseen, folders), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,11 +45,16 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     def run(args: argparse.Namespace) -> int:
         from . import demo
 
-        demo.run(args.task, args.out, say=lambda line: print(line, flush=True))
+        say = functools.partial(print, flush=True)
+        if args.shipped:
+            demo.run_shipped(args.out, say=say)
+        else:
+            demo.run(args.task, args.out, say=say)
         return 0
 
     parser = commands.add_parser('demo', help='train on photographs, restore some it has never seen, show it')
     parser.add_argument('task', nargs='?', default='derain', help='derain (default), sr or realsr')
+    parser.add_argument('--shipped', action='store_true', help="train nothing: show the package's own networks")
     parser.add_argument('--out', metavar='DIR', help='folder for everything it writes (default: demo_TASK)')
     parser.set_defaults(run=run)
 
@@ -86,7 +92,7 @@ def _add_restore(commands: argparse._SubParsersAction) -> None:
         from .inference.restore import restore
         from .inference.restorer import Restorer
 
-        restorer = Restorer.from_pretrained(args.model, **_pick(args, RESTORER))
+        restorer = Restorer.from_pretrained(args.model, task=args.task, **_pick(args, RESTORER))
         report = restore(args.input, args.output, restorer, **_pick(args, FILES))
         print(*report.lines(), sep='\n')
         return 1 if report.failed else 0
@@ -99,7 +105,9 @@ def _add_restore(commands: argparse._SubParsersAction) -> None:
     source.add_argument('input', nargs='?', default=argparse.SUPPRESS, help='image, video or folder')
     source.add_argument('-i', '--input', metavar='INPUT', help='the same as an option')
     add('-o', '--output', default='results', help='folder, or file for a single input (default: %(default)s)')
-    add('-m', '-n', '--model', '--model_name', required=True, help='checkpoint: file, https:// address or name')
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument('--task', default='derain', help="by the package's network: derain (default) or sr (x4)")
+    network.add_argument('-m', '-n', '--model', '--model_name', help='by a checkpoint: file, https:// address or name')
     add('-s', '--outscale', type=float, help="final size over input size (default: the network's scale)")
     add('-t', '--tile', type=int, help='largest side of a tile; 0: whole (default: what memory allows)')
     add('--overlap', type=int, default=32, help='input pixels that neighbouring tiles share (default: %(default)s)')
@@ -120,8 +128,8 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     def run(args: argparse.Namespace) -> None:
         from .inference.checkpoints import convert, parse_metrics
 
-        about = _pick(args, ('task', 'training_data', 'license'))
-        convert(args.source, args.target, metrics=parse_metrics(args.metric), **about)
+        about = _pick(args, ('task', 'training_data', 'license', 'recipe', 'compute', 'limits'))
+        convert(args.source, args.target, half=args.half, metrics=parse_metrics(args.metric), **about)
         print('wrote', args.target)
 
     parser = commands.add_parser('convert', help='write a checkpoint that explains itself, or a .pth for BasicSR')
@@ -132,6 +140,10 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     add('--training-data', help='what it was trained on')
     add('--metric', action='append', default=[], metavar='NAME=VALUE', help='a figure, such as psnr_y/Rain100L=39.09')
     add('--license', help='of the weights')
+    add('--recipe', help='the option file they were trained by')
+    add('--compute', help='hardware and hours')
+    add('--limits', help='what they are known to do badly')
+    add('--half', action='store_true', help='store fp16, in half the space')
     parser.set_defaults(run=run)
 
 

@@ -14,11 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import UserError, nearest
 from .options import load_options, option_file
+
+if TYPE_CHECKING:
+    from .inference.restorer import Restorer
 
 SEED = 2403_11423
 SCALE = 4
@@ -53,6 +57,12 @@ class Result:
     def mean(self, figure: str) -> float:
         return statistics.fmean(getattr(score, figure) for score in self.scores)
 
+    def figures(self) -> dict[str, object]:
+        """The means, the time and every photograph, as `demo.json` has them."""
+        names = ('psnr_input', 'psnr_restored', 'ssim_input', 'ssim_restored')
+        figures: dict[str, object] = {name: round(self.mean(name), 4) for name in names}
+        return figures | {'seconds': round(self.seconds, 1), 'photographs': [asdict(score) for score in self.scores]}
+
     def table(self, degraded: str) -> str:
         """A table for the terminal; `degraded` heads the columns of the input."""
         lines = [f'{"unseen photograph":<20}{degraded + " dB":>13}{"restored dB":>13}{"gain":>8}{"SSIM":>17}']
@@ -72,16 +82,16 @@ class Task:
 
     Attributes:
         degraded: what the input is called in tables and captions.
-        prepare: writes `train/` and `unseen/{input,target}` into the folder `data` it is given.
+        prepare: writes `train/`, if told to, and `unseen/{input,target}` into the folder `data` it is given.
         baseline: brings an input to the size of its target, for the figures and the picture before restoration.
     """
 
     degraded: str
-    prepare: Callable[[Path], None]
+    prepare: Callable[[Path, bool], None]
     baseline: Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
-def _prepare_derain(folder: Path) -> None:
+def _prepare_derain(folder: Path, training: bool) -> None:
     from .data.photographs import photographs
     from .data.rain import add_rain
     from .inference.image_io import Image, write_image
@@ -89,21 +99,21 @@ def _prepare_derain(folder: Path) -> None:
     for number, photograph in enumerate(photographs()):
         clean = photograph.image.astype(np.float32) / 255
         if photograph.split == 'train':
-            # The rain over these is drawn anew for every patch while training.
-            write_image(folder / 'train' / f'{photograph.name}.png', Image(clean))
+            if training:  # the rain over these is drawn anew for every patch
+                write_image(folder / 'train' / f'{photograph.name}.png', Image(clean))
         else:
             rainy = add_rain(clean, np.random.default_rng([SEED, number]))
             write_image(folder / 'unseen' / 'target' / f'{photograph.name}.png', Image(clean))
             write_image(folder / 'unseen' / 'input' / f'{photograph.name}.png', Image(rainy))
 
 
-def _prepare_sr(folder: Path) -> None:
+def _prepare_sr(folder: Path, training: bool) -> None:
     from realesrgan_pipeline import imresize
 
-    _prepare_small(folder, lambda target, number: imresize(target, 1 / SCALE))
+    _prepare_small(folder, training, lambda target, number: imresize(target, 1 / SCALE))
 
 
-def _prepare_realsr(folder: Path) -> None:
+def _prepare_realsr(folder: Path, training: bool) -> None:
     import torch
 
     from realesrgan_pipeline import Degradation, image_generator
@@ -118,10 +128,10 @@ def _prepare_realsr(folder: Path) -> None:
         lq, _ = degrade(gt, [image_generator(SEED, number)])
         return (lq[0] * 255).round().byte().permute(1, 2, 0).numpy()
 
-    _prepare_small(folder, small)
+    _prepare_small(folder, training, small)
 
 
-def _prepare_small(folder: Path, make_small: Callable[[np.ndarray, int], np.ndarray]) -> None:
+def _prepare_small(folder: Path, training: bool, make_small: Callable[[np.ndarray, int], np.ndarray]) -> None:
     """Targets of the photographs, and for the unseen ones inputs that are `SCALE` times smaller."""
     from .data.photographs import photographs
     from .inference.image_io import Image, write_image
@@ -130,7 +140,10 @@ def _prepare_small(folder: Path, make_small: Callable[[np.ndarray, int], np.ndar
         h, w = (n // SCALE * SCALE for n in photograph.image.shape[:2])
         target = photograph.image[:h, :w]
         if photograph.split == 'train':
-            write_image(folder / 'train' / f'{photograph.name}.png', Image(target / np.float32(255)))
+            # Other colours and less light: four photographs alone would teach that pictures are bright and warm.
+            variants = (target, target[..., ::-1], target // 2, target[..., ::-1] // 2)
+            for i, variant in enumerate(variants if training else ()):
+                write_image(folder / 'train' / f'{photograph.name}_{i}.png', Image(variant / np.float32(255)))
         else:
             small = make_small(target, number)
             write_image(folder / 'unseen' / 'target' / f'{photograph.name}.png', Image(target / np.float32(255)))
@@ -164,33 +177,76 @@ def run(task: str = 'derain', out: str | Path | None = None, say: Callable[[str]
     """
     if task not in TASKS:
         raise UserError(f"unknown demo '{task}'{nearest(task, list(TASKS))}; there are {', '.join(TASKS)}")
+    from .inference.restorer import Restorer
+
     start = time.monotonic()
     options_path = option_file(f'demo_{task}.yml')
     name = load_options(options_path)['name']
-    out = Path(out or f'demo_{task}').resolve()
-    if out.exists() and not out.is_dir():
-        raise UserError(f'{out}: is a file; choose another folder with --out')
-    out.mkdir(parents=True, exist_ok=True)
+    out = _folder(out or f'demo_{task}')
 
     say(f'1/3 photographs into {out / "data"}')
-    TASKS[task].prepare(out / 'data')
+    TASKS[task].prepare(out / 'data', True)
 
     say(f'2/3 BasicSR trains {name} ({options_path})')
     train(options_path, out)
 
     say('3/3 restoring photographs it has never seen')
     checkpoint = out / 'experiments' / name / 'models' / 'net_g_latest.pth'
-    scores, picture = _restore_unseen(TASKS[task], out, checkpoint)
+    scores, picture = _restore_unseen(TASKS[task], out, Restorer.from_pretrained(checkpoint))
     figures = out / 'demo.json'
     result = Result(scores, time.monotonic() - start, [picture, figures, checkpoint, out / 'restored', out / 'data'])
-    _write_figures(result, figures)
+    _write_figures(result.figures(), figures)
 
     say('')
     say(result.table(TASKS[task].degraded))
-    say(f'\n{result.seconds:.0f} s in all. Written:')
-    for path in result.written:
-        say(f'  {path}')
+    _say_written(result.seconds, result.written, say)
     return result
+
+
+def run_shipped(out: str | Path | None = None, say: Callable[[str], None] = lambda line: None) -> dict[str, Result]:
+    """Let the networks that come with the package restore the unseen photographs, without any training.
+
+    Args:
+        out: the folder everything goes to, `OUT/<task>` for each; default `demo_shipped` in the current folder.
+        say: gets each line of the report.
+
+    Returns:
+        What was found, by task.
+
+    Raises:
+        UserError: scikit-image, which has the photographs, is missing.
+    """
+    from .inference.checkpoints import bundled
+    from .inference.restorer import Restorer
+
+    out = _folder(out or 'demo_shipped')
+    results = {}
+    for name, checkpoint in bundled().items():
+        start = time.monotonic()
+        folder = out / name
+        TASKS[name].prepare(folder / 'data', False)
+        scores, picture = _restore_unseen(TASKS[name], folder, Restorer.from_pretrained(checkpoint))
+        results[name] = Result(scores, time.monotonic() - start, [picture, folder / 'restored', folder / 'data'])
+        say(f'{name}: {checkpoint.name}')
+        say(results[name].table(TASKS[name].degraded) + '\n')
+    _write_figures({name: result.figures() for name, result in results.items()}, out / 'demo.json')
+    written = [path for result in results.values() for path in result.written]
+    _say_written(sum(result.seconds for result in results.values()), [*written, out / 'demo.json'], say)
+    return results
+
+
+def _folder(out: str | Path) -> Path:
+    out = Path(out).resolve()
+    if out.exists() and not out.is_dir():
+        raise UserError(f'{out}: is a file; choose another folder with --out')
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _say_written(seconds: float, written: list[Path], say: Callable[[str], None]) -> None:
+    say(f'\n{seconds:.0f} s in all. Written:')
+    for path in written:
+        say(f'  {path}')
 
 
 def train(options_path: Path, folder: Path) -> None:
@@ -205,13 +261,11 @@ def train(options_path: Path, folder: Path) -> None:
         raise UserError(f'the training ended with code {code}; its messages are above', exit_code=max(code, 1))
 
 
-def _restore_unseen(task: Task, out: Path, checkpoint: Path) -> tuple[list[Score], Path]:
+def _restore_unseen(task: Task, out: Path, restorer: Restorer) -> tuple[list[Score], Path]:
     from .inference.image_io import Image, read_image, write_image
     from .inference.panel import Panel, side_by_side
-    from .inference.restorer import Restorer
     from .metrics.psnr_ssim import psnr, ssim
 
-    restorer = Restorer.from_pretrained(checkpoint)
     scores, panels = [], []
     for path in sorted((out / 'data' / 'unseen' / 'input').iterdir()):
         target = read_image(out / 'data' / 'unseen' / 'target' / path.name).rgb
@@ -233,11 +287,8 @@ def _restore_unseen(task: Task, out: Path, checkpoint: Path) -> tuple[list[Score
     return scores, picture
 
 
-def _write_figures(result: Result, path: Path) -> None:
+def _write_figures(figures: dict, path: Path) -> None:
     from .files import replacing
 
-    names = ('psnr_input', 'psnr_restored', 'ssim_input', 'ssim_restored')
-    figures = {name: round(result.mean(name), 4) for name in names}
-    figures |= {'seconds': round(result.seconds, 1), 'photographs': [asdict(score) for score in result.scores]}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')

@@ -17,6 +17,7 @@ def front(text):
 def test_a_card(tmp_path, tiny):
     path = tmp_path / 'light.safetensors'
     about = {'task': 'derain', 'training_data': 'photographs with synthetic rain', 'license': 'Apache-2.0'}
+    about |= {'recipe': 'options/mine.yml', 'compute': '2 cores, 3 h', 'limits': 'Fog stays.'}
     save_checkpoint(path, tiny, metrics={'psnr_y/Rain100L': 39.09, 'ssim_y/Rain100L': 0.979}, **about)
     head, body = front(card(path))
     assert head['license'] == 'apache-2.0'
@@ -28,6 +29,9 @@ def test_a_card(tmp_path, tiny):
     for expected in (
         'Single-image deraining',
         'synthetic rain',
+        '| recipe | options/mine.yml |',
+        '| compute | 2 cores, 3 h |',
+        'Known: Fog stays.',
         '| psnr_y/Rain100L | 39.09 |',
         digest(tiny.state_dict()),
     ):
@@ -44,12 +48,15 @@ def test_a_file_that_says_nothing(checkpoint):
 
 def test_text_from_a_file_stays_text(tmp_path, tiny):
     path = tmp_path / 'a.safetensors'
-    save_checkpoint(path, tiny, task='x\n---\nlicense: mit', training_data='<script>|\n# Heading', license='a: b')
+    save_checkpoint(
+        path, tiny, task='x\n---\nlicense: mit', training_data='<script>|\n# Heading', license='a: b', limits='# x'
+    )
     head, body = front(card(path))
     assert head['license'] == 'a: b'
     assert head['tags'][-1] == 'x --- license: mit'
     assert '<script>' not in body
     assert '\n# Heading' not in body
+    assert '\n# x' not in body
 
 
 def test_the_command(tmp_path, checkpoint, capsys):

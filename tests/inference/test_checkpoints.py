@@ -14,7 +14,15 @@ from safetensors.torch import load_file, save_file
 from vmambair_arch import OSSNet, Restorer, VmambaIR, cli, load_model
 from vmambair_arch.errors import UserError
 from vmambair_arch.inference import checkpoints
-from vmambair_arch.inference.checkpoints import convert, describe, digest, find_checkpoint, info, save_checkpoint
+from vmambair_arch.inference.checkpoints import (
+    convert,
+    describe,
+    digest,
+    find_checkpoint,
+    info,
+    open_network,
+    save_checkpoint,
+)
 
 ABOUT = {'task': 'derain', 'training_data': 'Rain13K', 'metrics': {'psnr_y/Rain100L': 39.09}, 'license': 'Apache-2.0'}
 
@@ -69,6 +77,19 @@ def test_conversion_there_and_back(tmp_path, checkpoint, tiny):
     source = np.random.default_rng(0).uniform(size=(8, 8, 3)).astype(np.float32)
     for path in ('a.safetensors', 'b.pth'):
         np.testing.assert_array_equal(Restorer.from_pretrained(tmp_path / path)(source), Restorer(tiny)(source))
+
+
+def test_half_the_space(tmp_path, tiny):
+    full, half = tmp_path / 'full.safetensors', tmp_path / 'half.safetensors'
+    save_checkpoint(full, tiny, limits='none known')
+    convert(full, half, half=True)
+    assert half.stat().st_size < 0.6 * full.stat().st_size
+    assert describe(half)['stored_as'] == 'float16'
+    assert describe(half)['limits'] == 'none known'
+    network = open_network(half)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    for name, parameter in tiny.state_dict().items():
+        assert torch.equal(network.state_dict()[name], parameter.half().float())
 
 
 def test_the_authors_checkpoints_convert(tmp_path, shared):

@@ -19,6 +19,8 @@ TEMPLATE = """# {name}
 | | |
 | --- | --- |
 | trained on | {training_data} |
+| recipe | {recipe} |
+| compute | {compute} |
 | input and output | RGB images of any size, 8 or 16 bits a channel |
 | file | `{file}`, {megabytes:.1f} MB |
 | sha256 of the parameters | `{sha256}` |
@@ -43,8 +45,8 @@ restored = restorer(image)  # array, tensor or Pillow image; the result is of th
 
 ## Limits
 
-It removes what it was trained to remove. Pictures unlike its training data may be left as they are or changed for the
-worse, and detail that is not in the input is a guess: do not use the output as evidence.
+{limits}It removes what it was trained to remove. Pictures unlike its training data may be left as they are or changed
+for the worse, and detail that is not in the input is a guess: do not use the output as evidence.
 
 ## Network
 
@@ -88,6 +90,9 @@ def card(source: str | Path) -> str:
         parameters=about['parameters'] / 1e6,
         size='output as large as the input' if about['scale'] == 1 else f'output {about["scale"]} times as large',
         training_data=_line(about['training_data'] or 'not stated'),
+        recipe=_line(about['recipe'] or 'not stated'),
+        compute=_line(about['compute'] or 'not stated'),
+        limits=f'Known: {_line(about["limits"])}\n\n' if about['limits'] else '',
         megabytes=about['bytes'] / 2**20,
         sha256=about['sha256'],
         figures=_table(metrics) or 'None are stated in the file.',

@@ -8,6 +8,8 @@ dict. What the description may hold:
     training_data     what it was trained on, in words
     metrics           figures by name, such as {'psnr_y/Rain100L': 39.09}
     license           of the weights
+    recipe, compute   the option file they were trained by; hardware and hours
+    limits            what they are known to do badly
     sha256            of the parameters: `digest`
 
 Everything in it is a claim by whoever wrote the file; only `config` (checked against the parameters) and `sha256` are
@@ -36,11 +38,26 @@ WEIGHTS = Path(__file__).resolve().parents[1] / 'weights'
 """Checkpoints that come with the package; the name of one is that of its file without the suffix."""
 
 SUFFIXES = ('.safetensors', '.pth')
+CLAIMS = ('task', 'training_data', 'metrics', 'license', 'recipe', 'compute', 'limits')
+"""What a description may say besides what can be verified."""
 
 
 def bundled() -> dict[str, Path]:
-    """The checkpoints that come with the package, by name."""
+    """The checkpoints that come with the package, by name, which is their task: 'derain', 'sr'."""
     return {path.stem: path for path in sorted(WEIGHTS.glob('*.safetensors'))}
+
+
+def checkpoint_for(task: str) -> Path:
+    """The checkpoint of the package that does a task.
+
+    Raises:
+        UserError: there is none for it.
+    """
+    names = bundled()
+    if task not in names:
+        known = f'; the package has networks for {", ".join(names)}' if names else '; the package has no networks'
+        raise UserError(f"no network for the task '{task}'{nearest(task, list(names))}{known}, or name a checkpoint")
+    return names[task]
 
 
 def find_checkpoint(source: str | Path) -> Path:
@@ -73,12 +90,13 @@ def digest(state_dict: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def save_checkpoint(path: str | Path, network: Network, **about: Any) -> None:
+def save_checkpoint(path: str | Path, network: Network, *, half: bool = False, **about: Any) -> None:
     """Write a network with its description, whole or not at all.
 
     Args:
         path: .safetensors, or .pth, which BasicSR's `pretrain_network_g` reads.
-        about: `task`, `training_data`, `metrics`, `license`, in JSON's types; None is left out.
+        half: store the parameters as fp16, in half the space; the network that is read back computes in float32.
+        about: any of `CLAIMS`, in JSON's types; None is left out.
 
     Raises:
         UserError: another suffix, or the file cannot be written.
@@ -87,6 +105,8 @@ def save_checkpoint(path: str | Path, network: Network, **about: Any) -> None:
     if path.suffix not in SUFFIXES:
         raise UserError(f'{path}: a checkpoint is written as {" or ".join(SUFFIXES)}')
     state_dict = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if half:
+        state_dict = {name: t.half() if t.is_floating_point() else t for name, t in state_dict.items()}
     described = {'arch': network.arch, 'config': network.config, 'scale': network.scale}
     described |= {key: value for key, value in about.items() if value is not None}
     described['sha256'] = digest(state_dict)
@@ -94,9 +114,11 @@ def save_checkpoint(path: str | Path, network: Network, **about: Any) -> None:
         if path.suffix == '.pth':
             torch.save({'params': state_dict, METADATA_KEY: described}, temporary)
         else:
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            save_file(state_dict, temporary, metadata={'format': 'pt', METADATA_KEY: json.dumps(described)})
+            # Not `save_file`, whose files only their owner may read.
+            metadata = {'format': 'pt', METADATA_KEY: json.dumps(described)}
+            temporary.write_bytes(save(state_dict, metadata=metadata))
 
 
 def open_network(source: str | Path) -> Network:
@@ -112,12 +134,13 @@ def open_network(source: str | Path) -> Network:
     return _network(path, read_checkpoint(path))
 
 
-def convert(source: str | Path, target: str | Path, **about: Any) -> None:
+def convert(source: str | Path, target: str | Path, *, half: bool = False, **about: Any) -> None:
     """Write a checkpoint of anybody's as one that explains itself, or as .pth for BasicSR.
 
     Args:
         source: anything that `find_checkpoint` finds: ours, BasicSR's, the authors'.
         target: .safetensors or .pth.
+        half: as for `save_checkpoint`.
         about: replaces what `source` says of itself; see `save_checkpoint`.
 
     Raises:
@@ -126,8 +149,9 @@ def convert(source: str | Path, target: str | Path, **about: Any) -> None:
     found = find_checkpoint(source)
     checkpoint = read_checkpoint(found)
     network = _network(found, checkpoint)
-    kept = {key: checkpoint.about.get(key) for key in ('task', 'training_data', 'metrics', 'license')}
-    save_checkpoint(target, network, **(kept | {key: value for key, value in about.items() if value is not None}))
+    kept = {key: checkpoint.about.get(key) for key in CLAIMS}
+    kept |= {key: value for key, value in about.items() if value is not None}
+    save_checkpoint(target, network, half=half, **kept)
 
 
 def parse_metrics(pairs: Sequence[str]) -> dict[str, float] | None:
@@ -155,16 +179,17 @@ def describe(source: str | Path) -> dict[str, Any]:
     path = find_checkpoint(source)
     checkpoint = read_checkpoint(path)
     network = _network(path, checkpoint)
-    verified = 'sha256' in checkpoint.about
+    stored = {str(t.dtype).removeprefix('torch.') for t in checkpoint.state_dict.values() if t.is_floating_point()}
     return {
         'file': str(path),
         'bytes': path.stat().st_size,
         'arch': network.arch,
         'scale': network.scale,
         'parameters': sum(parameter.numel() for parameter in network.parameters()),
-        **{key: checkpoint.about.get(key) for key in ('task', 'training_data', 'metrics', 'license')},
+        'stored_as': ', '.join(sorted(stored)),
+        **{key: checkpoint.about.get(key) for key in CLAIMS},
         'sha256': digest(checkpoint.state_dict),
-        'verified': verified,
+        'verified': 'sha256' in checkpoint.about,
         'config': network.config,
     }
 
@@ -173,8 +198,9 @@ def info(source: str | Path) -> Iterator[str]:
     """`describe` in lines for a terminal; text from the file is quoted, so that it cannot play tricks on one."""
     about = describe(source)
     yield f'{about["file"]}: {about["bytes"] / 2**20:.1f} MB'
-    yield f'arch:          {about["arch"]}, {about["parameters"] / 1e6:.3f} M parameters, scale {about["scale"]}'
-    for key in ('task', 'training_data', 'metrics', 'license'):
+    size = f'{about["parameters"] / 1e6:.3f} M parameters ({about["stored_as"]})'
+    yield f'arch:          {about["arch"]}, {size}, scale {about["scale"]}'
+    for key in CLAIMS:
         if about[key] is not None:
             yield f'{key.replace("_", " ") + ":":<14} {json.dumps(about[key])}'
     said = 'as written' if about['verified'] else 'computed; the file does not say what it was'

@@ -26,8 +26,8 @@ DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 class Restorer:
     """Restores pictures of any size.
 
-    >>> restorer = Restorer.from_pretrained('derain.safetensors')  # doctest: +SKIP
-    >>> clean = restorer(rainy)                                    # doctest: +SKIP
+    >>> restorer = Restorer.from_pretrained(task='derain')  # doctest: +SKIP
+    >>> clean = restorer(rainy)                             # doctest: +SKIP
 
     Args:
         model: a network of this package, (b, 3, h, w) -> (b, 3, h * scale, w * scale), RGB in 0..1; it is moved to
@@ -84,19 +84,21 @@ class Restorer:
         self._affordable_pixels: float | None = None
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> Restorer:
+    def from_pretrained(cls, source: str | Path | None = None, *, task: str = 'derain', **options: Any) -> Restorer:
         """A restorer from a checkpoint.
 
         Args:
-            source: a file, an https:// address, or the name of a checkpoint that comes with the package.
+            source: a file, an https:// address, or the name of a checkpoint that comes with the package; default: the
+                package's own for the task.
+            task: 'derain', or 'sr' for four times the size; of no effect where there is a source.
             options: as for `Restorer`.
 
         Raises:
             UserError: no such checkpoint, a damaged one, or one of another network.
         """
-        from .checkpoints import open_network
+        from .checkpoints import checkpoint_for, open_network
 
-        return cls(open_network(source), **options)
+        return cls(open_network(checkpoint_for(task) if source is None else source), **options)
 
     def __call__(
         self, picture: Picture | str | Path, output: str | Path | None = None, *, progress: tiles.Progress | None = None

@@ -133,7 +133,7 @@ def build(titles: dict[str, Path], device: str | None = None) -> gradio.Blocks:
     with gr.Blocks(title='VmambaIR', analytics_enabled=False, delete_cache=(SWEEP, KEEP)) as page:
         gr.Markdown('# VmambaIR\nRestore a photograph. It is worked on here and kept nowhere.', elem_id='title')
         with gr.Row():
-            with gr.Column(scale=1, min_width=260):
+            with gr.Column(scale=1, min_width=330):
                 upload = gr.File(label='Photograph', file_types=['image'], elem_id='upload', height=170)
                 task = gr.Dropdown(list(titles), value=next(iter(titles)), label='Task', elem_id='task')
                 button = gr.Button('Restore', variant='primary', elem_id='restore')

@@ -1,0 +1,139 @@
+"""Put a trained network into the package, if it is better than the one that is there: python -m benchmarks.shipped
+
+    python -m benchmarks.shipped derain experiments/train_derain_light/models/net_g_latest.pth \\
+        --validation Rain100L-181-200 datasets/Rain100L/val/target datasets/Rain100L/val/input --compute '2 cores, 2 h'
+
+The parameters are stored as fp16. What that costs is measured on the same pictures and refused above 0.01 dB. The
+figures go into the file and its model card, `psnr_y/photographs` with them: on crops of photographs that every
+installation has, by which `tests/inference/test_shipped.py` holds the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from realesrgan_pipeline import imresize
+from vmambair_arch.data.photographs import photographs
+from vmambair_arch.data.rain import add_rain
+from vmambair_arch.errors import UserError
+from vmambair_arch.inference.card import write_card
+from vmambair_arch.inference.checkpoints import WEIGHTS, describe, open_network, save_checkpoint
+from vmambair_arch.inference.image_io import read_image, to_array
+from vmambair_arch.inference.restorer import Restorer
+from vmambair_arch.metrics.psnr_ssim import psnr
+
+ABOUT = {
+    'derain': {
+        'training_data': 'Rain100L, pairs 1 to 180 of its 200 training pairs',
+        'recipe': 'options/train_derain_light.yml',
+        'limits': 'Trained on one synthetic data set of light, thin streaks: heavy rain, drops on the lens and mist '
+        'are reduced at best.',
+        'license': 'Apache-2.0',
+    },
+    'sr': {
+        'training_data': 'T91 and the 200 clean training images of Rain100L, reduced four times by MATLAB bicubic',
+        'recipe': 'options/train_sr_light.yml',
+        'limits': 'Trained on clean bicubic reductions: noise, blur and JPEG blocks of an input are enlarged with it.',
+        'license': 'Apache-2.0',
+    },
+}
+"""The licence is that of the weights; neither data set states one for its images, of which the file holds none."""
+
+BORDER = {'derain': 0, 'sr': 4}
+TOLERANCE = 0.01
+"""dB that fp16 may cost."""
+CROP = 64
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def photograph_pairs(task: str) -> Iterator[Pair]:
+    """Input and target, uint8: two crops of each photograph that no training may use."""
+    for number, photograph in enumerate(photographs('unseen')):
+        h, w = photograph.image.shape[:2]
+        for part in (1, 2):
+            top, left = (h - CROP) * part // 3, (w - CROP) * part // 3
+            target = np.ascontiguousarray(photograph.image[top : top + CROP, left : left + CROP])
+            if task == 'sr':
+                yield imresize(target, 1 / 4), target
+            else:
+                rainy = add_rain(target.astype(np.float32) / 255, np.random.default_rng([number, part]))
+                yield np.rint(rainy * 255).astype(np.uint8), target
+
+
+def folder_pairs(task: str, targets: Path, inputs: Path | None) -> Iterator[Pair]:
+    """Input and target, uint8, of the files of a folder; without inputs they are made by MATLAB's bicubic."""
+    for path in sorted(targets.iterdir()):
+        target = to_array(read_image(path), np.uint8)
+        target = np.repeat(target[..., None], 3, axis=2) if target.ndim == 2 else target[..., :3]
+        if task == 'sr':
+            h, w = (n // 4 * 4 for n in target.shape[:2])
+            target = np.ascontiguousarray(target[:h, :w])
+        if inputs is None:
+            if task != 'sr':
+                raise UserError(f'{targets}: the task {task} needs a folder of inputs as well')
+            yield imresize(target, 1 / 4), target
+        else:
+            yield to_array(read_image(inputs / path.name), np.uint8), target
+
+
+def mean_psnr(task: str, restorer: Restorer, pairs: Iterator[Pair]) -> float:
+    """Mean PSNR on Y of 8-bit results, in dB."""
+    return float(np.mean([psnr(restorer(lq), gt, y_channel=True, crop_border=BORDER[task]) for lq, gt in pairs]))
+
+
+def figures(task: str, restorer: Restorer, validation: list[list[str]]) -> dict[str, float]:
+    found = {}
+    for name, targets, *inputs in validation:
+        pairs = folder_pairs(task, Path(targets), Path(inputs[0]) if inputs else None)
+        found[f'psnr_y/{name}'] = mean_psnr(task, restorer, pairs)
+    return found | {'psnr_y/photographs': mean_psnr(task, restorer, photograph_pairs(task))}
+
+
+def ship(task: str, source: str, validation: list[list[str]], compute: str, say=print) -> bool:
+    """Write `weights/<task>.safetensors` and its card where the first validation figure improves.
+
+    Raises:
+        UserError: fp16 costs more than `TOLERANCE`.
+    """
+    network = open_network(source)
+    target = WEIGHTS / f'{task}.safetensors'
+    full = figures(task, Restorer(network), validation)
+    name, figure = next(iter(full.items()))
+    before = (describe(target)['metrics'] or {}).get(name, -np.inf) if target.exists() else -np.inf
+    say(f'{name}: {figure:.3f} dB; the package has {before:.3f} dB')
+    if figure <= before:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / 'half.safetensors'
+        save_checkpoint(stored, network, half=True)
+        half = figures(task, Restorer.from_pretrained(stored), validation)
+    for key, value in full.items():
+        say(f'{key}: {value:.4f} dB, from fp16 {half[key]:.4f} dB')
+        if abs(value - half[key]) > TOLERANCE:
+            raise UserError(f'{key}: fp16 changes it by {half[key] - value:+.4f} dB, more than {TOLERANCE}')
+    about = ABOUT[task] | {'task': task, 'compute': compute, 'metrics': {k: round(v, 4) for k, v in half.items()}}
+    save_checkpoint(target, network, half=True, **about)
+    write_card(target, target.with_suffix('.md'))
+    say(f'wrote {target} and its card')
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('task', choices=sorted(ABOUT))
+    parser.add_argument('checkpoint')
+    parser.add_argument('--validation', nargs='+', action='append', default=[], metavar='NAME TARGETS [INPUTS]')
+    parser.add_argument('--compute', required=True, help='hardware and hours, for the card')
+    args = parser.parse_args()
+    return 0 if ship(args.task, args.checkpoint, args.validation, args.compute) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
