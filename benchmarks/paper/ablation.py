@@ -88,7 +88,7 @@ def compare(repeats: int, size: int = 64) -> dict[str, dict[str, float]]:
 def train(folder: Path) -> dict[str, dict[str, float]]:
     """Train every ablation in small below `folder`, where that is not done, and score it on the unseen photographs."""
     folder.mkdir(parents=True, exist_ok=True)
-    demo.TASKS['realsr'].prepare(folder / 'data')
+    demo.TASKS['realsr'].prepare(folder / 'data', True)
     checkpoints = {}
     for variant in VARIANTS:
         options = light_options(variant)
