@@ -155,6 +155,12 @@ def test_bad_arguments(halve, options, message):
         Restorer(halve, **options)
 
 
+def test_a_scan_that_is_asked_for_and_not_there_is_one_line(halve, monkeypatch):
+    monkeypatch.setenv('VMAMBAIR_SCAN', 'fast')
+    with pytest.raises(UserError, match="VMAMBAIR_SCAN=fast is no backend; use 'auto' or one of triton"):
+        Restorer(halve, device='cpu')
+
+
 def test_networks_for_other_channels_are_refused(halve):
     halve.config['inp_channels'] = 1
     with pytest.raises(UserError, match='for 1 channels'):

@@ -176,6 +176,11 @@ def test_options_that_cannot_be(refused, changes, message):
     assert message in refused(**changes)
 
 
+def test_a_scan_that_is_asked_for_and_not_there(refused, monkeypatch):
+    monkeypatch.setenv('VMAMBAIR_SCAN', 'mamba')
+    assert 'VMAMBAIR_SCAN=mamba cannot be used' in refused(num_gpu=0)
+
+
 def test_a_checkpoint_of_another_network(workplace, refused):
     import torch
 

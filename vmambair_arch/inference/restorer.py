@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, as_user_error
+from ..ops import choose
 from . import tiles
 from .image_io import Image, from_array, from_pil, read_image, to_array, to_pil, write_image
 
@@ -206,7 +207,7 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
     """The device of that name; default: a GPU where there is one, torchrun's where it started us.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or not for the scan that `VMAMBAIR_SCAN` asks for.
     """
     if device is None:
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
@@ -215,6 +216,8 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise UserError(f"device '{device}' is not there ({str(error).splitlines()[0]}); use cpu") from None
+    with as_user_error():
+        choose(device, torch.float32)
     return device
 
 

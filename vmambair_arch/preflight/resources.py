@@ -11,22 +11,27 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..ops import choose
 from .data import Data
 from .keys import KeysRead
 from .report import Report
-from .sections import Options
+from .sections import Options, errors_of
 
 GB = 1e9
 
 
 def check_devices(options: Options, report: Report) -> int:
-    """The GPUs of a process, 0 for the CPU."""
+    """The GPUs of a process, 0 for the CPU; and whether there is a scan for them."""
     wanted, there = options.get('num_gpu'), torch.cuda.device_count()
-    if wanted == 'auto' or type(wanted) is not int:
-        return there
+    if type(wanted) is not int:  # auto
+        wanted = there
     if wanted > there:
         report.faults.append(f'num_gpu: {wanted}, but torch sees {there}; write auto')
-    return min(wanted, there)
+    gpus = min(wanted, there)
+    _, complaint = errors_of(lambda: choose(torch.device('cuda' if gpus else 'cpu'), torch.float32))
+    if complaint:
+        report.faults.append(complaint)
+    return gpus
 
 
 def check_batches(options: Options, data: Data, ranks: int, gpus: int, known: KeysRead, report: Report) -> None:
