@@ -51,3 +51,22 @@ def test_opencv_that_cannot_be_loaded(monkeypatch):
     line = doctor._examine_opencv()
     assert not line.well
     assert 'apt install libgl1 libglib2.0-0' in line.text
+
+
+def test_a_scan_that_cannot_run(monkeypatch):
+    """Triton without a C compiler imports, and fails at its first call."""
+    import torch
+
+    from vmambair_arch import ops
+
+    real = ops.omni_scan
+
+    def broken(*args, backend=None, **kwargs):
+        if backend != 'reference':
+            raise RuntimeError('Failed to find C compiler.\nPlease specify via CC environment variable.')
+        return real(*args, backend=backend, **kwargs)
+
+    monkeypatch.setattr(ops, 'omni_scan', broken)
+    line = doctor._try_scan(torch.device('cpu'), 'triton')
+    assert not line.well
+    assert 'Failed to find C compiler. Please specify' in line.text
