@@ -98,7 +98,7 @@ def in_turns(runs: dict[str, Callable[[int], None]], rounds: int, device: torch.
             start = time.perf_counter()
             run(i + 2)
             if device.type == 'cuda':
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             if i >= 0:
                 times[name].append(time.perf_counter() - start)
     return times

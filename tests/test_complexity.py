@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from vmambair_arch import complexity
 from vmambair_arch.archs import PRESETS, OSSNet, VmambaIR
 from vmambair_arch.cli import main
 from vmambair_arch.complexity import Complexity, count, find_network, measure, profile, table
@@ -146,3 +147,11 @@ def test_table_quotes_the_published_beside_the_measured() -> None:
     assert '| MM-RealSR (published) |' in text
     assert '| light | ' in text
     assert set(PRESETS) >= {row.name for row in rows}
+
+
+def test_the_gpu_that_is_timed_is_the_one_that_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+    monkeypatch.setattr(torch.cuda, 'synchronize', waited.append)
+    complexity._wait_for(torch.device('cuda:1'))
+    complexity._wait_for(CPU)
+    assert waited == [torch.device('cuda:1')]

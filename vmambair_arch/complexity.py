@@ -177,12 +177,17 @@ def measure(network: nn.Module, height: int, width: int, device: torch.device, r
     memory = peak_memory(network, image)
     times = []
     for _ in range(repeats):
+        _wait_for(device)
         start = time.perf_counter()
         network(image)
-        if image.is_cuda:
-            torch.cuda.synchronize()
+        _wait_for(device)
         times.append(time.perf_counter() - start)
     return Measurement(statistics.median(times), memory)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)  # without a name it waits for the current GPU, which may be another
 
 
 def find_network(target: str) -> tuple[str, Callable[[], nn.Module]]:
