@@ -19,6 +19,7 @@ from vmambair_arch.explain import (
     local_attribution,
     texture,
 )
+from vmambair_arch.inference.checkpoints import save_checkpoint
 from vmambair_arch.inference.image_io import Image, read_image, write_image
 
 
@@ -118,3 +119,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture, scale: int) -> N
     assert 'the point 50,2 does not lie in its 50x40 pixels' in capsys.readouterr().err
     assert main([*arguments, '--window', '41']) == 2
     assert 'does not fit into the 40' in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    save_checkpoint(tmp_path / 'net.pth', OSSNet(dim=8, num_blocks=1, d_state=4))
+    content = torch.load(tmp_path / 'net.pth', weights_only=True)
+    content['params']['norm.body.weight'] += 1
+    torch.save(content, tmp_path / 'net.pth')
+    write_image(tmp_path / 'photo.png', Image(np.zeros((40, 50, 3), np.float32)))
+    arguments = [str(tmp_path / 'photo.png'), '-m', str(tmp_path / 'net.pth'), '-o', str(tmp_path / 'e.png')]
+    assert main(['explain', *arguments]) == 2
+    assert 'not those that its sha256 was taken of' in capsys.readouterr().err
+    assert not (tmp_path / 'e.png').exists()

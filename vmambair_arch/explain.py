@@ -166,12 +166,11 @@ def explain(
     Raises:
         UserError: bad files, or a point, size or window that does not fit the image.
     """
-    from .inference.checkpoints import find_checkpoint
-    from .inference.load import load_model
+    from .inference.checkpoints import open_network
     from .inference.restorer import find_device
 
     device = find_device(device)
-    network = load_model(find_checkpoint(checkpoint)).to(device)
+    network = open_network(checkpoint).to(device)
     network.requires_grad_(False)
     picture = read_image(image).rgb
     size = min(size, *picture.shape[:2])
