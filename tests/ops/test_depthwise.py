@@ -126,6 +126,14 @@ def test_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         depthwise_silu(x, weight, bias)
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_weights_of_another_dtype_are_refused_not_misread(dtype: torch.dtype) -> None:
+    x, weight, bias = _inputs(1, 4, 4, 32, True)
+    for function in FUNCTIONS.values():
+        with pytest.raises(RuntimeError, match='type'):
+            function(x, weight.to(dtype), bias)
+
+
 @needs_kernel
 def test_a_gradient_only_where_one_is_wanted() -> None:
     x, weight, _ = _inputs(1, 4, 4, 32, False)

@@ -37,7 +37,9 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     Returns:
         (b, h, w, c).
     """
-    return _fused(x, weight, bias, SILU) if _can_fuse(x, x.shape[-1]) else F.silu(_convolve(x, weight, bias))
+    if _can_fuse(x, weight, x.shape[-1]):
+        return _fused(x, weight, bias, SILU)
+    return F.silu(_convolve(x, weight, bias))
 
 
 def depthwise_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -51,7 +53,7 @@ def depthwise_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -
     Returns:
         (b, h, w, c).
     """
-    if _can_fuse(x, x.shape[-1] // 2):
+    if _can_fuse(x, weight, x.shape[-1] // 2):
         return _fused(x, weight, bias, GELU_GATE)
     a, b = _convolve(x, weight, bias).chunk(2, -1)
     return F.gelu(a) * b
@@ -62,10 +64,10 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y.permute(0, 2, 3, 1)
 
 
-def _can_fuse(x: Tensor, channels: int) -> bool:
+def _can_fuse(x: Tensor, weight: Tensor, channels: int) -> bool:
     return (
         x.device.type == 'cpu'
-        and x.dtype == torch.float32
+        and x.dtype == weight.dtype == torch.float32  # what does not fit together is for torch to refuse
         and channels >= MIN_CHANNELS
         and not torch.is_autocast_enabled('cpu')
         and not _torch_only
