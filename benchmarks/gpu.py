@@ -5,10 +5,9 @@
 2. The real-world SR network at 16 images of 64 x 64, bfloat16 autocast, against RRDBNet x4 (Real-ESRGAN's).
 3. Hours of the paper's whole deraining schedule on this one GPU: the measured time of a training step of each of its
    six stages, with the batch of all 8 GPUs accumulated, times the iterations of the stage.
-
 4. The scan of the block alone, with every backend that runs here: which is the fastest, `ops.BACKENDS` has to know.
 
-Variants take turns; times are medians of CUDA events. Writes results/gpu.json.
+Variants take turns; times are medians of CUDA events. float32 is float32, not TF32. Writes results/gpu.json.
 """
 
 from __future__ import annotations
@@ -80,7 +79,8 @@ def block(rounds: int) -> dict[str, Any]:
     ours = OSSBlock(96, channel_width=1).to(DEVICE)
     x = torch.randn(8, 64, 64, 96, device=DEVICE)
     grad = torch.randn_like(x)
-    installed = find_spec('mamba_ssm') is not None
+    mamba = next(backend for backend in BACKENDS if backend.name == 'mamba')
+    installed = mamba.unavailable(DEVICE, torch.float32) is None
     released = ReleasedBlock(ours, mamba_scan if installed else scan_by_scan)
 
     def step(network: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], Tensor]:
@@ -221,6 +221,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print('benchmarks.gpu: torch sees no CUDA or ROCm GPU here; run it on a machine that has one', file=sys.stderr)
         return 2
+    # torch would run the release's 1x1 convolutions in TF32, and the matrix products that they are here in float32.
+    torch.backends.cudnn.allow_tf32 = False
     backend = choose(DEVICE, torch.float32).backend.name
     results: dict[str, Any] = {
         'gpu': torch.cuda.get_device_name(), 'torch': torch.__version__, 'backend': backend, 'rounds': args.rounds,
@@ -246,10 +248,8 @@ def main() -> int:
         print(f'   300k iterations at the batch of {GPUS_OF_THE_PAPER} GPUs: {hours} (to reach: 72)')
 
     results['scan'] = row = scan(args.rounds)
-    for backend, ms in row['forward_ms'].items():
-        print(
-            f'4. scan alone, {backend}: forward {ms:.3f} ms, with backward {row["forward_backward_ms"][backend]:.3f} ms'
-        )
+    for name, ms in row['forward_ms'].items():
+        print(f'4. scan alone, {name}: forward {ms:.3f} ms, with backward {row["forward_backward_ms"][name]:.3f} ms')
 
     with replacing(RESULTS) as temporary:
         temporary.write_text(json.dumps(results, indent=2) + '\n')
