@@ -1,0 +1,89 @@
+"""The networks in the box: there, small, honest about themselves, and as good as their cards say on every backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import shipped
+from vmambair_arch import Restorer, demo
+from vmambair_arch.cli import main
+from vmambair_arch.errors import UserError
+from vmambair_arch.inference.checkpoints import bundled, describe
+from vmambair_arch.inference.image_io import Image, read_image, write_image
+from vmambair_arch.metrics.psnr_ssim import psnr
+from vmambair_arch.ops.selective_scan import BACKENDS, ENV
+
+pytest.importorskip('skimage')
+TASKS = ('derain', 'sr')
+
+
+def _backends() -> list[tuple[str, str]]:
+    devices = ['cpu'] + ['cuda'] * torch.cuda.is_available()
+    return [
+        (backend.name, device)
+        for device in devices
+        for backend in BACKENDS
+        if backend.unavailable(torch.device(device), torch.float32) is None
+    ]
+
+
+def test_each_task_has_a_network_and_a_card() -> None:
+    assert tuple(bundled()) == TASKS
+    for task, path in bundled().items():
+        about = describe(path)
+        assert about['task'] == task
+        assert about['scale'] == {'derain': 1, 'sr': 4}[task]
+        assert about['verified']
+        assert about['stored_as'] == 'float16'
+        assert about['bytes'] <= 8 * 2**20
+        card = path.with_suffix('.md').read_text(encoding='utf-8')
+        for key in ('training_data', 'recipe', 'compute', 'limits', 'sha256'):
+            assert about[key]
+            assert about[key] in card
+        assert (Path(__file__).parents[2] / about['recipe']).is_file()
+
+
+@pytest.mark.parametrize(('backend', 'device'), _backends())
+@pytest.mark.parametrize('task', TASKS)
+def test_figures_hold_on_every_backend(task: str, backend: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENV, backend)
+    restorer = Restorer.from_pretrained(task=task, device=device)
+    found = shipped.mean_psnr(task, restorer, shipped.photograph_pairs(task))
+    assert found == pytest.approx(describe(task)['metrics']['psnr_y/photographs'], abs=0.05)
+
+
+def test_restores_without_naming_a_checkpoint(tmp_path: Path) -> None:
+    for task in TASKS:
+        degraded, target = next(shipped.photograph_pairs(task))
+        source, result = tmp_path / f'{task}.png', tmp_path / 'out' / f'{task}.png'
+        write_image(source, Image(degraded.astype(np.float32) / 255))
+        arguments = [] if task == 'derain' else ['--task', task]
+        assert main(['restore', str(source), '-o', str(result), *arguments]) == 0
+        restored = read_image(result).rgb
+        assert restored.shape == target.shape
+        if task == 'derain':
+            truth = target / np.float32(255)
+            assert psnr(restored, truth, y_channel=True) > psnr(degraded / np.float32(255), truth, y_channel=True)
+
+
+def test_unknown_task_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'derian' .did you mean 'derain'"):
+        Restorer.from_pretrained(task='derian')
+
+
+def test_demo_of_the_shipped_networks(tmp_path: Path) -> None:
+    lines: list[str] = []
+    results = demo.run_shipped(tmp_path, say=lines.append)
+    figures = json.loads((tmp_path / 'demo.json').read_text(encoding='utf-8'))
+    assert set(results) == set(figures) == set(TASKS)
+    for task, result in results.items():
+        assert figures[task]['psnr_restored'] == pytest.approx(result.mean('psnr_restored'), abs=1e-4)
+        assert result.mean('psnr_restored') > result.mean('psnr_input')
+        for path in result.written:
+            assert path.exists()
+            assert str(path) in '\n'.join(lines)
