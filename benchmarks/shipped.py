@@ -30,10 +30,11 @@ from vmambair_arch.metrics.psnr_ssim import psnr
 
 ABOUT = {
     'derain': {
-        'training_data': 'Rain100L, pairs 1 to 180 of its 200 training pairs',
+        'training_data': 'Rain100L, pairs 1 to 180 of its 200 training pairs; in the second half of the training with '
+        'synthetic rain of our own instead of its own on a third of the patches',
         'recipe': 'options/train_derain_light.yml',
-        'limits': 'Trained on one synthetic data set of light, thin streaks: heavy rain, drops on the lens and mist '
-        'are reduced at best.',
+        'limits': 'Trained on drawn streaks only: drops on the lens, mist and splashes stay, and bright thin lines that '
+        'are no rain may fade.',
         'license': 'Apache-2.0',
     },
     'sr': {
