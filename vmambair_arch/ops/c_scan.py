@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import c_library
+from .scan_operator import define, empty_results
 
 CHUNK = 32
 """Pixels between two kept states: `CHUNK` in csrc/scan.h."""
@@ -167,7 +168,7 @@ def _forward(
     keep_states: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = [_last_dim_together(x), _last_dim_together(x_dbl), *(t.contiguous() for t in (dt_weight, dt_bias, A, D))]
-    y, states = _forward_meta(*inputs, directions, keep_states)
+    y, states = empty_results(x, _states_shape(x, dt_weight, A, directions), keep_states)
     if not y.numel():
         return y, states
     problem = _problem(*inputs, states, directions)
@@ -179,20 +180,9 @@ def _forward(
     return y, states
 
 
-def _forward_meta(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-    keep_states: bool,
-) -> tuple[Tensor, Tensor]:
+def _states_shape(x: Tensor, dt_weight: Tensor, A: Tensor, directions: Sequence[int]) -> tuple[int, ...]:
     b, h, w, d = x.shape
-    chunks = (h * w + CHUNK - 1) // CHUNK
-    shape = (b, len(directions), chunks, A.shape[-1], d) if keep_states else (0,)
-    return x.new_empty(x.shape), x.new_empty(shape, dtype=torch.float32)
+    return b, len(directions), (h * w + CHUNK - 1) // CHUNK, A.shape[-1], d
 
 
 def _backward(
@@ -207,7 +197,7 @@ def _backward(
     directions: Sequence[int],
 ) -> tuple[Tensor, ...]:
     inputs = [_last_dim_together(x), _last_dim_together(x_dbl), *(t.contiguous() for t in (dt_weight, dt_bias, A, D))]
-    grads = _backward_meta(grad_y, *inputs, states, directions)
+    grads = tuple(t.new_empty(t.shape) for t in inputs)
     if not x.numel():
         return tuple(grad.zero_() for grad in grads)
     if not states.numel():
@@ -226,52 +216,4 @@ def _backward(
     return grads
 
 
-def _backward_meta(
-    grad_y: Tensor,
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    states: Tensor,
-    directions: Sequence[int],
-) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
-
-
-def _setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    *tensors, directions, _ = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.directions = directions
-    ctx.set_materialize_grads(False)  # the states get no gradient: no array of zeros for it
-
-
-def _autograd_backward(ctx, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad_y is None:
-        return (None,) * 8
-    *tensors, states = ctx.saved_tensors
-    return *torch.ops.vmambair.c_scan_backward(grad_y, *tensors, states, ctx.directions), None, None
-
-
-def _no_second_derivative(ctx, *grads: Tensor | None) -> None:
-    raise RuntimeError("the C scan has no second derivative; use omni_scan(..., backend='torch') where one is needed")
-
-
-_TENSORS = 'Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D'
-_OPERATORS = torch.library.Library('vmambair', 'FRAGMENT')
-_OPERATORS.define(
-    f'c_scan({_TENSORS}, int[] directions, bool keep_states) -> (Tensor, Tensor)', tags=torch.Tag.pt2_compliant_tag
-)
-_OPERATORS.define(
-    f'c_scan_backward(Tensor grad_y, {_TENSORS}, Tensor states, int[] directions) -> ({", ".join(["Tensor"] * 6)})',
-    tags=torch.Tag.pt2_compliant_tag,
-)
-_OPERATORS.impl('c_scan', _forward, 'CPU')
-_OPERATORS.impl('c_scan_backward', _backward, 'CPU')
-torch.library.register_fake('vmambair::c_scan', _forward_meta, lib=_OPERATORS)
-torch.library.register_fake('vmambair::c_scan_backward', _backward_meta, lib=_OPERATORS)
-torch.library.register_autograd('vmambair::c_scan', _autograd_backward, setup_context=_setup_context, lib=_OPERATORS)
-torch.library.register_autograd('vmambair::c_scan_backward', _no_second_derivative, lib=_OPERATORS)
-# Every dtype is read as it comes and the state is float32 anyway: autocast has nothing to cast.
-_OPERATORS.impl('c_scan', torch.library.fallthrough_kernel, 'AutocastCPU')
+define('c_scan', ['CPU'], _forward, _backward, _states_shape)

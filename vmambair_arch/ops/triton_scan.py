@@ -19,6 +19,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from .scan_operator import define, empty_results
+
 T = 4
 """Pixels of a chunk: they are loaded together and their states live in registers."""
 CHUNKS = 16
@@ -210,7 +212,7 @@ def _forward(
     x, x_dbl, dt_weight, dt_bias, A, D = (t.contiguous() for t in (x, x_dbl, dt_weight, dt_bias, A, D))
     problem = _Problem.of(x, dt_weight, A, directions)
     if not x.numel():
-        return _forward_meta(x, x_dbl, dt_weight, dt_bias, A, D, directions, keep_states)
+        return empty_results(x, problem.states_shape, keep_states)
     with _on_device_of(x):
         before = _segment_states(problem, x, x_dbl, dt_weight, dt_bias, A)
         sums = x.new_empty(problem.axes, *x.shape, dtype=torch.float32)
@@ -228,18 +230,8 @@ def _total(partial: Tensor, like: Tensor) -> Tensor:
     return (partial[0] if len(partial) == 1 else partial.sum(0)).to(like.dtype)
 
 
-def _forward_meta(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-    keep_states: bool,
-) -> tuple[Tensor, Tensor]:
-    shape = _Problem.of(x, dt_weight, A, directions).states_shape if keep_states else (0,)
-    return x.new_empty(x.shape), x.new_empty(shape, dtype=torch.float32)
+def _states_shape(x: Tensor, dt_weight: Tensor, A: Tensor, directions: Sequence[int]) -> tuple[int, ...]:
+    return _Problem.of(x, dt_weight, A, directions).states_shape
 
 
 def _backward(
@@ -289,56 +281,5 @@ def _backward(
     return tuple(_total(gradient, t) for gradient, t in zip(sums, inputs, strict=True))
 
 
-def _backward_meta(
-    grad_y: Tensor,
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    states: Tensor,
-    directions: Sequence[int],
-) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
-
-
-def _setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    *tensors, directions, _ = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.directions = directions
-    ctx.set_materialize_grads(False)  # the states get no gradient: no array of zeros for it
-
-
-def _autograd_backward(ctx, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad_y is None:
-        return (None,) * 8
-    *tensors, states = ctx.saved_tensors
-    return *torch.ops.vmambair.triton_scan_backward(grad_y, *tensors, states, ctx.directions), None, None
-
-
-def _no_second_derivative(ctx, *grads: Tensor | None) -> None:
-    raise RuntimeError(
-        "the Triton scan has no second derivative; use omni_scan(..., backend='torch') where one is needed"
-    )
-
-
-_TENSORS = 'Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D'
-_GRADIENTS = ', '.join(['Tensor'] * 6)
-_OPERATORS = torch.library.Library('vmambair', 'FRAGMENT')
-_OPERATORS.define(
-    f'triton_scan({_TENSORS}, int[] directions, bool keep_states) -> (Tensor, Tensor)', tags=torch.Tag.pt2_compliant_tag
-)
-_OPERATORS.define(
-    f'triton_scan_backward(Tensor grad_y, {_TENSORS}, Tensor states, int[] directions) -> ({_GRADIENTS})',
-    tags=torch.Tag.pt2_compliant_tag,
-)
-for _device in ('CUDA', 'CPU'):  # on CPUs in Triton's interpreter only
-    _OPERATORS.impl('triton_scan', _forward, _device)
-    _OPERATORS.impl('triton_scan_backward', _backward, _device)
-torch.library.register_fake('vmambair::triton_scan', _forward_meta, lib=_OPERATORS)
-torch.library.register_fake('vmambair::triton_scan_backward', _backward_meta, lib=_OPERATORS)
-torch.library.register_autograd(
-    'vmambair::triton_scan', _autograd_backward, setup_context=_setup_context, lib=_OPERATORS
-)
-torch.library.register_autograd('vmambair::triton_scan_backward', _no_second_derivative, lib=_OPERATORS)
+# On CPUs in Triton's interpreter only.
+define('triton_scan', ['CUDA', 'CPU'], _forward, _backward, _states_shape)
