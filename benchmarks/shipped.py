@@ -33,7 +33,7 @@ ABOUT = {
         'training_data': 'Rain100L, pairs 1 to 180 of its 200 training pairs; in the second half of the training with '
         'synthetic rain of our own instead of its own on a third of the patches',
         'recipe': 'options/train_derain_light.yml',
-        'limits': 'Trained on drawn streaks only: drops on the lens, mist and splashes stay, and bright thin lines that '
+        'limits': 'Trained on drawn streaks alone: drops on lenses, mist and splashes stay, and thin bright lines that '
         'are no rain may fade.',
         'license': 'Apache-2.0',
     },
