@@ -136,6 +136,18 @@ def test_tiles_on_request_and_by_memory(halve, monkeypatch):
     assert halve.shapes == [(1, 3, 100, 120)]
 
 
+def test_the_cost_of_a_pixel_is_measured_once_and_free_memory_for_every_picture(halve, monkeypatch):
+    cost = restorer_module.tiles.memory_per_pixel(halve, torch.device('cpu'))
+    free = iter([100 * 120 * cost, 64 * 64 * cost])
+    monkeypatch.setattr(restorer_module.tiles, 'free_memory', lambda device: next(free))
+    restorer = Restorer(halve, overlap=8)
+    restorer(random(100, 120, 3))
+    halve.shapes.clear()
+    restorer(random(100, 120, 3))
+    assert max(max(shape[2:]) for shape in halve.shapes) <= 64
+    assert (1, 3, restorer_module.tiles.PROBE, restorer_module.tiles.PROBE) not in halve.shapes[:2]
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

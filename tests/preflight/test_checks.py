@@ -137,7 +137,7 @@ def test_checkpoints_that_do_not_fit_on_the_disk(check, monkeypatch):
 
 
 def test_images_that_do_not_fit_into_memory(check, monkeypatch):
-    monkeypatch.setattr(resources, '_free_memory', lambda: 100_000)
+    monkeypatch.setattr(resources, 'free_system_memory', lambda: 100_000)
     (fault,) = check(**PROGRESSIVE, datasets__train__cache=True).faults
     assert fault.startswith('memory: about ')
     assert "leave 'cache' out" in fault

@@ -82,7 +82,7 @@ class Restorer:
         self.self_ensemble = self_ensemble
         self.outscale = outscale
         self.alpha = alpha
-        self._affordable_pixels: float | None = None
+        self._bytes_per_pixel: float | None = None
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, *, task: str = 'derain', **options: Any) -> Restorer:
@@ -181,10 +181,9 @@ class Restorer:
             return self.tile or None
         if height * width <= tiles.PROBE**2:
             return None
-        if self._affordable_pixels is None or self.device.type == 'cuda':  # where others come and go
-            free = tiles.free_memory(self.device)
-            self._affordable_pixels = free / tiles.memory_per_pixel(self.network, self.device)
-        return tiles.tile_that_fits(height, width, self._affordable_pixels)
+        if self._bytes_per_pixel is None:
+            self._bytes_per_pixel = tiles.memory_per_pixel(self.network, self.device)
+        return tiles.tile_that_fits(height, width, tiles.free_memory(self.device) / self._bytes_per_pixel)
 
     def _restore_tensor(self, picture: Tensor, progress: tiles.Progress | None) -> Tensor:
         if picture.ndim not in (3, 4):

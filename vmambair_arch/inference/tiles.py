@@ -30,6 +30,8 @@ PROBE = 64
 CPU_BUDGET = 2 * 2**30
 """Most working memory of the network on a CPU, in bytes: larger tiles are no faster there, and a limit that does not
 depend on the machine gives the same result on all of them."""
+CGROUP = Path('/sys/fs/cgroup')
+"""Where a container says what it may use."""
 
 Network = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
@@ -199,22 +201,27 @@ def free_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(0.8 * (free + cached))
-    return min(CPU_BUDGET, _free_system_memory() // 2)
+    free = free_system_memory()
+    return CPU_BUDGET if free is None else min(CPU_BUDGET, free // 2)
 
 
-def _free_system_memory() -> int:
-    """Bytes that the system, or the container that we are in, can still give; a lot where nobody says."""
-    found = [64 * 2**30]
+def free_system_memory() -> int | None:
+    """Bytes that the system, or the container that we are in, can still give; None where nobody says."""
+    found = []
     try:
         for line in Path('/proc/meminfo').read_text().splitlines():
             if line.startswith('MemAvailable:'):
                 found.append(int(line.split()[1]) * 1024)
-        limit, used = (Path('/sys/fs/cgroup', name).read_text().strip() for name in ('memory.max', 'memory.current'))
+        limit, used, statistics = (
+            (CGROUP / name).read_text().strip() for name in ('memory.max', 'memory.current', 'memory.stat')
+        )
         if limit != 'max':
-            found.append(int(limit) - int(used))
+            # Files that were read count as used, and make room as soon as it is wanted.
+            files = int(dict(line.split() for line in statistics.splitlines()).get('inactive_file', 0))
+            found.append(int(limit) - int(used) + files)
     except OSError:
         pass  # not Linux, or no container
-    return min(found)
+    return min(found, default=None)
 
 
 def _ramp(n: int) -> Tensor:

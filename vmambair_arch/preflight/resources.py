@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..inference.tiles import free_system_memory
 from ..ops import choose
 from .data import Data
 from .keys import KeysRead
@@ -115,10 +116,10 @@ def check_memory(
     if gpus:
         free = torch.cuda.mem_get_info()[0]
         _compare('GPU memory', held, free, 'lower the batch or the patch, or set train: accumulate', report)
-        _compare('memory', cached * local, _free_memory(), "leave 'cache' out", report)
+        _compare('memory', cached * local, free_system_memory(), "leave 'cache' out", report)
     else:
         hint = 'lower the batch or the patch, set train: accumulate' + (" or leave 'cache' out" if cached else '')
-        _compare('memory', (held + cached) * local, _free_memory(), hint, report)
+        _compare('memory', (held + cached) * local, free_system_memory(), hint, report)
 
 
 def _compare(what: str, need: float, free: int | None, hint: str, report: Report) -> None:
@@ -126,15 +127,6 @@ def _compare(what: str, need: float, free: int | None, hint: str, report: Report
         report.faults.append(f'{what}: about {need / GB:.2g} GB are needed, {free / GB:.2g} GB are free; {hint}')
     elif need > 0.01 * GB:
         report.facts.append(f'{what}: about {need / GB:.2g} GB' + (f' of {free / GB:.3g} GB free' if free else ''))
-
-
-def _free_memory() -> int | None:
-    """Bytes that the system can hand out, where it says so."""
-    try:
-        lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable')), None)
 
 
 def _activations(options: Options, section: Options) -> float:
@@ -145,9 +137,11 @@ def _activations(options: Options, section: Options) -> float:
     from basicsr.utils.registry import ARCH_REGISTRY
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from ..models.vmambair_model import AMP
+
     arguments = dict(options['network_g'])
     arch = dict(iter(ARCH_REGISTRY)).get(arguments.pop('type'))
-    amp = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(options['train'].get('amp'))
+    amp = AMP.get(options['train'].get('amp'))
     parts = options['train'].get('accumulate', 1)
     stages = list(zip(section.get('gt_sizes') or [], section.get('mini_batch_sizes') or [], strict=False))
     stages = stages or [(section.get('gt_size') or options.get('gt_size'), section.get('batch_size_per_gpu', 1))]
