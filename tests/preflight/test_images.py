@@ -93,6 +93,13 @@ def test_files_are_opened_once_until_they_change(tmp_path, monkeypatch):
     assert opened[2:] == [paths[1]]
 
 
+def test_the_cache_is_where_the_user_wants_it(tmp_path, monkeypatch):
+    monkeypatch.setenv('VMAMBAIR_CACHE', str(tmp_path / 'cache'))
+    Image.fromarray(PICTURE).save(tmp_path / 'a.png')
+    list(read_headers([tmp_path / 'a.png']))
+    assert len(list((tmp_path / 'cache/headers').iterdir())) == 1
+
+
 def test_a_fault_is_looked_at_again(tmp_path):
     path, cache = tmp_path / 'a.png', tmp_path / 'cache'
     path.write_bytes(b'')

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import replacing
+from ..inference.download import cache_folder
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _PNG_END = b'\x00\x00\x00\x00IEND\xaeB`\x82'
@@ -95,17 +96,13 @@ def read_headers(paths: Iterable[str | Path], cache: Path | None = None) -> Iter
 
     Args:
         paths: image files.
-        cache: folder of what was read before, one file for each folder of images; by default the user's cache.
+        cache: folder of what was read before, one file for each folder of images; default: `headers` in
+            `download.cache_folder`.
     """
-    shelf = _Shelf(cache or cache_folder())
+    shelf = _Shelf(cache or cache_folder() / 'headers')
     for path in paths:
         yield shelf.header(Path(path))
     shelf.write()
-
-
-def cache_folder() -> Path:
-    """The user's cache of headers: below `XDG_CACHE_HOME`, or `~/.cache`."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'vmambair' / 'headers'
 
 
 class _Shelf:
