@@ -128,7 +128,7 @@ def test_tiles_on_request_and_by_memory(halve, monkeypatch):
     halve.shapes.clear()
     cost = restorer_module.tiles.memory_per_pixel(halve, torch.device('cpu'))
     monkeypatch.setattr(restorer_module.tiles, 'free_memory', lambda device: 64 * 64 * cost)
-    out = Restorer(halve)(source)
+    out = Restorer(halve, device='cpu')(source)
     assert max(halve.shapes[-1][2:]) <= 64
     np.testing.assert_allclose(out, source / 2, atol=1e-6)
     halve.shapes.clear()
@@ -140,7 +140,7 @@ def test_the_cost_of_a_pixel_is_measured_once_and_free_memory_for_every_picture(
     cost = restorer_module.tiles.memory_per_pixel(halve, torch.device('cpu'))
     free = iter([100 * 120 * cost, 64 * 64 * cost])
     monkeypatch.setattr(restorer_module.tiles, 'free_memory', lambda device: next(free))
-    restorer = Restorer(halve, overlap=8)
+    restorer = Restorer(halve, overlap=8, device='cpu')
     restorer(random(100, 120, 3))
     halve.shapes.clear()
     restorer(random(100, 120, 3))
