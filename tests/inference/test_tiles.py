@@ -94,7 +94,7 @@ def test_only_tiles_reach_the_network():
 @pytest.mark.parametrize(
     'error',
     [
-        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB'),
+        torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB'),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
         MemoryError(),
@@ -119,7 +119,7 @@ def test_out_of_memory_halves_the_tile_and_starts_over(error, caplog):
 
 def test_out_of_memory_to_the_end_is_said():
     def network(x):
-        raise torch.OutOfMemoryError('CUDA out of memory')
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory')
 
     with pytest.raises(UserError, match='out of memory even with tiles of'):
         tiles.restore(network, torch.rand(3, 200, 200))
