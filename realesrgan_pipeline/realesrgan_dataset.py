@@ -183,15 +183,17 @@ def _listed(meta_info: Path) -> list[str]:
 def _decode(data: bytes, where: str) -> NDArray[np.uint8]:
     try:
         image = Image.open(io.BytesIO(data))
+        mode, pixels = image.mode, np.asarray(image)
     except UnidentifiedImageError:
         raise ValueError(f'{where}: is no image ({len(data)} bytes)') from None
-    if image.mode != 'RGB':
-        kind = 'a grey image' if image.mode in ('1', 'L', 'LA', 'I', 'I;16', 'F') else f'an image of mode {image.mode}'
-        raise ValueError(f'{where}: {kind} among RGB images; convert it, or take it out')
-    try:
-        return np.asarray(image)
-    except (OSError, SyntaxError) as error:  # Pillow's words for a file that ends too early or is damaged
+    except Image.DecompressionBombError as error:
+        raise ValueError(f'{where}: is too large ({error}); cut it up, or take it out') from error
+    except Exception as error:  # Pillow raises nearly anything on a damaged file
         raise ValueError(f'{where}: is damaged ({error})') from error
+    if mode != 'RGB':
+        kind = 'a grey image' if mode in ('1', 'L', 'LA', 'I', 'I;16', 'F') else f'an image of mode {mode}'
+        raise ValueError(f'{where}: {kind} among RGB images; convert it, or take it out')
+    return pixels
 
 
 @cache

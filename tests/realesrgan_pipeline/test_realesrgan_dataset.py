@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from realesrgan_pipeline import realesrgan_dataset
 from realesrgan_pipeline.realesrgan_dataset import RealESRGANDataset
@@ -147,6 +148,10 @@ def test_bad_photographs_are_named(folder, monkeypatch):
     assert first_error() == f'{folder}/1.png: is no image (0 bytes)'
     (folder / '1.png').write_bytes(good[:-60])
     assert first_error().startswith(f'{folder}/1.png: is damaged (')
+    (folder / '1.png').write_bytes(good)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, 'MAX_IMAGE_PIXELS', 500)
+        assert 'png: is too large (' in first_error()
 
     data = dataset(folder)
     (folder / '1.png').unlink()
