@@ -55,7 +55,7 @@ class OSSModule(nn.Module):
         dim: channels d.
         d_state: state size N of both scans.
         plane_directions: K, 1 to 4; fewer than 4 read in the first K directions of `ops.PLANE_DIRECTIONS`.
-        channel_directions: 2 scans the channels forward and backward, 1 forward only, 0 leaves steps 3 out.
+        channel_directions: 2 scans the channels forward and backward, 1 forward only, 0 leaves step 3 out.
         channel_width: 1 scans the average itself; more lifts it to that many channels by 1x1 convolutions.
         channel_fusion: 'mul' for y * c + y (the paper), 'add' for y + c (the released deraining network).
         channel_pool: False scans the channels of every pixel instead of their average (section 4.3).
