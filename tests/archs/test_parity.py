@@ -25,11 +25,12 @@ def fixture(request: pytest.FixtureRequest, shared: Path) -> tuple[str, dict]:
     return request.param, torch.load(shared / 'fixtures' / 'official' / f'{request.param}.pt', weights_only=True)
 
 
-def test_outputs_and_gradients(fixture: tuple[str, dict]) -> None:
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_outputs_and_gradients(fixture: tuple[str, dict], dtype: torch.dtype) -> None:
     name, official = fixture
     network = getattr(archs, FIXTURES[name][0])(**official['kwargs'])
     network.load_state_dict(official['state_dict'], strict=True)
-    output = network(official['input'])
+    output = network.to(dtype)(official['input'].to(dtype))
     assert (output - official['output']).abs().max() <= 1e-4
     (output * official['output_grad']).sum().backward()
     norms = official['param_grad_norms']
