@@ -16,8 +16,13 @@ FIXTURES = {
     'derain_add': ('Mamber32', {'scale': 1, 'channel_width': 4, 'channel_fusion': 'add'}),
     'derain_mul': ('Mamber33', {'scale': 1, 'channel_width': 2, 'channel_fusion': 'mul'}),
 }
-NOISY = {'Dsc': 2e-2}
-"""Relative tolerance of gradient norms that float32 itself gets wrong; 1e-3 elsewhere."""
+NOISY = {'Dsc': {torch.float64: 1e-2, torch.float32: 1e-1}}
+"""Relative tolerance of gradient norms that float32 itself gets wrong; 1e-3 elsewhere.
+
+The gradient of Dsc is a small sum of large terms. In float32, moving the input by 1e-7 of itself moves its norm by up to
+2.4 %, and the fixture, which is float32 too, is up to 2.9 % from ours, by instruction set. In float64 ours is within
+0.3 % of the fixture.
+"""
 
 
 @pytest.fixture(params=FIXTURES)
@@ -39,7 +44,7 @@ def test_outputs_and_gradients(fixture: tuple[str, dict], dtype: torch.dtype) ->
         # LayerNorm over channels removes any constant: the gradient of this bias is zero by construction.
         if key.endswith('conv_cout.bias'):
             continue
-        tolerance = NOISY.get(key.rsplit('.', 1)[-1], 1e-3)
+        tolerance = NOISY.get(key.rsplit('.', 1)[-1], {}).get(dtype, 1e-3)
         assert parameter.grad.norm().item() == pytest.approx(float(norms[key]), rel=tolerance, abs=1e-6), key
         compared += 1
     assert compared > 200
