@@ -19,8 +19,8 @@ FIXTURES = {
 NOISY = {'Dsc': {torch.float64: 1e-2, torch.float32: 1e-1}}
 """Relative tolerance of gradient norms that float32 itself gets wrong; 1e-3 elsewhere.
 
-The gradient of Dsc is a small sum of large terms. In float32, moving the input by 1e-7 of itself moves its norm by up to
-2.4 %, and the fixture, which is float32 too, is up to 2.9 % from ours, by instruction set. In float64 ours is within
+The gradient of Dsc is a small sum of large terms. In float32, moving the input by 1e-7 of itself moves its norm by up
+to 2.4 %, and the fixture, which is float32 too, is up to 2.9 % from ours, by instruction set. In float64 ours is within
 0.3 % of the fixture.
 """
 
