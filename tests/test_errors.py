@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
@@ -39,6 +42,16 @@ def test_an_error_of_a_loaders_worker_is_one_line(capsys):
     """The worker hands its traceback over as the message."""
     assert guard(lambda: list(DataLoader(BadData(), num_workers=1))) == 2
     assert capsys.readouterr().err == 'vmambair: error: a.png: is no image\n'
+
+
+@pytest.mark.parametrize('lines', [1, 100000])
+def test_a_reader_that_stops_reading_is_no_error(lines):
+    """As `vmambair info net.pth | head -3`; a single line is still in the buffer when the command is done."""
+    code = f'import sys; from vmambair_arch.errors import guard; sys.exit(guard(lambda: print("line\\n" * {lines})))'
+    with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b''
+    assert process.returncode == 141
 
 
 def test_other_errors_keep_their_traceback():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,12 +47,15 @@ def as_user_error(what: str = '') -> Iterator[None]:
 
 
 def guard(run: Callable[[], int | None]) -> int:
-    """Call `run` for a command line and return the exit code: its own (None is 0), that of a UserError, 130 for Ctrl-C.
+    """Call `run` for a command line and return the exit code: its own (None is 0), that of a UserError, 130 for Ctrl-C,
+    141 where whoever read the output, as `head`, stopped.
 
     A UserError is one line on stderr, also where a worker process of a loader wrapped its traceback around it.
     """
     try:
-        return run() or 0
+        code = run() or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         line = str(error).strip().rpartition('\n')[2].rpartition('UserError: ')[2]
         sys.stderr.write(f'vmambair: error: {line}\n')
@@ -59,3 +63,6 @@ def guard(run: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write('vmambair: interrupted\n')
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it ends
+        return 141  # what shells report for SIGPIPE
