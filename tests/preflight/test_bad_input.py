@@ -176,6 +176,12 @@ def test_options_that_cannot_be(refused, changes, message):
     assert message in refused(**changes)
 
 
+def test_a_model_with_a_typing_error_is_the_only_fault(check):
+    """What other models want, as StyleGAN2Model's `r1_reg_weight`, and which optimisers they know, is no matter."""
+    report = check(model_type='VmambaIRModle', train__optim_g__type='AdamW')
+    assert report.faults == ["model_type: there is no 'VmambaIRModle' (did you mean 'VmambaIRModel'?)"]
+
+
 def test_a_scan_that_is_asked_for_and_not_there(refused, monkeypatch):
     monkeypatch.setenv('VMAMBAIR_SCAN', 'mamba')
     assert 'VMAMBAIR_SCAN=mamba cannot be used' in refused(num_gpu=0)

@@ -81,7 +81,7 @@ def check_optimizers(options: Options, model: type | None, report: Report) -> No
     from ..models.vmambair_model import VmambaIRModel
 
     train = options['train']
-    ours = model is not None and issubclass(model, VmambaIRModel)
+    ours = model is None or issubclass(model, VmambaIRModel)  # an unknown model may be one that knows them all
     for key, section in train.items():
         if not str(key).startswith('optim_') or section is None:
             continue
@@ -132,7 +132,7 @@ def _check_scheduler(
         return
     scheduler, complaint = errors_of(lambda: build_scheduler(optimizer, section))
     if complaint:
-        report.faults.append(f'{where}: {complaint}')
+        report.faults.append(f'{where}: {complaint.removeprefix("scheduler: ")}')
         return
     base = optimizer.param_groups[0]['initial_lr']
     if 'periods' in given:

@@ -141,13 +141,13 @@ def _known_keys(options: Options, training: bool, report: Report) -> tuple[KeysR
 
 @cache
 def _any_model() -> KeysRead:
-    """What any of the registered models reads: for a file whose model is not known."""
+    """What any of the registered models reads, and none of it required: for a file whose model is not known."""
     from basicsr.utils.registry import MODEL_REGISTRY
 
     known = KeysRead()
     for _, model in MODEL_REGISTRY:
         known |= keys_read_by(model, opt=())
-    return known
+    return KeysRead(known.optional | known.required, set(), known.open)
 
 
 def is_ours(code: Any) -> bool:
