@@ -113,7 +113,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture, scale: int) -> N
     write_image(tmp_path / 'photo.png', Image(rng.random((40, 50, 3)).astype(np.float32)))
     arguments = ['explain', str(tmp_path / 'photo.png'), '-m', str(tmp_path / 'net.pth'), '-o', str(tmp_path / 'e.png')]
     assert main([*arguments, '--at', '3', '38', '--size', '32', '--window', '8']) == 0
-    assert '99% within' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert '99% within' in said
+    assert said.endswith(f'\nwrote {tmp_path / "e.png"}\n')
     assert read_image(tmp_path / 'e.png').rgb.shape[1] > 4 * 360
     assert main([*arguments, '--at', '50', '2']) == 2
     assert 'the point 50,2 does not lie in its 50x40 pixels' in capsys.readouterr().err

@@ -162,12 +162,11 @@ def _add_card(commands: argparse._SubParsersAction) -> None:
     def run(args: argparse.Namespace) -> None:
         from .inference.card import write_card
 
-        write_card(args.checkpoint, args.output)
-        print('wrote', args.output)
+        print('wrote', write_card(args.checkpoint, args.output))
 
     parser = commands.add_parser('card', help='write the model card of a checkpoint')
     parser.add_argument('checkpoint', help='file, address or name')
-    parser.add_argument('-o', '--output', default='README.md', help='default: %(default)s')
+    parser.add_argument('-o', '--output', help='default: README.md, where there is none yet')
     parser.set_defaults(run=run)
 
 
@@ -261,6 +260,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
         from .explain import explain
 
         print(explain(args.image, args.model, args.output, **_pick(args, ('at', 'size', 'window', 'device'))))
+        print('wrote', args.output)
 
     parser = commands.add_parser('explain', help='what a checkpoint looks at: receptive field and local attribution')
     add = parser.add_argument
@@ -279,7 +279,7 @@ def _add_degrade(commands: argparse._SubParsersAction) -> None:
         from . import degrade
 
         degrade.degrade(args.photo, args.output, args.seed, args.grid, args.scale)
-        print(args.output)
+        print('wrote', args.output)
 
     parser = commands.add_parser('degrade', help='a sheet that shows what the real-world degradation does to a photo')
     parser.add_argument('photo', help='image file')

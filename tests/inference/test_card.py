@@ -64,3 +64,15 @@ def test_the_command(tmp_path, checkpoint, capsys):
     assert (tmp_path / 'README.md').read_text() == card(checkpoint)
     assert cli.main(['card', 'gone.pth', '-o', str(tmp_path / 'x.md')]) == 2
     assert not (tmp_path / 'x.md').exists()
+
+
+def test_a_readme_is_replaced_only_where_it_is_named(tmp_path, checkpoint, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['card', str(checkpoint)]) == 0
+    assert capsys.readouterr().out == 'wrote README.md\n'
+    (tmp_path / 'README.md').write_text('of the project')
+    assert cli.main(['card', str(checkpoint)]) == 2
+    assert 'README.md is there already' in capsys.readouterr().err
+    assert (tmp_path / 'README.md').read_text() == 'of the project'
+    assert cli.main(['card', str(checkpoint), '-o', 'README.md']) == 0
+    assert (tmp_path / 'README.md').read_text() == card(checkpoint)

@@ -39,7 +39,7 @@ def test_command_writes_the_same_sheet_for_the_same_seed(tmp_path, picture, caps
         command = ['degrade', str(tmp_path / 'photo.png'), '-o', str(tmp_path / name), '--seed', seed, '--grid', '4']
         assert cli.main(command) == 0
         sheets.append(read_image(tmp_path / name).rgb)
-    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in ('a.png', 'b.png', 'c.png')]
+    assert capsys.readouterr().out.splitlines() == [f'wrote {tmp_path / name}' for name in ('a.png', 'b.png', 'c.png')]
     np.testing.assert_array_equal(sheets[0], sheets[1])
     assert sheets[0].shape != sheets[2].shape or (sheets[0] != sheets[2]).any()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ..errors import UserError
 from ..files import replacing
 from .checkpoints import describe
 
@@ -109,11 +110,23 @@ def card(source: str | Path) -> str:
     return f'---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n{text}'
 
 
-def write_card(source: str | Path, target: str | Path) -> None:
-    """Write `card(source)` to a file, whole or not at all."""
+def write_card(source: str | Path, target: str | Path | None = None) -> Path:
+    """Write `card(source)` to a file, whole or not at all, and return its path.
+
+    Args:
+        source: anything that `find_checkpoint` finds.
+        target: default: README.md in the current folder, where there is none yet.
+
+    Raises:
+        UserError: as `card`; no target was named and there is a README.md, which may be of a project.
+    """
     text = card(source)
-    with replacing(target) as temporary:
+    if target is None and Path('README.md').exists():
+        raise UserError('README.md is there already; name the file with -o, README.md too if it may be replaced')
+    path = Path(target or 'README.md')
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
+    return path
 
 
 def _result(task: str, name: str, value: float) -> dict[str, Any]:
