@@ -250,7 +250,7 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, width, height):
 
 def test_the_limit_can_be_lowered_and_raised(tmp_path, monkeypatch):
     write_image(tmp_path / 'a.png', Image(np.zeros((30, 40, 3), np.float32)))
-    with pytest.raises(UserError, match='40x30 pixels, the limit is 1199'):
+    with pytest.raises(UserError, match='40x30 pixels, the limit is 1199 pixels'):
         read_image(tmp_path / 'a.png', max_pixels=1199)
     monkeypatch.setattr(PIL.Image, 'MAX_IMAGE_PIXELS', 10)  # another program's setting: not ours to obey or to change
     assert read_image(tmp_path / 'a.png', max_pixels=1200).rgb.shape == (30, 40, 3)

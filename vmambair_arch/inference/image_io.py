@@ -396,7 +396,7 @@ def _turn_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _too_large(name: str, what: str, max_pixels: int) -> str:
-    return f'{name}: too large ({what}, the limit is {max_pixels}); shrink it, or raise the limit where you trust it'
+    return f'{name}: too large ({what}, the limit is {max_pixels} pixels); shrink it, or raise that where you trust it'
 
 
 @contextmanager
