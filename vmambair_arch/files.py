@@ -18,9 +18,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Missing parent folders are made.
 
     Raises:
-        UserError: the file cannot be written (permission, disk full, a folder of that name).
+        UserError: the file cannot be written (permission, disk full, a folder or a device of that name).
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # renaming over /dev/null would be the end of it
+        raise UserError(f'{path}: is there and is no file; name another one')
     temporary = path.with_name(f'.{secrets.token_hex(6)}.part{path.suffix}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

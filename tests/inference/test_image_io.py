@@ -386,7 +386,7 @@ def test_nothing_half_written(tmp_path, monkeypatch, stop):
 
 def test_a_folder_in_the_way(tmp_path):
     (tmp_path / 'a.png').mkdir()
-    with pytest.raises(UserError, match='a.png: cannot be written'):
+    with pytest.raises(UserError, match='a.png: is there and is no file'):
         write_image(tmp_path / 'a.png', Image(np.zeros((4, 4, 3), np.float32)))
 
 

@@ -301,7 +301,7 @@ def test_the_command(photos, tmp_path, checkpoint, capsys):
     arguments = ['restore', str(photos), '-o', str(tmp_path / 'out'), '-m', str(checkpoint)]
     assert cli.main(arguments) == 1
     out, err = capsys.readouterr()
-    assert '5 restored, 1 bad' in out
+    assert re.search(r'5 restored into .*out, 1 bad', out)
     assert re.search(r'bad: .*bad\.png: is no PNG', out)
     assert '100%' in err
     (photos / 'bad.png').unlink()
