@@ -99,12 +99,19 @@ def _prepare_derain(folder: Path, training: bool) -> None:
     for number, photograph in enumerate(photographs()):
         clean = photograph.image.astype(np.float32) / 255
         if photograph.split == 'train':
-            if training:  # the rain over these is drawn anew for every patch
-                write_image(folder / 'train' / f'{photograph.name}.png', Image(clean))
+            # The rain over these is drawn anew for every patch.
+            for i, variant in enumerate(_variants(clean) if training else ()):
+                write_image(folder / 'train' / f'{photograph.name}_{i}.png', Image(variant))
         else:
             rainy = add_rain(clean, np.random.default_rng([SEED, number]))
             write_image(folder / 'unseen' / 'target' / f'{photograph.name}.png', Image(clean))
             write_image(folder / 'unseen' / 'input' / f'{photograph.name}.png', Image(rainy))
+
+
+def _variants(image: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A photograph in other colours and in less light: four alone would teach that pictures are bright and warm."""
+    swapped = image[..., ::-1]
+    return image, swapped, image / 2, swapped / 2
 
 
 def _prepare_sr(folder: Path, training: bool) -> None:
@@ -140,10 +147,8 @@ def _prepare_small(folder: Path, training: bool, make_small: Callable[[np.ndarra
         h, w = (n // SCALE * SCALE for n in photograph.image.shape[:2])
         target = photograph.image[:h, :w]
         if photograph.split == 'train':
-            # Other colours and less light: four photographs alone would teach that pictures are bright and warm.
-            variants = (target, target[..., ::-1], target // 2, target[..., ::-1] // 2)
-            for i, variant in enumerate(variants if training else ()):
-                write_image(folder / 'train' / f'{photograph.name}_{i}.png', Image(variant / np.float32(255)))
+            for i, variant in enumerate(_variants(target / np.float32(255)) if training else ()):
+                write_image(folder / 'train' / f'{photograph.name}_{i}.png', Image(variant))
         else:
             small = make_small(target, number)
             write_image(folder / 'unseen' / 'target' / f'{photograph.name}.png', Image(target / np.float32(255)))
