@@ -87,7 +87,7 @@ def test_a_folder_of_horrors(tmp_path, checkpoint, capsys):
         (folder / name).write_bytes(data)
     assert cli.main(['restore', str(folder), '-o', str(out), '-m', str(checkpoint)]) == 1
     stdout = capsys.readouterr().out
-    assert f'{len(GOOD)} restored, {len(BAD)} bad' in stdout
+    assert f'{len(GOOD)} restored into {out}, {len(BAD)} bad' in stdout
     for name, (_, message) in BAD.items():
         assert any(f'{name}: ' in line and message in line for line in stdout.splitlines()), name
     assert sorted(path.name for path in out.iterdir()) == sorted(GOOD)
