@@ -50,6 +50,8 @@ def server(named, tmp_path_factory):
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, 'TMPDIR': str(temporary)},
+        # A shell's background jobs ignore Ctrl-C, and so would the server that inherits it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         address = re.match(r'(http://127\.0\.0\.1:\d+/)', process.stdout.readline())
