@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,11 @@ FIXTURES = {
     'derain_add': ('Mamber32', {'scale': 1, 'channel_width': 4, 'channel_fusion': 'add'}),
     'derain_mul': ('Mamber33', {'scale': 1, 'channel_width': 2, 'channel_fusion': 'mul'}),
 }
-NOISY = {'Dsc': {torch.float64: 1e-2, torch.float32: 1e-1}}
-"""Relative tolerance of gradient norms that float32 itself gets wrong; 1e-3 elsewhere.
-
-The gradient of Dsc is a small sum of large terms. In float32, moving the input by 1e-7 of itself moves its norm by up
-to 2.4 %, and the fixture, which is float32 too, is up to 2.9 % from ours, by instruction set. In float64 ours is within
-0.3 % of the fixture.
-"""
+NOISY = {'Dsc': 2e-2}
+"""Relative tolerance of gradient norms that float32 itself gets wrong; 1e-3 elsewhere."""
+DRAWS = 7
+"""Runs in float32 whose median norm is held to `NOISY`. The gradient of Dsc is a small sum of large terms: moving the
+input by its own rounding, 6e-8, moves the norm by some per cent, another way on every instruction set."""
 
 
 @pytest.fixture(params=FIXTURES)
@@ -30,22 +29,37 @@ def fixture(request: pytest.FixtureRequest, shared: Path) -> tuple[str, dict]:
     return request.param, torch.load(shared / 'fixtures' / 'official' / f'{request.param}.pt', weights_only=True)
 
 
+def gradient_norms(network: torch.nn.Module, image: torch.Tensor, official: dict) -> dict[str, float]:
+    """Checks the output, and returns the norm of the gradient of every parameter."""
+    network.zero_grad()
+    output = network(image)
+    assert (output - official['output']).abs().max() <= 1e-4
+    (output * official['output_grad']).sum().backward()
+    return {key: parameter.grad.norm().item() for key, parameter in network.named_parameters()}
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_outputs_and_gradients(fixture: tuple[str, dict], dtype: torch.dtype) -> None:
     name, official = fixture
     network = getattr(archs, FIXTURES[name][0])(**official['kwargs'])
     network.load_state_dict(official['state_dict'], strict=True)
-    output = network.to(dtype)(official['input'].to(dtype))
-    assert (output - official['output']).abs().max() <= 1e-4
-    (output * official['output_grad']).sum().backward()
-    norms = official['param_grad_norms']
+    network.to(dtype)
+    image = official['input'].to(dtype)
+    norms = gradient_norms(network, image, official)
+    draws = [norms]
+    if dtype == torch.float32:
+        rng = torch.Generator().manual_seed(0)
+        rounding = [2**-24 * (2 * torch.rand(image.shape, generator=rng) - 1) for _ in range(DRAWS - 1)]
+        draws += [gradient_norms(network, (image.double() * (1 + r)).float(), official) for r in rounding]
     compared = 0
-    for key, parameter in network.named_parameters():
+    for key, norm in norms.items():
         # LayerNorm over channels removes any constant: the gradient of this bias is zero by construction.
         if key.endswith('conv_cout.bias'):
             continue
-        tolerance = NOISY.get(key.rsplit('.', 1)[-1], {}).get(dtype, 1e-3)
-        assert parameter.grad.norm().item() == pytest.approx(float(norms[key]), rel=tolerance, abs=1e-6), key
+        tolerance = 1e-3
+        if key.rsplit('.', 1)[-1] in NOISY:
+            tolerance, norm = NOISY[key.rsplit('.', 1)[-1]], statistics.median(draw[key] for draw in draws)
+        assert norm == pytest.approx(float(official['param_grad_norms'][key]), rel=tolerance, abs=1e-6), key
         compared += 1
     assert compared > 200
 
