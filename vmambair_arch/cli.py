@@ -126,10 +126,10 @@ def _add_restore(commands: argparse._SubParsersAction) -> None:
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     def run(args: argparse.Namespace) -> None:
-        from .inference.checkpoints import convert, parse_metrics
+        from .inference.checkpoints import CLAIMS, convert, parse_metrics
 
-        about = _pick(args, ('task', 'training_data', 'license', 'recipe', 'compute', 'limits'))
-        convert(args.source, args.target, half=args.half, metrics=parse_metrics(args.metric), **about)
+        about = _pick(args, CLAIMS) | {'metrics': parse_metrics(args.metrics)}
+        convert(args.source, args.target, half=args.half, **about)
         print('wrote', args.target)
 
     parser = commands.add_parser('convert', help='write a checkpoint that explains itself, or a .pth for BasicSR')
@@ -138,7 +138,10 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     add('target', help='.safetensors or .pth')
     add('--task', help='what it does: derain, realsr, …')
     add('--training-data', help='what it was trained on')
-    add('--metric', action='append', default=[], metavar='NAME=VALUE', help='a figure, such as psnr_y/Rain100L=39.09')
+    add(
+        '--metric', dest='metrics', action='append', default=[], metavar='NAME=VALUE',
+        help='a figure, such as psnr_y/Rain100L=39.09',
+    )  # fmt: skip
     add('--license', help='of the weights')
     add('--recipe', help='the option file they were trained by')
     add('--compute', help='hardware and hours')

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from vmambair_arch import Restorer, cli
 from vmambair_arch.errors import UserError
 from vmambair_arch.inference import restore as restore_module
 from vmambair_arch.inference.image_io import Image, read_image, write_image
-from vmambair_arch.inference.restore import restore
+from vmambair_arch.inference.restore import Report, restore
 
 
 def make(path, value=0.8, size=(6, 7)):
@@ -294,6 +295,12 @@ def test_ctrl_c_in_a_video(tmp_path, restorer, halve, monkeypatch):
 
 
 # the command
+
+
+def test_where_results_went():
+    assert list(Report([Path('out', 'a.png'), Path('out', 'sub', 'b.png')]).lines()) == ['2 restored into out, 0 bad']
+    assert list(Report([Path('a.png'), Path('b.png')]).lines()) == ['2 restored into ., 0 bad']
+    assert list(Report([Path('a.png')]).lines()) == ['1 restored into a.png, 0 bad']
 
 
 def test_the_command(photos, tmp_path, checkpoint, capsys):

@@ -55,7 +55,7 @@ class Report:
         for _, message in self.failed:
             yield f'bad: {message}'
         skipped = f', {len(self.skipped)} existed (--overwrite replaces them)' if self.skipped else ''
-        where = f' into {os.path.commonpath(self.written)}' if self.written else ''
+        where = f' into {os.path.commonpath(self.written) or "."}' if self.written else ''
         yield f'{len(self.written)} restored{where}{skipped}, {len(self.failed)} bad'
 
 
