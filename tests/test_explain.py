@@ -123,6 +123,16 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture, scale: int) -> N
     assert 'does not fit into the 40' in capsys.readouterr().err
 
 
+def test_without_a_checkpoint_the_bundled_network_is_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / 'photo.png', Image(np.random.default_rng(0).random((24, 24, 3)).astype(np.float32)))
+    assert main(['explain', 'photo.png', '--window', '8']) == 0
+    assert capsys.readouterr().out.endswith('\nwrote explain.png\n')
+    assert read_image(tmp_path / 'explain.png').rgb.shape[1] > 4 * 360
+
+
 def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     save_checkpoint(tmp_path / 'net.pth', OSSNet(dim=8, num_blocks=1, d_state=4))
     content = torch.load(tmp_path / 'net.pth', weights_only=True)

@@ -268,7 +268,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser('explain', help='what a checkpoint looks at: receptive field and local attribution')
     add = parser.add_argument
     add('image', metavar='IMAGE')
-    add('-m', '--model', required=True, help='checkpoint: file or name')
+    add('-m', '--model', default='derain', help='checkpoint: file, address or name (default: the bundled %(default)s)')
     add('--at', nargs=2, type=int, metavar=('X', 'Y'), help='middle of the window, input pixels (default: the middle)')
     add('--size', type=int, default=128, help='input pixels looked at, a side (default: %(default)s)')
     add('--window', type=int, default=16, help='input pixels explained, a side (default: %(default)s)')
