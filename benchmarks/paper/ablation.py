@@ -35,7 +35,7 @@ METRICS = ('psnr_y', 'ssim_y')
 BASE = 'demo_realsr.yml'
 LIGHT = {name: value for name, value in PRESETS['light'].items() if name != 'channel_width'}
 # V3's blocks in small: nearest to the same share of the full network's cost as in the paper, 20.03 of 20.45 G.
-LIGHT_BLOCKS = {'v3': {'num_blocks': [2, 2, 2, 1], 'num_refinement_blocks': 1}}
+LIGHT_BLOCKS = {'v3': {'num_blocks': [2, 2, 4, 5], 'num_refinement_blocks': 1}}
 
 
 def arguments(variant: str) -> dict[str, Any]:
@@ -123,12 +123,15 @@ def _means(path: Path, metric: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog='benchmarks.paper.ablation', description=__doc__.splitlines()[0])
-    parser.add_argument('--repeats', type=int, default=5, help='timed rounds (default: %(default)s)')
+    parser.add_argument(
+        '--repeats', type=int, default=5, help='timed rounds; 0 keeps what was measured (default: %(default)s)'
+    )
     parser.add_argument('--train', metavar='FOLDER', type=Path, help='also train all in small there')
     options = parser.parse_args()
     results = json.loads(tables.ABLATION.read_text(encoding='utf-8')) if tables.ABLATION.exists() else {}
-    results['threads'], results['rounds'] = torch.get_num_threads(), options.repeats
-    results['networks'] = compare(options.repeats)
+    if options.repeats or 'networks' not in results:
+        results['threads'], results['rounds'] = torch.get_num_threads(), max(options.repeats, 1)
+        results['networks'] = compare(results['rounds'])
     if options.train:
         results['iterations'] = ITERATIONS
         results['trained'] = train(options.train)
