@@ -244,6 +244,14 @@ def test_pyiqa_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     pyiqa_metric.cache_clear()
 
 
+def test_pyiqa_itself() -> None:
+    pytest.importorskip('pyiqa')
+    image, reference = _image(), _image(seed=1)
+    assert pyiqa('psnr', image, reference) == pytest.approx(psnr(image, reference), abs=1e-3)
+    (metric,) = get_metrics(['pyiqa:psnr'])
+    assert (metric.lower_is_better, metric.needs_truth) == (False, True)
+
+
 def test_pyiqa_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'pyiqa', None)
     with pytest.raises(UserError, match='pip install pyiqa'):
