@@ -30,8 +30,8 @@ from vmambair_arch.metrics.psnr_ssim import psnr
 
 ABOUT = {
     'derain': {
-        'training_data': 'Rain100L, pairs 1 to 180 of its 200 training pairs; a third of the patches with synthetic rain '
-        'of our own instead of its own',
+        'training_data': 'Rain100L, pairs 1 to 180 of its 200 training pairs; a third of the patches with synthetic '
+        'rain of our own instead of its own',
         'recipe': 'options/train_derain_light.yml',
         'limits': 'Trained on drawn streaks alone: drops on lenses, mist and splashes stay, and thin bright lines that '
         'are no rain may fade.',
