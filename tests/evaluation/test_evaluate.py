@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from vmambair_arch.archs import OSSNet
 from vmambair_arch.cli import main
 from vmambair_arch.errors import UserError
 from vmambair_arch.evaluation import figures
-from vmambair_arch.evaluation.datasets import find_dataset, find_methods, partner
+from vmambair_arch.evaluation.datasets import find_dataset, find_methods, partners
 from vmambair_arch.evaluation.evaluate import evaluate
 from vmambair_arch.evaluation.published import ABLATIONS, FIGURES, published
 from vmambair_arch.evaluation.scores import Evaluation, collect, run
@@ -85,7 +86,7 @@ def test_averages_table_and_csv(data: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_pictures_can_be_seen(data: Path, tmp_path: Path) -> None:
     assert _folders(data, tmp_path, '--crops', 'scene03:8,4,16,12') == 0
-    sheet = read_image(tmp_path / 'ends-poor-data.png').rgb
+    sheet = read_image(tmp_path / 'ends/poor/data.png').rgb
     assert sheet.shape[0] > 2 * figures.ENDS * 200  # ten rows of 200 pixels and captions
     crops = read_image(tmp_path / 'crops.png').rgb
     truth = read_image(data / 'truth/scene03.png').rgb[4:16, 8:24]
@@ -153,6 +154,81 @@ def test_checkpoint_is_run_and_a_second_run_only_adds(
     assert counts() == (1, 1)
     again('psnr', 'ssim')
     assert counts() == (0, 12)
+
+
+def test_another_input_is_restored_again(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    def table(lq: str, output: str) -> str:
+        return evaluate([f'net={checkpoint}'], [['rain', f'{data}/truth', f'{data}/{lq}']], ['psnr'], tmp_path / output)
+
+    first, second = table('input', 'out'), table('poor', 'out')
+    assert first != second
+    assert second == table('poor', 'new')
+    assert first == table('input', 'out')
+
+
+def test_other_weights_are_other_figures(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def distance(image: np.ndarray, truth: np.ndarray, weights: Path | None) -> float:
+        return float(len(str(weights)))
+
+    monkeypatch.setitem(METRICS, 'dists', dataclasses.replace(METRICS['dists'], function=distance))
+    monkeypatch.setattr('vmambair_arch.metrics.catalogue.dists', distance)
+    monkeypatch.setattr('vmambair_arch.metrics.catalogue.dists_network', lambda weights: None)
+    sets = [['rain', f'{data}/truth']]
+    tables = [evaluate([f'{data}/good'], sets, ['dists'], tmp_path, weights=weights) for weights in ('a', 'longer')]
+    assert '| 1.0000 |' in tables[0]
+    assert '| 6.0000 |' in tables[1]
+
+
+def test_a_failed_start_leaves_the_folder_free(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    sets = [['rain', f'{data}/truth', f'{data}/input']]
+    with pytest.raises(UserError):
+        evaluate([f'net={checkpoint}'], sets, ['psnr'], tmp_path / 'out', device='cpu', tile=3)
+    assert not (tmp_path / 'out').exists()
+    assert evaluate([f'net={checkpoint}'], sets, ['psnr'], tmp_path / 'out', device='cpu')
+
+
+def test_what_cannot_work_is_said_before_anything_is_restored(
+    data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
+    sets, out = [['rain', f'{data}/truth', f'{data}/input']], tmp_path / 'out'
+    for message, metrics, options in (
+        ('does not lie inside scene03, 40x32', ['psnr'], {'crops': ['scene03:30,0,20,4']}),
+        ("no image 'scene3' to crop", ['psnr'], {'crops': ['scene3:0,0,4,4']}),
+        ('pt_inception', ['psnr', 'fid'], {}),
+        ('alexnet', ['psnr', 'lpips'], {}),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate([f'net={checkpoint}'], sets, metrics, out, device='cpu', **options)
+        assert not out.exists()
+    torch.manual_seed(0)
+    torch.save({'params': OSSNet(dim=8, num_blocks=1, d_state=4, scale=2).state_dict()}, tmp_path / 'x2.pth')
+    with pytest.raises(UserError, match=r'x2.pth makes images 2 times as large.*has 40x32 pixels, its truth .* 40x32'):
+        evaluate([f'{tmp_path}/x2.pth'], sets, ['psnr'], out, device='cpu')
+    assert not out.exists()
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='file.*cannot be written'):
+        evaluate([f'{data}/good'], [['rain', f'{data}/truth']], ['psnr'], tmp_path / 'file')
+
+
+def test_names_that_matplotlib_would_take_for_formulas(data: Path, tmp_path: Path) -> None:
+    evaluate([f'a$_$b={data}/good'], [['$^_$', f'{data}/truth']], ['psnr'], tmp_path)
+    assert read_image(tmp_path / 'box.png').rgb.std() > 0.02
+
+
+def test_a_path_may_have_an_equals_sign(data: Path, tmp_path: Path) -> None:
+    (tmp_path / 'lr=1e-4').symlink_to(data / 'good')
+    (method,) = find_methods([f'{tmp_path}/lr=1e-4'])
+    assert method.path == tmp_path / 'lr=1e-4'
+
+
+def test_a_contact_sheet_without_inputs_names_its_images(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr(figures, 'side_by_side', lambda rows, height: shown.append(rows) or np.zeros((4, 4, 3)))
+    evaluate([f'{data}/good'], [['rain', f'{data}/truth']], ['psnr'], tmp_path)
+    assert re.fullmatch(r'worst: scene\d\d  PSNR \(RGB\) [\d.]+', shown[0][0][0].caption)
 
 
 def test_images_of_another_checkpoint_are_refused(data: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -232,6 +308,7 @@ def test_metrics_of_folders(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setitem(METRICS, 'fid', dataclasses.replace(METRICS['fid'], function=distance, digits=6))
     monkeypatch.setattr('vmambair_arch.metrics.catalogue.fid', distance)
+    monkeypatch.setattr('vmambair_arch.metrics.catalogue.inception', lambda weights: None)
     table = evaluate([f'{data}/good'], [['rain', f'{data}/truth']], ['fid'], tmp_path)
     stds = [
         np.mean([read_image(data / f'{folder}/{name}.png').rgb.std() for name in NAMES]) for folder in ('good', 'truth')
@@ -272,14 +349,21 @@ def test_published_figures_are_consistent() -> None:
     assert not published('mine')
 
 
-@pytest.mark.parametrize(
-    ('stem', 'found'),
-    [('baby', 'babyx4'), ('img_1', 'img_1_net'), ('img_10', 'img_10_net'), ('0801', '0801x4_net'), ('plain', 'plain')],
-)
-def test_partners(stem: str, found: str) -> None:
-    names = ['babyx4', 'img_1_net', 'img_10_net', '0801x4_net', 'plain', 'plain_net', 'two_a', 'two_b', 'boxer']
-    images = {name: Path(name) for name in names}
-    assert partner(stem, images, 'folder') == Path(found)
+def test_partners() -> None:
+    names = ['babyx4', 'img_1_net', 'img_10_net', 'img_net', '0801x4_net', 'plain', 'plain_net', 'boxer']
+    found = partners(
+        ['baby', 'img', 'img_1', 'img_10', '0801', 'plain'], {name: Path(name) for name in names}, 'folder'
+    )
+    assert {stem: path.name for stem, path in found.items()} == {
+        'baby': 'babyx4', 'img': 'img_net', 'img_1': 'img_1_net', 'img_10': 'img_10_net', '0801': '0801x4_net',
+        'plain': 'plain',
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"folder: no image for 'two'; these could be it: two_a, two_b"):
+        partners(['two'], {'two_a': Path('a'), 'two_b': Path('b')}, 'folder')
+    with pytest.raises(UserError, match="no image for 'img'$"):  # the only one is another's result
+        partners(['img', 'img_2'], {'img_2': Path('b')}, 'folder')
+    with pytest.raises(UserError, match="no image for 'box'$"):
+        partners(['box'], {'boxer': Path('b')}, 'folder')
 
 
 def test_bad_input(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -304,15 +388,22 @@ def test_bad_input(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) ->
     write_image(tmp_path / 'few/scene00.png', read_image(data / 'good/scene00.png'))
     assert "no image for 'scene01'" in error(f'{tmp_path}/few', '--truth', truth)
     for name in NAMES:
-        write_image(tmp_path / f'small/{name}.png', Image(np.zeros((H - 4, W, 3), np.float32)))
-    assert 'has 40x28 pixels, its truth' in error(f'{tmp_path}/small', '--truth', truth)
+        write_image(tmp_path / f'small/{name}.png', Image(np.zeros((H - 3, W, 3), np.float32)))
+    assert 'has 40x29 pixels, its truth' in error(f'{tmp_path}/small', '--truth', truth)
+    for name in ('..', 'a|b', 'a/b', ''):
+        assert f"'{name}' cannot name a data set" in error(good, '--data', name, truth)
+        assert f"'{name}' cannot name a method" in error(f'{name}={good}', '--truth', truth)
 
 
 def test_truth_that_downsampling_does_not_divide(data: Path, tmp_path: Path) -> None:
     for name in NAMES:
         image = read_image(data / f'good/{name}.png')
-        write_image(tmp_path / f'cut/{name}.png', Image(image.rgb[: H - 2, : W - 3]))
+        write_image(tmp_path / f'cut/{name}.png', Image(image.rgb[: H // 3 * 3, : W // 3 * 3]))
     evaluate([f'{tmp_path}/cut'], [['rain', f'{data}/truth']], ['psnr'], tmp_path / 'out')
     line = json.loads((tmp_path / 'out/scores-0.jsonl').read_text().splitlines()[1])
     image, truth = read_image(data / 'good/scene00.png').rgb, read_image(data / 'truth/scene00.png').rgb
-    assert line['scores']['psnr'] == pytest.approx(psnr(image[: H - 2, : W - 3], truth[: H - 2, : W - 3]), abs=1e-9)
+    assert line['scores']['psnr'] == pytest.approx(psnr(image[:30, :39], truth[:30, :39]), abs=1e-9)
+    for name in NAMES:  # no downsampling drops this: the result is of another place
+        write_image(tmp_path / f'off/{name}.png', Image(read_image(data / f'truth/{name}.png').rgb[3:, 3:]))
+    with pytest.raises(UserError, match='has 37x29 pixels, its truth'):
+        evaluate([f'{tmp_path}/off'], [['rain', f'{data}/truth']], ['psnr'], tmp_path / 'out')

@@ -76,7 +76,7 @@ def test_lpips_orders_and_says_what_is_too_small(weights: Path, net: str) -> Non
     with pytest.raises(UserError, match=f'needs {size} pixels'):
         lpips(_image(size, size + 1), _image(size, size + 1, 1), net=net, weights=weights, crop_border=1)
     with pytest.raises(RuntimeError):  # the bound is tight
-        perceptual._lpips(net, weights)(*[as_tensor(_image(size - 1, size - 1, i)) for i in range(2)])
+        perceptual.lpips_network(net, weights)(*[as_tensor(_image(size - 1, size - 1, i)) for i in range(2)])
 
 
 def test_dists_equals_its_package(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
@@ -132,9 +132,9 @@ def test_weights_in_torch_hub_are_found(tmp_path: Path) -> None:
     torch.save(
         _random_features('alexnet') | {'classifier.1.weight': torch.zeros(1)}, folder / 'alexnet-owt-7be5be79.pth'
     )
-    perceptual._lpips.cache_clear()
+    perceptual.lpips_network.cache_clear()
     assert lpips(_image(), _image(seed=1)) > 0
-    perceptual._lpips.cache_clear()
+    perceptual.lpips_network.cache_clear()
 
 
 def test_niqe_prefers_the_photograph_to_noise() -> None:
@@ -173,7 +173,7 @@ def test_frechet_distance_equals_basicsr() -> None:
 
 def test_fid_over_folders_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
-    monkeypatch.setattr(fid_module, '_inception', lambda weights: lambda x: [network(x)])
+    monkeypatch.setattr(fid_module, 'inception', lambda weights: lambda x: [network(x)])
     images = [_image(20, 30, seed) for seed in range(6)]
     darker = [image // 2 for image in images]
     assert fid(images, list(reversed(images))) == pytest.approx(0, abs=1e-9)

@@ -47,15 +47,14 @@ def find_dataset(name: str, truth: str | Path | None, lq: str | Path | None) -> 
     Raises:
         UserError: a folder without images, an image without partner, neither folder.
     """
+    check_name(name, 'data set')
     truths = _by_name(truth) if truth else {}
     lqs = _by_name(lq) if lq else {}
     if not truths and not lqs:
         raise UserError(f'data set {name}: name the folder of the true images, of the inputs, or both')
-    items = []
-    for stem in truths or lqs:
-        found = partner(stem, lqs, str(lq)) if lq else None
-        items.append(Item(stem, truths.get(stem), found))
-    return DataSet(name, tuple(items))
+    stems = list(truths or lqs)
+    found = partners(stems, lqs, str(lq)) if lq else {}
+    return DataSet(name, tuple(Item(stem, truths.get(stem), found.get(stem)) for stem in stems))
 
 
 def find_methods(arguments: Sequence[str]) -> list[Method]:
@@ -67,15 +66,14 @@ def find_methods(arguments: Sequence[str]) -> list[Method]:
     methods = []
     for argument in arguments:
         name, equals, path = argument.partition('=')
-        if not equals:
-            name, path = Path(argument).stem, argument
+        if not equals or Path(argument).exists():  # a path may have a = of its own
+            name, path = Path(argument).resolve().stem, argument
+        check_name(name, 'method')
         methods.append(Method(name, Path(path) if Path(path).is_dir() else find_checkpoint(path)))
     names = [method.name for method in methods]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"two methods are called '{twice}'; write NAME=PATH to tell them apart")
-    if any('/' in name or not name for name in names):
-        raise UserError('the name of a method must not be empty or contain a slash')
     return methods
 
 
@@ -96,27 +94,53 @@ def results_of(method: Method, dataset: DataSet, alone: bool) -> dict[str, Path]
             raise UserError(f'{method.path}: no subfolder {dataset.name} with the restored images of that data set')
         folder = method.path
     images = _by_name(folder)
-    return {item.name: partner(item.name, images, str(folder)) for item in dataset.items}
+    return partners([item.name for item in dataset.items], images, str(folder))
 
 
-def partner(stem: str, images: Mapping[str, Path], where: str) -> Path:
-    """The image that is called `stem`, or `stem` and then `x4` or `_suffix`, as results and inputs often are.
+def partners(stems: Sequence[str], images: Mapping[str, Path], where: str) -> dict[str, Path]:
+    """The image of every stem: the one called so, else `stem` and then `x4` or `_suffix`, as results often are.
+
+    An image belongs to the longest stem that it fits, so that `img_2_net` is never taken for a result of `img`.
+
+    Args:
+        stems: names without suffix.
+        images: by name without suffix.
+        where: their folder, for messages.
 
     Raises:
-        UserError: there is none, or more than one with a suffix.
+        UserError: a stem has no image, or more than one with a suffix.
     """
-    if stem in images:
-        return images[stem]
-    pattern = re.compile(re.escape(stem) + r'(x\d+|_).*', re.IGNORECASE)
-    found = [name for name in images if pattern.fullmatch(name)]
-    if len(found) != 1:
-        several = f'; these could be it: {", ".join(found[:3])}' if found else ''
-        raise UserError(f"{where}: no image for '{stem}'{several}")
-    return images[found[0]]
+    # Read from the end of a name, the first stem that is met is the longest.
+    known, fitting = set(stems), {stem: [] for stem in stems}
+    for name in images:
+        for end in range(len(name), 0, -1):
+            if name[:end] in known and _ENDING.fullmatch(name[end:]):
+                fitting[name[:end]].append(name)
+                break
+    found = {}
+    for stem, names in fitting.items():
+        if stem in names:
+            names = [stem]
+        if len(names) != 1:
+            several = f'; these could be it: {", ".join(names[:3])}' if names else ''
+            raise UserError(f"{where}: no image for '{stem}'{several}")
+        found[stem] = images[names[0]]
+    return found
+
+
+_ENDING = re.compile(r'((x\d+|_).*)?', re.IGNORECASE)
 
 
 def _by_name(folder: str | Path) -> dict[str, Path]:
     return {path.stem: path for path in folder_images(folder)}
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise a UserError for the name of a `what` that could not be a folder and a cell of a table."""
+    if not name or name.startswith('.') or re.search(r'[/\\|\x00-\x1f]', name):
+        raise UserError(
+            f"'{name}' cannot name a {what}: no slash, bar or control character, and no dot at its beginning"
+        )
 
 
 def check_names(datasets: Iterable[DataSet]) -> None:

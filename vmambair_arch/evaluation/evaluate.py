@@ -30,7 +30,7 @@ def evaluate(
 ) -> str | None:
     """Measure methods on test sets.
 
-    Below `output` go `table.md`, `scores.csv`, `box.png`, `ends-<method>-<data set>.png`, `crops.png`, `cost.png`
+    Below `output` go `table.md`, `scores.csv`, `box.png`, `ends/<method>/<data set>.png`, `crops.png`, `cost.png`
     where a method is a checkpoint, what checkpoints restored, and what a second run goes on from. Under torchrun the
     images are shared among the processes.
 
@@ -62,7 +62,12 @@ def evaluate(
     wanted = get_metrics(metrics, crop_border=crop_border, weights=weights)
     evaluation = Evaluation(found, datasets, wanted, crop_border, output)
     rectangles = [figures.parse_crop(text) for text in crops]
-    restorers = load_restorers(found, output, **restoring)
+    # What cannot work is said before hours of work, not after.
+    for rectangle in rectangles:
+        figures.check_crop(evaluation, rectangle)
+    for metric in wanted:
+        metric.load()
+    restorers = load_restorers(evaluation, **restoring)
     run(evaluation, restorers, rank, ranks)
     barrier()
     if rank:
@@ -77,7 +82,7 @@ def evaluate(
         for method in found:
             for dataset in datasets:
                 figures.contact_sheet(
-                    evaluation, method.name, dataset, output / f'ends-{method.name}-{dataset.name}.png'
+                    evaluation, method.name, dataset, output / 'ends' / method.name / f'{dataset.name}.png'
                 )
     if rectangles:
         figures.crop_panels(evaluation, rectangles, output / 'crops.png')
@@ -88,7 +93,7 @@ def evaluate(
 
 
 def _dataset(entry: Sequence[str | None]) -> DataSet:
-    if not 2 <= len(entry) <= 3 or not entry[0] or '/' in entry[0]:
+    if not 2 <= len(entry) <= 3:
         raise UserError(f'--data {" ".join(map(str, entry))}: write NAME TRUTH [LQ], - for a folder that is not there')
     folders = [None if folder == '-' else folder for folder in [*entry[1:], None][:2]]
     return find_dataset(entry[0], *folders)

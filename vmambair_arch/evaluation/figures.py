@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import UserError, nearest
 from ..files import replacing
-from ..inference.image_io import Image, read_image, write_image
+from ..inference.image_io import Image, image_size, read_image, write_image
 from ..inference.panel import Panel, side_by_side
 from ..metrics.catalogue import Metric
 from .datasets import DataSet, Item
@@ -34,8 +34,9 @@ def box_plots(evaluation: Evaluation, path: Path) -> None:
     for dataset, row in zip(evaluation.datasets, axes, strict=True):
         for metric, axis in zip(metrics, row, strict=True):
             values = [_values(evaluation, name, dataset, metric) for name in names]
-            axis.boxplot([v[np.isfinite(v)] for v in values], tick_labels=names, showmeans=True, widths=0.6)
-            axis.set(title=dataset.name, ylabel=metric.heading)
+            labels = [_plain_text(name) for name in names]
+            axis.boxplot([v[np.isfinite(v)] for v in values], tick_labels=labels, showmeans=True, widths=0.6)
+            axis.set(title=_plain_text(dataset.name), ylabel=metric.heading)
             axis.tick_params(axis='x', labelrotation=20)
             axis.grid(axis='y', alpha=0.3)
     _save(figure, path)
@@ -57,9 +58,11 @@ def contact_sheet(evaluation: Evaluation, method: str, dataset: DataSet, path: P
         item = dataset.items[index]
         restored, truth = evaluation.pair(method, dataset.name, item)
         rank = 'worst' if place < len(ends) / 2 else 'best'
-        row = [Panel(restored, f'{metric.title} {values[index]:.{metric.digits}f}')]
-        if item.lq is not None:
-            row.insert(0, Panel(read_image(item.lq).rgb, f'{rank}: {item.name}'))
+        which, value = f'{rank}: {item.name}', f'{metric.title} {values[index]:.{metric.digits}f}'
+        if item.lq is None:
+            row = [Panel(restored, f'{which}  {value}')]
+        else:
+            row = [Panel(read_image(item.lq).rgb, which), Panel(restored, value)]
         if truth is not None:
             row.append(Panel(truth, 'truth'))
         rows.append(row)
@@ -90,6 +93,24 @@ def parse_crop(text: str) -> Crop:
     return Crop(match[1], match[2], *map(int, match.groups()[2:]))
 
 
+def check_crop(evaluation: Evaluation, crop: Crop) -> None:
+    """Find out before anything is measured whether a crop can be shown.
+
+    Raises:
+        UserError: no such image, or the crop does not lie inside its truth, or without one its first result.
+    """
+    dataset, item = _find(evaluation, crop)
+    first = evaluation.restored[evaluation.methods[0].name, dataset.name, item.name]
+    seen = item.truth or (first if first.exists() else None)
+    if seen is not None:
+        _check_inside(crop, item.name, *image_size(seen))
+
+
+def _check_inside(crop: Crop, name: str, w: int, h: int) -> None:
+    if crop.x + crop.w > w or crop.y + crop.h > h:
+        raise UserError(f'crop {crop.x},{crop.y},{crop.w},{crop.h} does not lie inside {name}, {w}x{h} pixels')
+
+
 def crop_panels(evaluation: Evaluation, crops: Sequence[Crop], path: Path) -> None:
     """As in the paper's Figs. 5 to 10, a row for each crop: where it lies, then the input, every method, the truth.
 
@@ -110,8 +131,7 @@ def _crop_row(evaluation: Evaluation, crop: Crop) -> list[Panel]:
         score = evaluation.scores[method.name, dataset.name, item.name]
         captions.append(f'{method.name}  {score[metric.name]:.{metric.digits}f}' if metric else method.name)
     h, w = pictures[0].shape[:2]
-    if crop.x + crop.w > w or crop.y + crop.h > h:
-        raise UserError(f'crop {crop.x},{crop.y},{crop.w},{crop.h} does not lie inside {item.name}, {w}x{h} pixels')
+    _check_inside(crop, item.name, w, h)
     if truth is not None:
         pictures.append(truth)
         captions.append('HQ')
@@ -159,15 +179,20 @@ def cost_plot(evaluation: Evaluation, costs: Mapping[str, float], path: Path) ->
         for row in published(dataset.name):
             if row.metric == metric.name and row.multiply_adds:
                 _point(axis, row.multiply_adds, row.value, f'{row.method}, published', '*')
-        axis.set(title=dataset.name, xlabel='multiply-adds at 64 x 64, G', ylabel=metric.heading)
+        axis.set(title=_plain_text(dataset.name), xlabel='multiply-adds at 64 x 64, G', ylabel=metric.heading)
         axis.margins(0.25)
         axis.grid(alpha=0.3)
     _save(figure, path)
 
 
+def _plain_text(name: str) -> str:
+    """A name of the user's for matplotlib, which takes $ for the beginning of a formula."""
+    return name.replace('$', r'\$')
+
+
 def _point(axis: Any, cost: float, value: float, label: str, marker: str) -> None:
     axis.plot(cost / 1e9, value, marker, markersize=9)
-    axis.annotate(label, (cost / 1e9, value), xytext=(6, 6), textcoords='offset points')
+    axis.annotate(_plain_text(label), (cost / 1e9, value), xytext=(6, 6), textcoords='offset points')
 
 
 def _subplots(rows: int, columns: int, width: float) -> tuple[Any, np.ndarray]:

@@ -11,16 +11,18 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import replacing
-from ..inference.image_io import read_image
+from ..inference.image_io import image_size, read_image
 from ..inference.restorer import Restorer
 from ..metrics.catalogue import Metric
 from .datasets import DataSet, Item, Method, results_of
@@ -93,9 +95,9 @@ class Evaluation:
 
 
 def _fitting(truth: np.ndarray, image: np.ndarray, truth_path: Path, path: Path) -> np.ndarray:
-    """The truth without the last rows and columns that a downsampling by 2 to 4 has dropped."""
+    """The truth without the last rows and columns that a downsampling by 2, 3 or 4 has dropped."""
     (h, w), (full_h, full_w) = image.shape[:2], truth.shape[:2]
-    if not (0 <= full_h - h < 4 and 0 <= full_w - w < 4):
+    if not any((h, w) == (full_h // s * s, full_w // s * s) for s in (1, 2, 3, 4)):
         raise UserError(f'{path} has {w}x{h} pixels, its truth {truth_path} {full_w}x{full_h}')
     return truth[:h, :w]
 
@@ -112,56 +114,93 @@ def run(evaluation: Evaluation, restorers: Mapping[str, Restorer], rank: int = 0
         UserError: an image cannot be read, restored or measured, named.
     """
     metrics = [metric for metric in evaluation.metrics if not metric.of_folders]
-    known = read_scores(evaluation)
+    known, restored = read_scores(evaluation), _read_restored(evaluation)
     jobs = list(evaluation.images())[rank::ranks]
-    evaluation.output.mkdir(parents=True, exist_ok=True)
     with (
-        (evaluation.output / f'scores-{rank}.jsonl').open('a', encoding='utf-8') as file,
+        _appending(evaluation.output / f'scores-{rank}.jsonl') as scores,
+        _appending(evaluation.output / f'restored-{rank}.jsonl') as made,
         tqdm(jobs, unit='image', disable=rank > 0) as bar,
     ):
         for method, dataset, item in bar:
             bar.set_description(f'{method.name}: {dataset.name}', refresh=False)
             key = method.name, dataset.name, item.name
             path = evaluation.restored[key]
-            if method.is_checkpoint and not path.exists():
+            if method.is_checkpoint and key not in restored:
                 restorers[method.name](item.lq, path)
-            missing = [metric for metric in metrics if metric.name not in known.get(key, {})]
+                made({'key': key, 'stamp': _stamp(path, item.lq)})
+                known.pop(key, None)
+            missing = [metric for metric in metrics if metric.key not in known.get(key, {})]
             if missing:
                 image, truth = evaluation.pair(method.name, dataset.name, item)
                 try:
-                    values = {metric.name: metric(image, truth) for metric in missing}
+                    values = {metric.key: metric(image, truth) for metric in missing}
                 except UserError as error:
                     raise UserError(f'{path}: {error}') from error
-                stamp = _stamp(evaluation.crop_border, path, item.truth)
-                # The newline comes first: it parts this line from one that a killed run has cut off.
-                file.write('\n' + json.dumps({'key': key, 'stamp': stamp, 'scores': values}))
-                file.flush()
+                stamp = [evaluation.crop_border, *_stamp(path, item.truth)]
+                scores({'key': key, 'stamp': stamp, 'scores': values})
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[Callable[[Any], None]]:
+    """What adds a line of JSON to a file, at once.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open('a', encoding='utf-8')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+
+    def add(entry: Any) -> None:
+        # The newline comes first: it parts this line from one that a killed run has cut off.
+        file.write('\n' + json.dumps(entry))
+        file.flush()
+
+    with file:
+        yield add
 
 
 def read_scores(evaluation: Evaluation) -> dict[Key, dict[str, float]]:
-    """What all processes of all runs have measured on files as they are now; a line that was cut off does not count."""
+    """What all processes of all runs have measured on files as they are now, by `Metric.key`."""
     stamps: dict[Key, list] = {}
     for method, dataset, item in evaluation.images():
         key = method.name, dataset.name, item.name
         if evaluation.restored[key].exists():
-            stamps[key] = _stamp(evaluation.crop_border, evaluation.restored[key], item.truth)
+            stamps[key] = [evaluation.crop_border, *_stamp(evaluation.restored[key], item.truth)]
     found: dict[Key, dict[str, float]] = {}
-    for file in sorted(evaluation.output.glob('scores-*.jsonl')):
-        for line in file.read_text(encoding='utf-8').splitlines():
-            try:
-                entry = json.loads(line)
-                key = tuple(entry['key'])
-                if stamps.get(key) == entry['stamp']:
-                    found.setdefault(key, {}).update(entry['scores'])
-            except (ValueError, KeyError, TypeError):
-                continue
+    for key, entry in _entries(evaluation.output, 'scores'):
+        if stamps.get(key) == entry['stamp']:
+            found.setdefault(key, {}).update(entry['scores'])
     return found
 
 
-def _stamp(crop_border: int, *paths: Path | None) -> list:
-    """What a measurement depends on, JSON-ready."""
-    files = [path.stat() for path in paths if path is not None]
-    return [crop_border, *([status.st_size, status.st_mtime_ns] for status in files)]
+def _read_restored(evaluation: Evaluation) -> set[Key]:
+    """The images that earlier runs have restored from inputs as they are now."""
+    stamps: dict[Key, list] = {}
+    for method, dataset, item in evaluation.images():
+        key = method.name, dataset.name, item.name
+        if method.is_checkpoint and evaluation.restored[key].exists():
+            stamps[key] = _stamp(evaluation.restored[key], item.lq)
+    return {key for key, entry in _entries(evaluation.output, 'restored') if stamps.get(key) == entry['stamp']}
+
+
+def _entries(output: Path, kind: str) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """The lines of all processes, by key; one that was cut off does not count."""
+    for file in sorted(output.glob(f'{kind}-*.jsonl')):
+        for line in file.read_text(encoding='utf-8').splitlines():
+            try:
+                entry = json.loads(line)
+                yield tuple(entry['key']), entry
+            except (ValueError, KeyError, TypeError):
+                continue
+
+
+def _stamp(*paths: Path | None) -> list:
+    """What changes when one of the files does, JSON-ready."""
+    files = [(path, path.stat()) for path in paths if path is not None]
+    return [[str(path.resolve()), status.st_size, status.st_mtime_ns] for path, status in files]
 
 
 def collect(evaluation: Evaluation) -> None:
@@ -173,10 +212,10 @@ def collect(evaluation: Evaluation) -> None:
     found = read_scores(evaluation)
     for method, dataset, item in evaluation.images():
         key = method.name, dataset.name, item.name
-        wanted = [metric.name for metric in evaluation.metrics if not metric.of_folders]
-        if any(name not in found.get(key, {}) for name in wanted):
+        wanted = [metric for metric in evaluation.metrics if not metric.of_folders]
+        if any(metric.key not in found.get(key, {}) for metric in wanted):
             raise UserError(f'{evaluation.output}: no scores of {" / ".join(key)}; run the same command again')
-        evaluation.scores[key] = {name: found[key][name] for name in wanted}
+        evaluation.scores[key] = {metric.name: found[key][metric.key] for metric in wanted}
     for metric in evaluation.metrics:
         if metric.of_folders:
             for method in evaluation.methods:
@@ -196,26 +235,42 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
         writer.writerows([*key, *(scores[name] for name in names)] for key, scores in evaluation.scores.items())
 
 
-def load_restorers(methods: Sequence[Method], output: Path, **options: object) -> dict[str, Restorer]:
+def load_restorers(evaluation: Evaluation, **options: object) -> dict[str, Restorer]:
     """A restorer for every checkpoint; images that another checkpoint of that name restored before are refused.
 
     Raises:
-        UserError: as `Restorer.from_pretrained`, or such images are there.
+        UserError: as `Restorer.from_pretrained`, such images are there, or the scale is not that of the data.
     """
     restorers = {}
-    for method in methods:
+    for method in evaluation.methods:
         if not method.is_checkpoint:
             continue
-        folder = output / 'restored' / method.name
+        restorer = restorers[method.name] = Restorer.from_pretrained(method.path, **options)
+        _check_scale(evaluation, method, getattr(restorer.model, 'scale', 1))
+        folder = evaluation.output / 'restored' / method.name
         status = method.path.stat()
-        mark = json.dumps([str(method.path.resolve()), status.st_size, status.st_mtime_ns, options], default=str)
+        settings = {name: value for name, value in options.items() if name != 'device'}
+        mark = json.dumps([str(method.path.resolve()), status.st_size, status.st_mtime_ns, settings], default=str)
         note = folder / 'checkpoint.json'
-        if note.exists() and note.read_text(encoding='utf-8') != mark:
+        if note.exists() and note.read_text(encoding='utf-8') != mark and any(folder.glob('*/*.png')):
             raise UserError(f'{folder} holds images of another checkpoint or other settings; delete it or change -o')
         with replacing(note) as temporary:
             temporary.write_text(mark, encoding='utf-8')
-        restorers[method.name] = Restorer.from_pretrained(method.path, **options)
     return restorers
+
+
+def _check_scale(evaluation: Evaluation, method: Method, scale: int) -> None:
+    """Raise a UserError where a network of this scale cannot make an image of the size of its truth."""
+    for dataset in evaluation.datasets:
+        for item in dataset.items:
+            if item.truth is None:
+                continue
+            (w, h), (full_w, full_h) = image_size(item.lq), image_size(item.truth)
+            if not (0 <= full_w - w * scale < 4 and 0 <= full_h - h * scale < 4):
+                raise UserError(
+                    f'{method.path} makes images {scale} times as large, which do not fit: {item.lq} has {w}x{h} '
+                    f'pixels, its truth {item.truth} {full_w}x{full_h}'
+                )
 
 
 def world() -> tuple[int, int]:

@@ -106,6 +106,22 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image:
     return decode_image(data, name=str(path), max_pixels=max_pixels)
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image file as `read_image` returns it, from its header.
+
+    Raises:
+        UserError: missing, or no image.
+    """
+    path = Path(path)
+    check_regular(path)
+    try:
+        with _no_pillow_limit(), PIL.Image.open(path, formats=_DECODERS) as source:
+            sideways = _exif(source)[1] >= 5
+            return source.size[::-1] if sideways else source.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f'{path}: is no PNG, JPEG, WebP, TIFF or BMP image, or its header is damaged') from error
+
+
 def check_regular(path: Path) -> None:
     """Refuse what cannot be read to an end: pipes and devices, which a symlink may lead to.
 
@@ -150,9 +166,7 @@ def write_image(path: str | Path, image: Image, *, quality: int = 95) -> None:
         UserError: unknown suffix, alpha in a JPEG or BMP, too large for the format, or the file cannot be written.
     """
     path = Path(path)
-    format = FORMATS.get(path.suffix.lower())
-    if format is None:
-        raise UserError(f"{path}: no image format has the suffix '{path.suffix}'; use one of {', '.join(FORMATS)}")
+    format = format_of(path)
     if image.alpha is not None and format in ('JPEG', 'BMP'):
         raise UserError(f'{path}: {format} cannot hold the transparency of this image; write it as png, webp or tiff')
     try:
@@ -161,6 +175,18 @@ def write_image(path: str | Path, image: Image, *, quality: int = 95) -> None:
         raise UserError(f'{path}: cannot be written as {format} ({error})') from error
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def format_of(path: str | Path) -> str:
+    """Pillow's name of the format that the suffix of an output names.
+
+    Raises:
+        UserError: unknown suffix.
+    """
+    suffix = Path(path).suffix
+    if suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: no image format has the suffix '{suffix}'; use one of {', '.join(FORMATS)}")
+    return FORMATS[suffix.lower()]
 
 
 def encode_image(image: Image, format: str, *, quality: int = 95) -> bytes:

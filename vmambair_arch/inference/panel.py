@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,9 @@ def side_by_side(rows: Sequence[Sequence[Panel]], height: int = 360) -> np.ndarr
             size = (max(round(w * height / h), 1), height)
             shrinks = height < h
             picture = cv2.resize(panel.image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-            cell = np.full((height + CAPTION, max(size[0], 60) + GAP, 3), 255, np.uint8)
+            # As wide as the caption, which holds the figure: under a narrow picture it would be cut off.
+            width = max(size[0], math.ceil(font.getlength(panel.caption)) + 8)
+            cell = np.full((height + CAPTION, width + GAP, 3), 255, np.uint8)
             cell[:height, : size[0]] = np.rint(np.clip(picture, 0, 1) * 255)
             canvas = PIL.Image.fromarray(cell)
             ImageDraw.Draw(canvas).text((4, height + 4), panel.caption, fill=(20, 20, 20), font=font)

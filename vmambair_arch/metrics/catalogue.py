@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, nearest
-from .fid import fid
+from .fid import fid, inception
 from .no_reference import niqe, pyiqa, pyiqa_metric
-from .perceptual import BACKBONES, dists, lpips
+from .perceptual import BACKBONES, dists, dists_network, lpips, lpips_network
 from .psnr_ssim import psnr, ssim
 
 PYIQA = 'pyiqa:'
@@ -48,6 +48,26 @@ class Metric:
     @property
     def heading(self) -> str:
         return f'{self.title} {"↓" if self.lower_is_better else "↑"}'
+
+    @property
+    def key(self) -> str:
+        """What tells its figures from those of the same metric with other weights."""
+        weights = self.options.get('weights')
+        return self.name if weights is None else f'{self.name} {Path(weights).resolve()}'
+
+    def load(self) -> None:
+        """Load what it needs, so that missing weights are found before anything is restored.
+
+        Raises:
+            UserError: weights or a package are missing.
+        """
+        weights = self.options.get('weights')
+        if self.function is lpips:
+            lpips_network(self.options['net'], weights)
+        elif self.function is dists:
+            dists_network(weights)
+        elif self.function is fid:
+            inception(weights)
 
     def __call__(
         self, image: np.ndarray | Iterable[np.ndarray], truth: np.ndarray | Iterable[np.ndarray] | None = None

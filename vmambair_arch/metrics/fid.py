@@ -28,7 +28,7 @@ def fid(images: Iterable[np.ndarray], references: Iterable[np.ndarray], *, weigh
     Raises:
         UserError: fewer than two images, no weights.
     """
-    network = _inception(weights)
+    network = inception(weights)
     return frechet_distance(_features(images, network), _features(references, network))
 
 
@@ -60,7 +60,7 @@ def _features(images: Iterable[np.ndarray], network: nn.Module) -> np.ndarray:
     return np.stack(rows) if rows else np.zeros((0, 1))
 
 
-def _inception(weights: str | Path | None) -> nn.Module:
+def inception(weights: str | Path | None) -> nn.Module:
     """BasicSR's Inception v3 in the form that FID is defined with."""
     from basicsr.archs import inception as module
 

@@ -41,7 +41,8 @@ def pyiqa(name: str, image: np.ndarray, reference: np.ndarray | None = None, *, 
         crop_border: pixels left out at every edge.
 
     Raises:
-        UserError: pyiqa is not installed, no such metric, its weights cannot be had, no reference where it needs one.
+        UserError: pyiqa is not installed, no such metric, its weights cannot be had, no reference where it needs one,
+            an image that it cannot measure.
     """
     import torch
 
@@ -51,8 +52,12 @@ def pyiqa(name: str, image: np.ndarray, reference: np.ndarray | None = None, *, 
         if reference is None:
             raise UserError(f"pyiqa's '{name}' needs the true image to compare with")
         images.append(as_tensor(crop(reference, crop_border)))
-    with torch.inference_mode():
-        return float(metric(*images))
+    try:
+        with torch.inference_mode():
+            return float(metric(*images))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        h, w = images[0].shape[-2:]
+        raise UserError(f"pyiqa's '{name}' failed on {w} x {h} pixels: {' '.join(str(error).split())[:160]}") from error
 
 
 @lru_cache(maxsize=8)

@@ -55,7 +55,7 @@ def lpips(
     if min(a.shape[-2:]) < SMALLEST[net]:
         raise UserError(f'LPIPS-{net} needs {SMALLEST[net]} pixels in height and width, got {_size(a)}')
     with torch.inference_mode():
-        return _lpips(net, weights)(2 * a - 1, 2 * b - 1).item()
+        return lpips_network(net, weights)(2 * a - 1, 2 * b - 1).item()
 
 
 def dists(
@@ -67,11 +67,12 @@ def dists(
     """
     a, b = _pair(image, reference, crop_border)
     with torch.inference_mode():
-        return _dists(weights)(a, b).item()
+        return dists_network(weights)(a, b).item()
 
 
 @lru_cache(maxsize=4)
-def _lpips(net: str, weights: str | Path | None) -> nn.Module:
+def lpips_network(net: str, weights: str | Path | None) -> nn.Module:
+    """The network of `lpips` on the device that measures."""
     features = imagenet_features(BACKBONES[net], weights)
     package = require('lpips', 'lpips')
     with warnings.catch_warnings():
@@ -82,7 +83,8 @@ def _lpips(net: str, weights: str | Path | None) -> nn.Module:
 
 
 @lru_cache(maxsize=2)
-def _dists(weights: str | Path | None) -> nn.Module:
+def dists_network(weights: str | Path | None) -> nn.Module:
+    """The network of `dists` on the device that measures."""
     features = imagenet_features('vgg16', weights)
     require('DISTS_pytorch', 'dists-pytorch')
     folder = Path(importlib.util.find_spec('DISTS_pytorch').submodule_search_locations[0])
