@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 from vmambair_arch import demo
 from vmambair_arch.archs import VmambaIR
+from vmambair_arch.errors import UserError, guard
 from vmambair_arch.files import replacing
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.metrics.psnr_ssim import psnr
@@ -69,7 +72,8 @@ def step_times(rounds: int) -> dict[str, float]:
 def shortened(shape: str, iterations: int, data: Path) -> dict[str, Any]:
     """The option file of the recipe, for one shape and patches of one size."""
     options = load_options(option_file(BASE))
-    options['name'] = f'shape_{list(SHAPES).index(shape)}'
+    # The length is part of the name, or a finished training would stand for one of another length.
+    options['name'] = f'shape_{list(SHAPES).index(shape)}_{iterations}'
     options['network_g'] |= SHAPES[shape]
     section = options['datasets']['train']
     section |= {'gt_sizes': [SIZE], 'mini_batch_sizes': [PATCHES], 'iters': [iterations]}
@@ -116,7 +120,28 @@ def input_psnr(data: Path) -> float:
     return statistics.fmean(psnr(lq, gt, y_channel=True) for lq, gt in pairs)
 
 
-def main() -> None:
+def check_data(data: Path) -> None:
+    """Refuse a folder that cannot be trained on and scored before anything is timed.
+
+    Raises:
+        UserError: a folder below `data` is missing.
+    """
+    for folder in ('train/target', 'train/input', 'val/target', 'val/input'):
+        if not (data / folder).is_dir():
+            raise UserError(f'--data {data}: no folder {folder} below it; `vmambair prepare rain100l` lays one out so')
+
+
+def one_thread() -> None:
+    """One thread here and in the trainings, which are processes of their own and inherit the environment alone."""
+    os.environ['OMP_NUM_THREADS'] = '1'
+    torch.set_num_threads(1)
+
+
+def main() -> int:
+    return guard(_compare)
+
+
+def _compare() -> None:
     parser = argparse.ArgumentParser(prog='benchmarks.shapes', description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path, help='keeps the trainings')
     parser.add_argument('--data', type=Path, required=True, help='with train and val, each with target and input')
@@ -124,8 +149,9 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=9, help='timed steps (default: %(default)s)')
     parser.add_argument('--only', type=int, nargs='*', metavar='K', help='train these shapes, by number; no table')
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    one_thread()
     data, folder = args.data.resolve(), args.folder.resolve()
+    check_data(data)
     folder.mkdir(parents=True, exist_ok=True)
     measured = folder / 'steps.json'  # decides how long each is trained: once
     if not measured.exists():
@@ -160,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

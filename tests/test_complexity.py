@@ -149,6 +149,23 @@ def test_table_quotes_the_published_beside_the_measured() -> None:
     assert set(PRESETS) >= {row.name for row in rows}
 
 
+PROFILE = Path(__file__).resolve().parents[1] / 'benchmarks' / 'results' / 'profile.md'
+
+
+def _profiled() -> dict[str, dict[str, str]]:
+    """The cells of the published profile by network and heading."""
+    lines = PROFILE.read_text(encoding='utf-8').splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.strip('|').split('|')] for line in lines if line.startswith('|'))
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_the_published_profile_is_of_the_presets_as_they_are(preset: str) -> None:
+    row, counted = _profiled()[preset], count(VmambaIR.from_preset(preset))
+    assert row['parameters, M'] == f'{counted.parameters / 1e6:.3f}'
+    assert row['total, G'] == f'{counted.total / 1e9:.2f}'
+
+
 def test_the_gpu_that_is_timed_is_the_one_that_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
     monkeypatch.setattr(torch.cuda, 'synchronize', waited.append)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from vmambair_arch import explain
 from vmambair_arch.archs import OSSNet
 from vmambair_arch.cli import main
 from vmambair_arch.explain import (
@@ -143,3 +144,56 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path, capsys: pytest
     assert main(['explain', *arguments]) == 2
     assert 'not those that its sha256 was taken of' in capsys.readouterr().err
     assert not (tmp_path / 'e.png').exists()
+
+
+def _small_network(folder: Path) -> str:
+    torch.manual_seed(0)
+    path = folder / 'net.pth'
+    torch.save({'params': OSSNet(dim=8, num_blocks=1, d_state=4).state_dict()}, path)
+    return str(path)
+
+
+def test_the_photograph_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = tmp_path / 'photo.png'
+    write_image(photo, Image(np.random.default_rng(0).random((24, 24, 3)).astype(np.float32)))
+    (tmp_path / 'link.png').symlink_to(photo)
+    before = photo.read_bytes()
+    network = _small_network(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for output in ('photo.png', str(photo), 'link.png'):
+        assert main(['explain', 'photo.png', '-m', network, '-o', output, '--window', '8']) == 2
+        assert 'photo.png: would be overwritten' in capsys.readouterr().err
+        assert photo.read_bytes() == before
+
+
+def test_a_suffix_that_cannot_be_written_is_refused_before_the_computation(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, 'local_attribution', lambda *_: pytest.fail('was computed'))
+    photo = tmp_path / 'photo.png'
+    write_image(photo, Image(np.random.default_rng(0).random((24, 24, 3)).astype(np.float32)))
+    arguments = ['explain', str(photo), '-m', _small_network(tmp_path), '--window', '8']
+    assert main([*arguments, '-o', str(tmp_path / 'e.txt')]) == 2
+    assert "e.txt: no image format has the suffix '.txt'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('level', [0, 77 / 255, 1])  # the blur of the second is not that level to the last bit
+def test_a_flat_image_has_nothing_to_explain(tmp_path: Path, capsys: pytest.CaptureFixture, level: float) -> None:
+    flat = tmp_path / 'flat.png'
+    write_image(flat, Image(np.full((24, 24, 3), level, np.float32)))
+    arguments = [str(flat), '-m', _small_network(tmp_path), '-o', str(tmp_path / 'e.png'), '--window', '8']
+    assert main(['explain', *arguments]) == 2
+    said = capsys.readouterr()
+    assert 'flat.png: no texture in the window at 12,12 to explain; choose another place with --at' in said.err
+    assert said.out == ''
+    assert not (tmp_path / 'e.png').exists()
+
+
+def test_one_level_of_16_bits_is_texture(tmp_path: Path) -> None:
+    image = np.full((24, 24, 3), 0.25, np.float32)
+    image[12, 12] += 1 / 65535
+    write_image(tmp_path / 'photo.png', Image(image, bits=16))
+    found = explain.explain(tmp_path / 'photo.png', _small_network(tmp_path), tmp_path / 'e.png', window=8)
+    assert 0 < found.diffusion_index < 100

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import UserError
-from .inference.image_io import Image, read_image, write_image
+from .inference.image_io import Image, format_of, read_image, write_image
 from .inference.panel import Panel, side_by_side
 
 CROPS = 8
@@ -29,6 +29,9 @@ BLUR = 9.0
 """Standard deviation in pixels at the blurred end."""
 SHARES = (0.2, 0.5, 0.99)
 """Shares of the gradient of which the area is reported, as in RepLKNet (Ding et al., CVPR 2022)."""
+FLAT = 1e-6
+"""Sum of an attribution at or below which the image holds no texture: far above the rounding of a flat image, far below
+what one level of 16 bits in one pixel brings."""
 
 
 def effective_receptive_field(network: nn.Module, images: Iterable[Tensor]) -> Tensor:
@@ -81,14 +84,15 @@ def local_attribution(
     Returns:
         (c, h, w), signed.
     """
-    path = [gaussian_blur(image, blur * (1 - step / steps)) for step in range(steps + 1)]
-    attribution = torch.zeros_like(image)
+    # In double precision, or the rounding of the blur alone would give a flat image an attribution.
+    path = [gaussian_blur(image.double(), blur * (1 - step / steps)) for step in range(steps + 1)]
+    attribution = torch.zeros_like(path[0])
     for before, after in zip(path[:-1], path[1:], strict=True):
         # The gradient in the middle of a step: the error is of second order.
-        x = ((before + after) / 2).requires_grad_()
+        x = ((before + after) / 2).to(image.dtype).requires_grad_()
         (gradient,) = torch.autograd.grad(texture(network(x), window), x)
         attribution += gradient * (after - before)
-    return attribution[0]
+    return attribution[0].to(image.dtype)
 
 
 def texture(image: Tensor, window: tuple[int, int, int, int]) -> Tensor:
@@ -112,7 +116,10 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def diffusion_index(attribution: Tensor) -> float:
-    """100 * (1 - Gini coefficient) of the absolute attribution (c, h, w): the more pixels take part, the larger."""
+    """100 * (1 - Gini coefficient) of the absolute attribution (c, h, w): the more pixels take part, the larger.
+
+    Not a number where the attribution is 0 everywhere.
+    """
     values = attribution.abs().sum(0).flatten().double().sort().values
     n = len(values)
     ranks = torch.arange(1, n + 1, dtype=torch.float64, device=values.device)
@@ -164,11 +171,16 @@ def explain(
         device: 'cpu', 'cuda', …; default: a GPU where there is one.
 
     Raises:
-        UserError: bad files, or a point, size or window that does not fit the image.
+        UserError: bad files, `output` is `image` or no image file, a point, size or window that does not fit the image,
+            or a place without texture.
     """
     from .inference.checkpoints import open_network
     from .inference.restorer import find_device
 
+    # What cannot be written is said before the computation, not after.
+    format_of(output)
+    if Path(output).resolve() == Path(image).resolve():
+        raise UserError(f'{image}: would be overwritten by its explanation; choose another output')
     device = find_device(device)
     network = open_network(checkpoint).to(device)
     network.requires_grad_(False)
@@ -188,6 +200,8 @@ def explain(
     scale = getattr(network, 'scale', 1)
     rectangle = (corner[0] * scale, corner[1] * scale, window * scale, window * scale)
     attribution = local_attribution(network, part, rectangle)
+    if attribution.abs().sum() <= FLAT:
+        raise UserError(f'{image}: no texture in the window at {x},{y} to explain; choose another place with --at')
     field = effective_receptive_field(network, _crops(whole, size))
     with torch.no_grad():
         result = network(part).clamp(0, 1)

@@ -48,6 +48,8 @@ def light_options(variant: str) -> dict[str, Any]:
     """Options that train an ablation in small: those of the demo, with another network, length and batch."""
     options = load_options(option_file(BASE))
     options['name'] = f'ablation_{variant}_light'
+    if variant == tables.AGAIN:
+        options['manual_seed'], variant = 1, 'full'
     options['network_g'] = {'type': 'VmambaIR'} | arguments(variant) | LIGHT | LIGHT_BLOCKS.get(variant, {})
     train, seldom = options['train'], float(ITERATIONS)
     train['total_iter'] = ITERATIONS
@@ -90,7 +92,7 @@ def train(folder: Path) -> dict[str, dict[str, float]]:
     folder.mkdir(parents=True, exist_ok=True)
     demo.TASKS['realsr'].prepare(folder / 'data', True)
     checkpoints = {}
-    for variant in VARIANTS:
+    for variant in (*VARIANTS, tables.AGAIN):
         options = light_options(variant)
         path = folder / f'{options["name"]}.yml'
         path.write_text(yaml.safe_dump(options, sort_keys=False), encoding='utf-8')

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmambair_arch.data.prepare.catalogue import SOURCES, Source
 from vmambair_arch.evaluation.published import ABLATIONS, OURS, PAPER, published
 from vmambair_arch.files import replacing
 from vmambair_arch.metrics.catalogue import METRICS
+from vmambair_arch.options import load_options, option_file
 
 HERE = Path(__file__).parent
 README = HERE / 'README.md'
@@ -112,20 +114,48 @@ def _experiment(experiment: Experiment, reproduced: list[dict[str, Any]]) -> str
     metrics = ' '.join(dict.fromkeys(names))
     commands += [
         f'vmambair test -opt options/{experiment.test}',
-        f'vmambair evaluate results/{Path(experiment.test).stem}/visualization --data NAME TRUTH LQ '
-        f'--metrics {metrics} --crop-border {experiment.crop_border}',
-    ]
+        ' \\\n    '.join([
+            f'vmambair evaluate results/{Path(experiment.test).stem}/visualization',
+            *map(_data_argument, _data_sets(experiment.test)),
+            f'--metrics {metrics} --crop-border {experiment.crop_border}',
+        ]),
+    ]  # fmt: skip
     sources = dict.fromkeys(f.source for d in experiment.datasets for f in published(d) if f.method == OURS)
     return '\n'.join([
         f'## {experiment.title}\n',
         f'- Train on: {experiment.train_data}.',
         f'- Test on: {experiment.test_data}.',
+        f'- Once downloaded, laid out by: `vmambair prepare {" ".join(prepared(experiment))} --downloads FOLDER`.',
         *(f'- Source: {source}.' for source in sources),
         '\n```bash',
         *commands,
         '```\n',
         _markdown(rows),
     ])  # fmt: skip
+
+
+def _data_sets(name: str) -> list[dict[str, Any]]:
+    """The sections of the data sets of an option file."""
+    return list(load_options(option_file(name))['datasets'].values())
+
+
+def _data_argument(section: dict[str, Any]) -> str:
+    """A test set as `vmambair evaluate` takes it; without inputs where they are made from the truth."""
+    words = ['--data', section['name'], section['dataroot_gt'], section.get('dataroot_lq')]
+    return ' '.join(word for word in words if word)
+
+
+def prepared(experiment: Experiment) -> list[str]:
+    """Names for `vmambair prepare` of what the option files of an experiment read, as far as it knows them."""
+    sections = [section for name in (*experiment.trainings, experiment.test) for section in _data_sets(name)]
+    roots = [section[key] for section in sections for key in ('dataroot_gt', 'dataroot_lq') if key in section]
+    return list(dict.fromkeys(name for root in roots for name, source in SOURCES.items() if root in _folders(source)))
+
+
+def _folders(source: Source) -> set[str]:
+    """What `vmambair prepare` makes of a data set, the folder of all of it included, as option files name it."""
+    root = f'datasets/{source.folder}'
+    return {root, *(f'{root}/{part.folder}' for part in source.parts)}
 
 
 def _ablations(results: dict[str, Any]) -> str:
@@ -164,8 +194,26 @@ def _ablations(results: dict[str, Any]) -> str:
     ]
     if networks:
         parts.append(_gaps(networks))
+    if AGAIN in trained:
+        parts.append(_chance(trained))
     return '\n'.join(parts)
 
+
+def _chance(trained: dict[str, dict[str, float]]) -> str:
+    """How far chance moves the figures of the small networks, in words."""
+    first, again = (trained[name]['psnr_y'] for name in ('full', AGAIN))
+    values = [row['psnr_y'] for row in trained.values()]
+    text = (
+        f'- In small: all lie between {min(values):.2f} and {max(values):.2f} dB. The full network from another seed '
+        f'has {again:.2f} instead of {first:.2f} dB: what is no farther apart than that may be chance.'
+    )
+    if trained['v4'] == trained['full']:
+        text += ' V4 has the figures of the full network, as it is the same function.'
+    return text + '\n'
+
+
+AGAIN = 'full_again'
+"""The full network from another seed, among what was trained in small: how much chance alone moves a figure."""
 
 WHAT = {
     'full': 'VmambaIR',

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.paper import ablation, tables
 from vmambair_arch.archs import VmambaIR
+from vmambair_arch.cli import main
 from vmambair_arch.complexity import count
-from vmambair_arch.evaluation.published import ABLATIONS
+from vmambair_arch.data.prepare import SOURCES
+from vmambair_arch.evaluation.published import ABLATIONS, OURS, published
 from vmambair_arch.options import load_options, option_file
 
 
@@ -22,6 +25,58 @@ def test_option_files_are_there_and_agree() -> None:
     for experiment in tables.EXPERIMENTS:
         networks = [load_options(option_file(name))['network_g'] for name in (*experiment.trainings, experiment.test)]
         assert all(network == networks[0] for network in networks), experiment.title
+
+
+@pytest.mark.parametrize('experiment', tables.EXPERIMENTS, ids=lambda experiment: experiment.test)
+def test_every_test_set_of_the_option_files_has_its_published_figures(experiment: tables.Experiment) -> None:
+    """`vmambair evaluate` finds the paper's row by the name that the option file gives a set."""
+    names = [section['name'] for section in load_options(option_file(experiment.test))['datasets'].values()]
+    assert sorted(names) == sorted(experiment.datasets)
+    for name in names:
+        assert any(figure.method == OURS for figure in published(name)), name
+
+
+@pytest.mark.parametrize('path', sorted(option_file('test_sr.yml').parent.glob('*.yml')), ids=lambda path: path.stem)
+def test_a_data_set_has_one_name_in_all_option_files(path: Path) -> None:
+    names = {
+        section['dataroot_gt']: section['name']
+        for experiment in tables.EXPERIMENTS
+        for section in load_options(option_file(experiment.test))['datasets'].values()
+    }
+    for section in load_options(path)['datasets'].values():
+        assert section['name'] == names.get(section.get('dataroot_gt'), section['name'])
+
+
+@pytest.mark.parametrize('experiment', tables.EXPERIMENTS, ids=lambda experiment: experiment.test)
+def test_the_command_on_the_page_can_be_run_as_it_stands(
+    experiment: tables.Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parsed by the command line itself, it names the folders of the option file."""
+    page = tables.readme().replace(' \\\n', ' ')
+    (command,) = (
+        line for line in page.splitlines() if line.startswith(f'vmambair evaluate results/{experiment.test[:-4]}/')
+    )
+    called = {}
+
+    def evaluate(methods: list[str], data: list[list[str]], metrics: list[str], *_: object, **options: object) -> None:
+        called.update(data=data, metrics=metrics, **options)
+
+    monkeypatch.setattr('vmambair_arch.evaluation.evaluate.evaluate', evaluate)
+    assert main(command.split()[1:]) == 0
+    sections = load_options(option_file(experiment.test))['datasets'].values()
+    keys = ('name', 'dataroot_gt', 'dataroot_lq')
+    assert called['data'] == [[section[key] for key in keys if key in section] for section in sections]
+    assert called['crop_border'] == experiment.crop_border
+
+
+@pytest.mark.parametrize('experiment', tables.EXPERIMENTS, ids=lambda experiment: experiment.test)
+def test_all_that_is_read_can_be_prepared(experiment: tables.Experiment) -> None:
+    names = tables.prepared(experiment)
+    assert set(names) <= set(SOURCES)
+    laid_out = set().union(*(tables._folders(SOURCES[name]) for name in names))
+    for name in (*experiment.trainings, experiment.test):
+        for section in load_options(option_file(name))['datasets'].values():
+            assert {section[key] for key in ('dataroot_gt', 'dataroot_lq') if key in section} <= laid_out
 
 
 def test_reproduced_figures_come_with_their_command(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

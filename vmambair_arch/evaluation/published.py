@@ -54,7 +54,10 @@ def _table(
 
 _DERAIN = ('psnr_y_matlab', 'ssim_y_matlab')
 _MATLAB = 'evaluate_PSNR_SSIM.m: Y rounded, no border left out'
-_SR = 'not defined in the paper; SRGAN/metric.sh: LPIPS with AlexNet, PSNR on Y with a border of 4'
+_SR = (
+    "not defined in the paper; the authors' repository: LPIPS with AlexNet (SRGAN/metrics/LPIPS.py), PSNR on Y; "
+    'its script SRGAN/metrics/PSNR.py leaves out no border, its option file test_mamba15_x4.yml 4: 4 is assumed here'
+)
 _REAL = (
     "not defined in the paper; RealSR/Metric: Y with a border of 4, LPIPS with VGG, as in DiffIR's script of that name"
 )
