@@ -220,7 +220,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         if evaluated:
             print(evaluated, end='')
 
-    OPTIONS = ('crop_border', 'weights', 'crops', 'device', 'tile', 'self_ensemble')
+    OPTIONS = ('crop_border', 'weights', 'crops', 'cost', 'device', 'tile', 'self_ensemble')
     parser = commands.add_parser('evaluate', help='metrics, tables and plots of restored images or checkpoints')
     add = parser.add_argument
     add('methods', nargs='+', metavar='[NAME=]PATH', help='folder of restored images, or checkpoint to run')
@@ -231,6 +231,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     add('--crop-border', type=int, default=0, metavar='N', help='pixels that PSNR and SSIM leave out (default: 0)')
     add('--weights', metavar='PATH', help='folder of backbone weights for LPIPS, DISTS and FID')
     add('--crops', nargs='+', default=[], metavar='IMAGE:X,Y,W,H', help='zoomed crops of all methods side by side')
+    add('--cost', nargs='+', default=[], metavar='NAME=G', help='10^9 multiply-adds of a folder, for the plot of cost')
     add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')
     add('--tile', type=int, help='largest side of a tile; 0: whole (default: what memory allows)')
     add('--self-ensemble', action='store_true', help='average over flips and turns, in eight times the time')

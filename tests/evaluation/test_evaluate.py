@@ -247,6 +247,19 @@ def test_cost_plot_of_a_checkpoint(data: Path, checkpoint: Path, tmp_path: Path)
     assert read_image(tmp_path / 'cost.png').rgb.std() > 0.02
 
 
+def test_cost_of_folders_is_what_the_user_says(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(figures, 'cost_plot', lambda evaluation, costs, path: seen.append(costs))
+    sets = [['rain', f'{data}/truth']]
+    evaluate([f'{data}/good'], sets, ['psnr'], tmp_path)
+    assert not seen
+    evaluate([f'{data}/good'], sets, ['psnr'], tmp_path, cost=['good=78.6'])
+    assert seen == [{'good': pytest.approx(78.6e9)}]
+    for entry, message in (('god=1', "no method 'god' .did you mean 'good'"), ('good=much', "'much' is no number")):
+        with pytest.raises(UserError, match=message):
+            evaluate([f'{data}/good'], sets, ['psnr'], tmp_path, cost=[entry])
+
+
 def _evaluation(data: Path, output: Path) -> Evaluation:
     dataset = find_dataset('rain', data / 'truth', None)
     return Evaluation(find_methods([f'{data}/good']), [dataset], get_metrics(['psnr']), 0, output)

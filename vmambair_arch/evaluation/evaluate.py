@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..complexity import count
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..files import replacing
 from ..metrics.catalogue import get_metrics
 from ..models.distributed import barrier
@@ -26,13 +27,14 @@ def evaluate(
     crop_border: int = 0,
     weights: str | Path | None = None,
     crops: Sequence[str] = (),
+    cost: Sequence[str] = (),
     **restoring: Any,
 ) -> str | None:
     """Measure methods on test sets.
 
     Below `output` go `table.md`, `scores.csv`, `box.png`, `ends/<method>/<data set>.png`, `crops.png`, `cost.png`
-    where a method is a checkpoint, what checkpoints restored, and what a second run goes on from. Under torchrun the
-    images are shared among the processes.
+    where the cost of a method is known, what checkpoints restored, and what a second run goes on from. Under torchrun
+    the images are shared among the processes.
 
     Args:
         methods: `NAME=PATH` or `PATH` of folders of restored images and of checkpoints.
@@ -42,6 +44,8 @@ def evaluate(
         crop_border: pixels that PSNR and SSIM leave out at every edge.
         weights: folder of backbone weights, see `pretrained.pretrained_state`.
         crops: see `figures.parse_crop`.
+        cost: `NAME=G`, multiply-adds at a 64 x 64 input in 10^9 of methods that are folders; those of checkpoints are
+            counted.
         restoring: keyword arguments of `Restorer`.
 
     Returns:
@@ -62,6 +66,7 @@ def evaluate(
     wanted = get_metrics(metrics, crop_border=crop_border, weights=weights)
     evaluation = Evaluation(found, datasets, wanted, crop_border, output)
     rectangles = [figures.parse_crop(text) for text in crops]
+    costs = _costs(cost, [method.name for method in found])
     # What cannot work is said before hours of work, not after.
     for rectangle in rectangles:
         figures.check_crop(evaluation, rectangle)
@@ -86,10 +91,26 @@ def evaluate(
                 )
     if rectangles:
         figures.crop_panels(evaluation, rectangles, output / 'crops.png')
-    if restorers:
-        costs = {name: count(restorer.model).total for name, restorer in restorers.items()}
+    costs |= {name: count(restorer.model).total for name, restorer in restorers.items()}
+    if costs:
         figures.cost_plot(evaluation, costs, output / 'cost.png')
     return table
+
+
+def _costs(entries: Sequence[str], methods: Sequence[str]) -> dict[str, float]:
+    """Multiply-adds by method from `NAME=G`."""
+    costs = {}
+    for entry in entries:
+        name, _, giga = entry.rpartition('=')
+        if name not in methods:
+            raise UserError(f"--cost {entry}: no method '{name}'{nearest(name, methods)}; write NAME=G")
+        try:
+            costs[name] = float(giga) * 1e9
+        except ValueError:
+            costs[name] = math.nan
+        if not 0 < costs[name] < math.inf:
+            raise UserError(f"--cost {entry}: '{giga}' is no number of 10^9 multiply-adds")
+    return costs
 
 
 def _dataset(entry: Sequence[str | None]) -> DataSet:

@@ -179,7 +179,8 @@ def cost_plot(evaluation: Evaluation, costs: Mapping[str, float], path: Path) ->
         for row in published(dataset.name):
             if row.metric == metric.name and row.multiply_adds:
                 _point(axis, row.multiply_adds, row.value, f'{row.method}, published', '*')
-        axis.set(title=_plain_text(dataset.name), xlabel='multiply-adds at 64 x 64, G', ylabel=metric.heading)
+        label = 'multiply-adds at 64 x 64, G (published: as printed)'
+        axis.set(title=_plain_text(dataset.name), xlabel=label, ylabel=metric.heading)
         axis.margins(0.25)
         axis.grid(alpha=0.3)
     _save(figure, path)

@@ -58,7 +58,7 @@ def _best(values: Sequence[float], metric: Metric) -> float:
 
 def _definitions(evaluation: Evaluation) -> list[str]:
     border = f'{evaluation.crop_border} pixels' if evaluation.crop_border else 'no border'
-    lines = [f'Averages over images, 8 bits as saved; PSNR and SSIM leave {border} out at every edge.']
+    lines = [f'Averages over images as they are saved; PSNR and SSIM leave {border} out at every edge.']
     titles = ' '.join(metric.title for metric in evaluation.metrics)
     if '(Y)' in titles:
         lines.append("Y: BT.601 luma, not rounded (BasicSR's definition).")
