@@ -137,7 +137,9 @@ class VmambaIRModel(SRModel):
     def model_to_device(self, net: nn.Module) -> nn.Module:
         net = super().model_to_device(net)
         if self.is_train and self.opt['train'].get('compile'):
-            net.compile()  # in place: names of parameters and `forward`, which validation uses, stay as they are
+            # In place: names of parameters and `forward`, which validation uses, stay as they are. One program for each
+            # patch size, of which a schedule has few: with sizes left open torch 2.14 cannot order the strides.
+            net.compile(dynamic=False)
         return net
 
     def build_criteria(self) -> dict[str, nn.Module]:
