@@ -23,7 +23,7 @@ from vmambair_arch.data import pairs
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import add_rain
 from vmambair_arch.files import replacing
-from vmambair_arch.inference.image_io import Image, write_image
+from vmambair_arch.images.image_io import Image, write_image
 from vmambair_arch.options import load_options, option_file
 
 SHORTER, PAIRS = 4000, 48

@@ -16,7 +16,7 @@ import numpy as np
 from vmambair_arch.data.pairs import folder_images
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.files import replacing
-from vmambair_arch.inference.image_io import read_image
+from vmambair_arch.images.image_io import read_image
 from vmambair_arch.metrics.perceptual import dists, lpips
 from vmambair_arch.metrics.psnr_ssim import psnr, ssim
 
@@ -86,8 +86,8 @@ def _package_dists(image: np.ndarray, reference: np.ndarray, weights: Path) -> f
     import torch
     from torchvision.models import vgg
 
+    from vmambair_arch.checkpoints.backbones import imagenet_features
     from vmambair_arch.metrics.perceptual import as_tensor
-    from vmambair_arch.pretrained import imagenet_features
 
     features = vgg.make_layers(vgg.cfgs['D'])
     features.load_state_dict(imagenet_features('vgg16', weights))

@@ -23,8 +23,8 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from vmambair_arch import demo
 from vmambair_arch.archs import VmambaIR
+from vmambair_arch.commands import demo
 from vmambair_arch.errors import UserError, guard
 from vmambair_arch.files import replacing
 from vmambair_arch.inference.restorer import Restorer

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from realesrgan_pipeline import imresize
+from vmambair_arch.checkpoints.card import write_card
+from vmambair_arch.checkpoints.convert import WEIGHTS, describe, open_network, save_checkpoint
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import add_rain
 from vmambair_arch.errors import UserError
-from vmambair_arch.inference.card import write_card
-from vmambair_arch.inference.checkpoints import WEIGHTS, describe, open_network, save_checkpoint
-from vmambair_arch.inference.image_io import read_image, to_array
+from vmambair_arch.images.image_io import read_image, to_array
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.metrics.psnr_ssim import psnr
 

@@ -78,7 +78,7 @@ def run_one(args: argparse.Namespace) -> None:
 
 
 def measure_sizes(args: argparse.Namespace) -> list[dict[str, float]]:
-    from vmambair_arch.inference.image_io import Image, write_image
+    from vmambair_arch.images.image_io import Image, write_image
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ def measure_sizes(args: argparse.Namespace) -> list[dict[str, float]]:
 
 def measure_overlaps(args: argparse.Namespace) -> list[dict[str, float]]:
     """PSNR of tiled against whole for tiles and overlaps, over the given pictures."""
-    from vmambair_arch.inference.image_io import read_image
+    from vmambair_arch.images.image_io import read_image
     from vmambair_arch.inference.seams import measure_seams
 
     rows = []

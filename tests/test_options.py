@@ -16,7 +16,7 @@ OPTIONS = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml')
 
 @pytest.mark.parametrize('path', OPTIONS, ids=lambda path: path.stem)
 def test_every_option_file_parses_and_its_networks_build(path):
-    from vmambair_arch import compat
+    from vmambair_arch.plugin import compat
 
     compat.apply()
     from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
@@ -37,7 +37,8 @@ def offline(*args: object, **kwargs: object) -> None:
 
 @pytest.mark.parametrize('path', OPTIONS, ids=lambda path: path.stem)
 def test_every_option_file_passes_the_check_but_for_its_data(path, monkeypatch, tmp_path):
-    from vmambair_arch import compat, preflight
+    from vmambair_arch import preflight
+    from vmambair_arch.plugin import compat
 
     compat.apply()
     monkeypatch.chdir(tmp_path)

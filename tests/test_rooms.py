@@ -1,56 +1,115 @@
-"""Who may import whom: the rules that let the scan and the networks be lifted into another program."""
+"""Who may import whom: CONTRIBUTING's table, held against every import of the packages."""
 
 from __future__ import annotations
 
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOMS = {
-    'vmambair_arch/ops': {'torch', 'triton', 'mamba_ssm', 'vmambair_arch.ops'},
-    'vmambair_arch/archs': {'torch', 'vmambair_arch.archs', 'vmambair_arch.ops', 'vmambair_arch.errors'},
+PACKAGE = 'vmambair_arch'
+GROUND = {'errors', 'files', 'options', 'host'}
+"""Loose modules below every room but ops."""
+DOORS = {'__init__', '__main__', 'cli', 'train', 'test'}
+"""Loose modules above every room."""
+
+ORDER = (
+    ('ops',),
+    ('archs',),
+    ('checkpoints', 'images', 'ranks'),
+    ('inference', 'data', 'losses', 'metrics'),
+    ('models',),
+    ('preflight', 'evaluation'),
+    ('plugin',),
+    ('commands',),
+)
+"""Rooms from the ground up; a room imports rooms of earlier rows, and of its own row only what `BESIDE` lists."""
+
+BESIDE: dict[str, set[str]] = {}
+
+PACKAGES = {
+    'vmambair_arch/ops': {'torch', 'triton', 'mamba_ssm'},
+    'vmambair_arch/archs': {'torch'},
     'realesrgan_pipeline': {'torch', 'numpy', 'PIL', 'lmdb', 'realesrgan_pipeline'},
 }
-"""All that a folder may import beside the standard library."""
+"""All that a folder may import beside the standard library and this package."""
 
-FORBIDDEN = {
-    'vmambair_arch/inference': {'basicsr', 'vmambair_arch.models', 'vmambair_arch.data', 'vmambair_arch.cli'},
-    'vmambair_arch': {'vmambair_arch.cli'},
-}
-"""What a folder may not import."""
+WITHOUT_BASICSR = ('ops', 'archs', 'checkpoints', 'images', 'ranks', 'inference')
+"""What restores photographs works where BasicSR is not installed."""
 
 
-def imports(root: Path, folder: str) -> Iterator[tuple[Path, str]]:
+def level(room: str) -> int:
+    return next(number for number, row in enumerate(ORDER) if room in row)
+
+
+@cache
+def imports(root: Path, folder: str) -> list[tuple[Path, str]]:
     """File and dotted name of every import below a folder, relative ones written out."""
+    return list(_imports(root, folder))
+
+
+def _imports(root: Path, folder: str) -> Iterator[tuple[Path, str]]:
     for path in sorted((root / folder).rglob('*.py')):
         package = path.relative_to(root).parent.parts
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             if isinstance(node, ast.Import):
-                yield from ((path, alias.name) for alias in node.names)
+                yield from ((path.relative_to(root), alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 base = package[: len(package) - node.level + 1] if node.level else ()
                 module = '.'.join((*base, *([node.module] if node.module else [])))
                 # `from .. import x` may name a module as well as what is in one.
-                yield from ((path, f'{module}.{alias.name}') for alias in node.names)
+                yield from ((path.relative_to(root), f'{module}.{alias.name}') for alias in node.names)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith('import_module'):
+                # An arrow hidden in a string is an arrow.
+                hidden = (str(word.value) for word in node.args[:1] if isinstance(word, ast.Constant))
+                yield from ((path.relative_to(root), name) for name in hidden)
 
 
-def inside(name: str, packages: set[str]) -> bool:
-    return any(f'{name}.'.startswith(f'{package}.') for package in packages)
+def rooms(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in (root / PACKAGE).glob('*/__init__.py'))
 
 
-@pytest.mark.parametrize('folder', ROOMS)
-def test_a_room_imports_what_it_may(root, folder):
-    found = [
-        (path, name) for path, name in imports(root, folder) if name.partition('.')[0] not in sys.stdlib_module_names
-    ]
+def test_every_folder_is_a_room_with_a_row(root):
+    assert rooms(root) == sorted(room for row in ORDER for room in row)
+
+
+def test_only_doors_and_ground_are_loose(root):
+    assert {path.stem for path in (root / PACKAGE).glob('*.py')} == GROUND | DOORS
+
+
+@pytest.mark.parametrize('room', [room for row in ORDER for room in row])
+def test_a_room_imports_no_room_above_or_beside_it(root, room):
+    allowed = {other for row in ORDER[: level(room)] for other in row} | {room} | BESIDE.get(room, set())
+    allowed |= GROUND if room != 'ops' else set()
+    if room == 'commands':
+        allowed |= DOORS - {'cli'} | {'__version__'}
+    found = imports(root, f'{PACKAGE}/{room}')
     assert found
-    assert [f'{path}: {name}' for path, name in found if not inside(name, ROOMS[folder])] == []
-
-
-@pytest.mark.parametrize('folder', FORBIDDEN)
-def test_a_room_leaves_alone_what_it_must(root, folder):
-    broken = [f'{p}: {n}' for p, n in imports(root, folder) if p.name != '__main__.py' and inside(n, FORBIDDEN[folder])]
+    broken = []
+    for path, name in found:
+        first, _, rest = name.partition('.')
+        if first == PACKAGE and rest and rest.partition('.')[0] not in allowed:
+            broken.append(f'{path}: {name}')
     assert broken == []
+
+
+@pytest.mark.parametrize('folder', PACKAGES)
+def test_a_room_imports_only_packages_that_it_may(root, folder):
+    allowed = PACKAGES[folder] | set(sys.stdlib_module_names) | ({PACKAGE} if folder.startswith(PACKAGE) else set())
+    found = imports(root, folder)
+    assert [f'{path}: {name}' for path, name in found if name.partition('.')[0] not in allowed] == []
+
+
+@pytest.mark.parametrize('room', WITHOUT_BASICSR)
+def test_restoring_needs_no_basicsr(root, room):
+    found = imports(root, f'{PACKAGE}/{room}')
+    assert [f'{path}: {name}' for path, name in found if name.partition('.')[0] == 'basicsr'] == []
+
+
+def test_the_table_in_contributing_lists_the_rooms_in_this_order(root):
+    lines = (root / 'CONTRIBUTING.md').read_text(encoding='utf-8').splitlines()
+    listed = [line.split('`')[1].removeprefix(f'{PACKAGE}/') for line in lines if line.startswith(f'| `{PACKAGE}/')]
+    assert listed == [room for row in ORDER for room in row]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from . import registration
 from .errors import UserError
+from .plugin import registration
 
 __version__ = '0.1.0'
 
@@ -17,7 +17,7 @@ _LAZY = {
     'OSSNet': '.archs',
     'Restorer': '.inference.restorer',
     'VmambaIR': '.archs',
-    'load_model': '.inference.load',
+    'load_model': '.checkpoints.load',
 }
 __all__ = ['OSSNet', 'Restorer', 'UserError', 'VmambaIR', 'load_model']
 

@@ -1,13 +1,16 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all; where what can be made anew is kept."""
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError
+
+CACHE_ENV = 'VMAMBAIR_CACHE'
 
 
 @contextmanager
@@ -34,3 +37,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+
+
+def cache_folder() -> Path:
+    """`$VMAMBAIR_CACHE`, or `vmambair` in the user's cache folder."""
+    if CACHE_ENV in os.environ:
+        return Path(os.environ[CACHE_ENV])
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'vmambair'

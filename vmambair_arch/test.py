@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from vmambair_arch import launch  # absolute: this also runs as `basicsr.test`, see autoload_hook
+from vmambair_arch.plugin import launch  # absolute: this also runs as `basicsr.test`, see autoload_hook
 
 if __name__ == '__main__':
     sys.exit(launch.main(launch.test))

@@ -20,9 +20,9 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from vmambair_arch import demo
 from vmambair_arch.archs import PRESETS, VmambaIR
-from vmambair_arch.complexity import count
+from vmambair_arch.commands import demo
+from vmambair_arch.evaluation.complexity import count
 from vmambair_arch.evaluation.evaluate import evaluate
 from vmambair_arch.files import replacing
 from vmambair_arch.options import load_options, option_file

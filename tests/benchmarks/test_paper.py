@@ -11,8 +11,8 @@ import torch
 from benchmarks.paper import ablation, tables
 from vmambair_arch.archs import VmambaIR
 from vmambair_arch.cli import main
-from vmambair_arch.complexity import count
 from vmambair_arch.data.prepare import SOURCES
+from vmambair_arch.evaluation.complexity import count
 from vmambair_arch.evaluation.published import ABLATIONS, OURS, published
 from vmambair_arch.options import load_options, option_file
 

@@ -24,7 +24,7 @@ from vmambair_arch.evaluation.datasets import find_dataset, find_methods, partne
 from vmambair_arch.evaluation.evaluate import evaluate
 from vmambair_arch.evaluation.published import ABLATIONS, FIGURES, published
 from vmambair_arch.evaluation.scores import Evaluation, collect, run
-from vmambair_arch.inference.image_io import Image, read_image, write_image
+from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.metrics.catalogue import METRICS, get_metrics
 from vmambair_arch.metrics.psnr_ssim import psnr, ssim

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vmambair_arch import OSSNet, VmambaIR, cli
+from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.errors import UserError
-from vmambair_arch.inference.checkpoints import save_checkpoint
 from vmambair_arch.inference.export import SMALLEST, export
 
 SIZES = ((SMALLEST, SMALLEST), (27, 40), (64, 33))

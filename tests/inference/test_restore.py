@@ -16,8 +16,8 @@ import pytest
 
 from vmambair_arch import Restorer, cli
 from vmambair_arch.errors import UserError
+from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import restore as restore_module
-from vmambair_arch.inference.image_io import Image, read_image, write_image
 from vmambair_arch.inference.restore import Report, restore
 
 

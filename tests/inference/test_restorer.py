@@ -9,8 +9,8 @@ import torch
 
 from vmambair_arch import Restorer
 from vmambair_arch.errors import UserError
+from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import restorer as restorer_module
-from vmambair_arch.inference.image_io import Image, read_image, write_image
 
 
 def random(*shape):

@@ -14,11 +14,11 @@ import PIL.Image
 import pytest
 
 from vmambair_arch import cli
-from vmambair_arch.inference.image_io import read_image
+from vmambair_arch.images.image_io import read_image
 
 
 def fuzz(root, count, seed):
-    command = [sys.executable, '-m', 'tests.inference.fuzz_images', str(count), str(seed)]
+    command = [sys.executable, '-m', 'tests.images.fuzz_images', str(count), str(seed)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f'{done.returncode}: {done.stderr[-3000:]}'
     found = json.loads(done.stdout)

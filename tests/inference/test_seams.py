@@ -11,7 +11,7 @@ from torch import nn
 
 from vmambair_arch import Restorer, cli
 from vmambair_arch.errors import UserError
-from vmambair_arch.inference.image_io import Image, write_image
+from vmambair_arch.images.image_io import Image, write_image
 from vmambair_arch.inference.seams import measure_seams
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from benchmarks import shipped
-from vmambair_arch import Restorer, demo
+from vmambair_arch import Restorer
+from vmambair_arch.checkpoints.convert import bundled, describe
 from vmambair_arch.cli import main
+from vmambair_arch.commands import demo
 from vmambair_arch.errors import UserError
-from vmambair_arch.inference.checkpoints import bundled, describe
-from vmambair_arch.inference.image_io import Image, read_image, write_image
+from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.metrics.psnr_ssim import psnr
 from vmambair_arch.ops.selective_scan import BACKENDS, ENV
 
@@ -78,7 +79,7 @@ def test_unknown_task_is_said_in_a_line(tmp_path: Path) -> None:
 
 def test_demo_of_the_shipped_networks(tmp_path: Path) -> None:
     lines: list[str] = []
-    results = demo.run_shipped(tmp_path, say=lines.append)
+    results = demo.show_shipped(tmp_path, say=lines.append)
     figures = json.loads((tmp_path / 'demo.json').read_text(encoding='utf-8'))
     assert set(results) == set(figures) == set(TASKS)
     for task, result in results.items():

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 from vmambair_arch import Restorer, cli
+from vmambair_arch.checkpoints import convert as checkpoints
+from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.errors import UserError
-from vmambair_arch.inference import checkpoints, web
-from vmambair_arch.inference.checkpoints import save_checkpoint
-from vmambair_arch.inference.image_io import Image, read_image, write_image
+from vmambair_arch.images.image_io import Image, read_image, write_image
+from vmambair_arch.inference import web
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 MISSING = [name for name in ('gradio', 'playwright') if importlib.util.find_spec(name) is None]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vmambair_arch.errors import UserError
-from vmambair_arch.inference.image_io import read_image
+from vmambair_arch.images.image_io import read_image
 from vmambair_arch.metrics import fid as fid_module
 from vmambair_arch.metrics import perceptual
 from vmambair_arch.metrics.catalogue import METRICS, get_metrics

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmambair_arch.errors import UserError
-from vmambair_arch.inference.image_io import read_image
+from vmambair_arch.images.image_io import read_image
 from vmambair_arch.metrics.psnr_ssim import luma, psnr, ssim
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import vmambair_arch  # noqa: F401 mends and registers
-from vmambair_arch import launch
+from vmambair_arch.plugin import launch
 
 SIGNALS = {'kill': signal.SIGKILL, 'sigterm': signal.SIGTERM, 'sigint': signal.SIGINT}
 

@@ -367,7 +367,7 @@ def test_an_image_that_cannot_be_scored_is_named(build, options):
 
 
 def test_a_checkpoint_says_what_network_it_is(build, options):
-    from vmambair_arch.inference.load import load_model
+    from vmambair_arch.checkpoints.load import load_model
 
     model = build()
     train(model, 1)

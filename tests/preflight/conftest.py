@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from experiment import options, write_options, write_pairs
 
-from vmambair_arch import compat
+from vmambair_arch.plugin import compat
 
 compat.apply()
 

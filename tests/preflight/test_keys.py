@@ -109,7 +109,7 @@ def test_sections_that_are_handed_over(known):
 
 
 def test_basicsr_pipeline():
-    from vmambair_arch import compat
+    from vmambair_arch.plugin import compat
 
     compat.apply()
     import basicsr.train

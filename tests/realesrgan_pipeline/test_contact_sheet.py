@@ -7,7 +7,7 @@ import torch
 from realesrgan_pipeline import Degradation, image_generator
 from realesrgan_pipeline.contact_sheet import GAP, contact_sheet
 from vmambair_arch import cli
-from vmambair_arch.inference.image_io import Image, read_image, write_image
+from vmambair_arch.images.image_io import Image, read_image, write_image
 
 
 def test_sheet_shows_the_photograph_and_what_a_batch_would_get(picture):

@@ -1,5 +1,5 @@
 """Data sets, synthetic rain, and the preparation of downloaded archives."""
 
-from ..registration import import_basicsr
+from ..host import import_basicsr
 
 import_basicsr()

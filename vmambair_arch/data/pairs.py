@@ -19,7 +19,7 @@ import torch
 from realesrgan_pipeline import imresize
 
 from ..errors import UserError
-from ..inference.image_io import FORMATS, decode_image
+from ..images.image_io import FORMATS, decode_image
 from .rain import RainConfig
 
 # Reduced pixels that the bicubic kernel reaches beyond a patch.

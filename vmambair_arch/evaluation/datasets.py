@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoints.convert import find_checkpoint
 from ..data.pairs import folder_images
 from ..errors import UserError
-from ..inference.checkpoints import find_checkpoint
 
 
 @dataclass(frozen=True)

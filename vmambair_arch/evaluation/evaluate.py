@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..complexity import count
 from ..errors import UserError, nearest
 from ..files import replacing
 from ..metrics.catalogue import get_metrics
-from ..models.distributed import barrier
+from ..ranks.distributed import barrier
 from . import figures
+from .complexity import count
 from .datasets import DataSet, check_names, find_dataset, find_methods
 from .scores import Evaluation, collect, load_restorers, run, world, write_csv
 from .tables import summary
@@ -56,7 +56,7 @@ def evaluate(
     """
     rank, ranks = world()
     if ranks > 1:
-        from ..compat import init_dist
+        from ..ranks.start import init_dist
 
         init_dist('pytorch', 'gloo')
     output = Path(output)

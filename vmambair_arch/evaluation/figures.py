@@ -13,8 +13,8 @@ import numpy as np
 
 from ..errors import UserError, nearest
 from ..files import replacing
-from ..inference.image_io import Image, image_size, read_image, write_image
-from ..inference.panel import Panel, side_by_side
+from ..images.image_io import Image, image_size, read_image, write_image
+from ..images.panel import Panel, side_by_side
 from ..metrics.catalogue import Metric
 from .datasets import DataSet, Item
 from .published import published

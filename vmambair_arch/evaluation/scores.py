@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import replacing
-from ..inference.image_io import image_size, read_image
+from ..images.image_io import image_size, read_image
 from ..inference.restorer import Restorer
 from ..metrics.catalogue import Metric
 from .datasets import DataSet, Item, Method, results_of

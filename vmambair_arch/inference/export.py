@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ..archs import oss_block
 from ..archs.base import Network
 from ..archs.vmambair_arch import MULTIPLE, VmambaIR
+from ..checkpoints.load import METADATA_KEY
 from ..errors import UserError
 from ..files import replacing
 from ..ops import depthwise, loop_scan
-from .load import METADATA_KEY
 
 SMALLEST, LARGEST = 9, 16384
 """Sides of the images that an exported network takes, in pixels."""

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import replacing
-from .image_io import FORMATS, MAX_PIXELS, Image, check_regular, read_image, write_image
+from ..images.image_io import FORMATS, MAX_PIXELS, Image, check_regular, read_image, write_image
 from .restorer import Restorer
 
 VIDEOS = {'.mp4': 'mp4v', '.mov': 'mp4v', '.mkv': 'mp4v', '.avi': 'MJPG'}

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, as_user_error
+from ..images.image_io import Image, from_array, from_pil, read_image, to_array, to_pil, write_image
 from ..ops import choose
 from . import tiles
-from .image_io import Image, from_array, from_pil, read_image, to_array, to_pil, write_image
 
 Picture = TypeVar('Picture', np.ndarray, Tensor, PIL.Image.Image)
 Precision = Literal['fp32', 'bf16', 'fp16']
@@ -98,7 +98,7 @@ class Restorer:
         Raises:
             UserError: no such checkpoint, a damaged one, or one of another network.
         """
-        from .checkpoints import checkpoint_for, open_network
+        from ..checkpoints.convert import checkpoint_for, open_network
 
         return cls(open_network(checkpoint_for(task) if source is None else source), **options)
 

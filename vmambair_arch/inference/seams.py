@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import UserError
+from ..images.image_io import Image
 from . import tiles
-from .image_io import Image
 from .restorer import Restorer
 
 CROP = 512

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from ..checkpoints.card import TITLES
+from ..checkpoints.convert import bundled, describe, find_checkpoint
 from ..errors import UserError
-from .card import TITLES
-from .checkpoints import bundled, describe, find_checkpoint
-from .image_io import FORMATS, read_image, to_array, write_image
+from ..images.image_io import FORMATS, read_image, to_array, write_image
 from .restorer import Restorer
 
 if TYPE_CHECKING:

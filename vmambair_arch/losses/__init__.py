@@ -1,5 +1,5 @@
 """Losses that BasicSR does not have."""
 
-from ..registration import import_basicsr
+from ..host import import_basicsr
 
 import_basicsr()

@@ -9,8 +9,8 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checkpoints.backbones import imagenet_features
 from ..errors import UserError, nearest
-from ..pretrained import imagenet_features
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CRITERIA = {'l1': F.l1_loss, 'l2': F.mse_loss, 'fro': lambda x, y: torch.linalg.vector_norm(x - y)}

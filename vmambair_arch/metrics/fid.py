@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..checkpoints.backbones import pretrained_state
 from ..errors import UserError
-from ..pretrained import pretrained_state
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,6 +1,7 @@
 """Distances in the features of image classifiers: LPIPS (Zhang et al., CVPR 2018) and DISTS (Ding et al., TPAMI 2020).
 
-Lower is better, 0 for equal images. Both need the classifier's ImageNet weights: see `vmambair_arch.pretrained`.
+Lower is better, 0 for equal images. Both need the classifier's ImageNet weights: see
+`vmambair_arch.checkpoints.backbones`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoints.backbones import imagenet_features
 from ..errors import UserError
-from ..pretrained import imagenet_features
 from .psnr_ssim import crop
 
 LPIPSNet = Literal['alex', 'vgg', 'squeeze']

@@ -1,5 +1,5 @@
 """Models: what BasicSR trains, validates and saves."""
 
-from ..registration import import_basicsr
+from ..host import import_basicsr
 
 import_basicsr()

@@ -9,7 +9,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .distributed import gather
+from ..ranks.distributed import gather
 
 
 class BadSteps:

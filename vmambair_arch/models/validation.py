@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ..errors import UserError
-from .distributed import gather
+from ..ranks.distributed import gather
 
 if TYPE_CHECKING:
     from basicsr.models.sr_model import SRModel

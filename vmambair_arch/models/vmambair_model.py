@@ -29,14 +29,14 @@ from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..inference.tiles import restore
+from ..ranks.distributed import barrier, gather
+from ..ranks.signals import StopRequest
 from . import checkpointing
 from .bad_steps import BadSteps, suspects
-from .distributed import barrier, gather
 from .lr_schedulers import build_scheduler
 from .optimizers import build_optimizer
 from .progress import ProgressBar
 from .rng import rng_state, set_rng_state, unchanged_rng
-from .signals import StopRequest
 from .validation import log_scores, validate
 
 RESTORMER_CLIP = 0.01

@@ -50,7 +50,7 @@ def _build(arch: type[nn.Module], arguments: dict[str, Any]) -> tuple[nn.Module 
 
 def check_pretrained(options: Options, networks: Mapping[str, nn.Module], report: Report) -> None:
     """Files that the networks start from: there, readable, and of these networks."""
-    from ..inference.load import read_checkpoint
+    from ..checkpoints.load import read_checkpoint
 
     paths = options.get('path')
     if not isinstance(paths, Mapping):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.pairs import Pair, folder_images, is_lmdb, list_pairs
-from ..inference.image_io import FORMATS
-from .images import Header, read_headers
+from ..images.headers import Header, read_headers
+from ..images.image_io import FORMATS
 from .keys import KeysRead, keys_read_by
 from .report import SHOWN, Report, some
 from .sections import READ_BY_NOBODY, Options, check_keys, errors_of, is_ours, typed_section

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UserError, nearest
-from ...preflight.images import read_headers
+from ...images.headers import read_headers
 from ..pairs import decode_pixels, folder_images
 from . import derive
 from .archives import Archive, find_archives

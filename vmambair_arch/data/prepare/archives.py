@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from ...errors import UserError
-from ...inference.image_io import FORMATS
+from ...images.image_io import FORMATS
 
 TAR = ('.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz')
 SUFFIXES = ('.zip', *TAR)

@@ -21,7 +21,7 @@ from realesrgan_pipeline.resize import imresize
 
 from ...errors import UserError
 from ...files import replacing
-from ...preflight.images import read_header, read_headers
+from ...images.headers import read_header, read_headers
 from ..pairs import folder_images, read_file
 
 MULTISCALE = (0.75, 0.5, 1 / 3)

@@ -1,0 +1,175 @@
+"""Downloads: cached, resumed, checked. Against a server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+
+import numpy as np
+import pytest
+
+from vmambair_arch import Restorer
+from vmambair_arch.checkpoints.convert import find_checkpoint, save_checkpoint
+from vmambair_arch.checkpoints.download import download
+from vmambair_arch.errors import UserError
+from vmambair_arch.files import cache_folder
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `content` at every path that ends in .safetensors.
+
+    Attributes:
+        stop_after: bytes of a body after which the connection breaks; None: never.
+        ranges: whether parts can be asked for.
+        seen: the Range header and the status of every answer.
+    """
+
+    content = CONTENT
+    etag = '"one"'
+    ranges = True
+    stop_after: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.seen: list[tuple[str | None, int]] = []
+
+    @property
+    def url(self) -> str:
+        return f'http://127.0.0.1:{self.server_port}/models/a.safetensors'
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers['Range']
+        start, status = 0, 200
+        if not self.path.endswith('.safetensors'):
+            status = 404
+        elif wanted and server.ranges and self.headers['If-Range'] == server.etag:
+            start = int(wanted.removeprefix('bytes=').removesuffix('-'))
+            status = 206 if start < len(server.content) else 416
+        server.seen.append((wanted, status))
+        self.send_response(status)
+        body = server.content[start:] if status in (200, 206) else b''
+        self.send_header('Content-Length', str(len(body)))
+        self.send_header('ETag', server.etag)
+        if status == 206:
+            self.send_header('Content-Range', f'bytes {start}-{len(server.content) - 1}/{len(server.content)}')
+        self.end_headers()
+        self.wfile.write(body[: server.stop_after])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv('VMAMBAIR_CACHE', str(tmp_path / 'cache'))
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def files():
+    return sorted(path.name for path in cache_folder().rglob('*') if path.is_file())
+
+
+def test_a_download_is_made_once(server, capsys):
+    path = download(server.url)
+    assert path.read_bytes() == CONTENT
+    assert 'a.safetensors' in capsys.readouterr().err
+    assert download(server.url) == path
+    assert server.seen == [(None, 200)]
+    assert files() == ['a.safetensors']
+
+
+def test_a_broken_download_goes_on(server):
+    server.stop_after = 1_000_000
+    with pytest.raises(UserError, match='ended early; run it again to go on from there$'):
+        download(server.url)
+    assert 'a.safetensors' not in files()
+    server.stop_after = None
+    assert download(server.url).read_bytes() == CONTENT
+    assert server.seen == [(None, 200), ('bytes=1000000-', 206)]
+    assert files() == ['a.safetensors']
+
+
+def test_another_file_in_between_starts_over(server):
+    server.stop_after = 1_000_000
+    with pytest.raises(UserError):
+        download(server.url)
+    server.stop_after, server.etag, server.content = None, '"two"', CONTENT[::-1]
+    assert download(server.url).read_bytes() == CONTENT[::-1]
+    assert server.seen[-1] == ('bytes=1000000-', 200)
+
+
+def test_a_server_without_ranges(server):
+    server.ranges, server.stop_after = False, 1_000_000
+    with pytest.raises(UserError):
+        download(server.url)
+    server.stop_after = None
+    assert download(server.url).read_bytes() == CONTENT
+
+
+def test_a_complete_part_is_not_trusted(server):
+    """All bytes had come, but the program ended before it could say so."""
+    path = download(server.url)
+    path.rename(path.with_name('a.safetensors.partial'))
+    path.with_name('a.safetensors.mark').write_text(server.etag)
+    assert download(server.url).read_bytes() == CONTENT
+    assert [status for _, status in server.seen] == [200, 416, 200]
+
+
+def test_checksums(server):
+    right = hashlib.sha256(CONTENT).hexdigest()
+    assert download(f'{server.url}#sha256={right}').read_bytes() == CONTENT
+    wrong = 'f' * 64
+    with pytest.raises(UserError, match=f'its sha256 is {right}, not {wrong}'):
+        download(f'{server.url}#sha256={wrong}')
+    assert files() == []
+    with pytest.raises(UserError, match='64 hexadecimal digits'):
+        download(f'{server.url}#sha256=123')
+
+
+def test_errors_are_named(server):
+    with pytest.raises(UserError, match=r'/gone: the server answered 404'):
+        download(server.url.replace('a.safetensors', 'gone'))
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match='cannot be fetched'):
+        download(server.url)
+
+
+@pytest.mark.parametrize('name', ['..%2f..%2f..%2fevil', '..', '%2e%2e%5cevil', 'a/../../b', 'x' * 300])
+def test_addresses_cannot_leave_the_cache(server, name):
+    path = download(server.url.replace('models/a', name))
+    assert path.resolve().is_relative_to(cache_folder().resolve())
+    assert path.parent.parent == cache_folder()
+
+
+def test_ctrl_c_keeps_what_has_come(server, monkeypatch):
+    from vmambair_arch.checkpoints import download as module
+
+    class Bar(module.tqdm):
+        def update(self, n=1):
+            super().update(n)
+            if self.n > 1_000_000:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, 'tqdm', Bar)
+        with pytest.raises(KeyboardInterrupt):
+            download(server.url)
+    assert download(server.url).read_bytes() == CONTENT
+    assert server.seen[-1][1] == 206
+
+
+def test_a_restorer_from_an_address(server, tmp_path, tiny):
+    save_checkpoint(tmp_path / 'a.safetensors', tiny)
+    server.content = (tmp_path / 'a.safetensors').read_bytes()
+    source = np.random.default_rng(0).uniform(size=(8, 8, 3)).astype(np.float32)
+    np.testing.assert_array_equal(Restorer.from_pretrained(server.url)(source), Restorer(tiny)(source))
+    assert find_checkpoint(server.url) == download(server.url)

@@ -1,0 +1,72 @@
+"""`vmambair doctor`: the choice of the scan, why, and whether it is right."""
+
+from __future__ import annotations
+
+from vmambair_arch.cli import main
+from vmambair_arch.commands import doctor
+
+
+def test_a_healthy_machine(capsys):
+    assert main(['doctor']) == 0
+    said = capsys.readouterr().out
+    for words in (
+        'Python',
+        'torch',
+        'BasicSR: imports; 6 of our networks',
+        'OpenCV: ',
+        "scan on cpu: '",
+        'right: differs',
+    ):
+        assert words in said
+
+
+def test_a_scan_that_is_asked_for_and_not_there(capsys, monkeypatch):
+    monkeypatch.setenv('VMAMBAIR_SCAN', 'mamba')
+    assert main(['doctor']) == 1
+    assert 'VMAMBAIR_SCAN=mamba cannot be used' in capsys.readouterr().out
+
+
+def test_a_scan_that_is_wrong(monkeypatch):
+    """A backend that computes something else is told from the reference."""
+    import torch
+
+    from vmambair_arch import ops
+
+    real = ops.omni_scan
+
+    def wrong(*args, backend=None, **kwargs):
+        return real(*args, backend=backend, **kwargs) * (1 if backend == 'reference' else 1.01)
+
+    monkeypatch.setattr(ops, 'omni_scan', wrong)
+    line = doctor._try_scan(torch.device('cpu'), 'torch')
+    assert not line.well
+    assert 'wrong' in line.text
+
+
+def test_opencv_that_cannot_be_loaded(monkeypatch):
+    def load(name: str):
+        raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')
+
+    monkeypatch.setattr(doctor.importlib, 'import_module', load)
+    line = doctor._examine_opencv()
+    assert not line.well
+    assert 'apt install libgl1 libglib2.0-0' in line.text
+
+
+def test_a_scan_that_cannot_run(monkeypatch):
+    """Triton without a C compiler imports, and fails at its first call."""
+    import torch
+
+    from vmambair_arch import ops
+
+    real = ops.omni_scan
+
+    def broken(*args, backend=None, **kwargs):
+        if backend != 'reference':
+            raise RuntimeError('Failed to find C compiler.\nPlease specify via CC environment variable.')
+        return real(*args, backend=backend, **kwargs)
+
+    monkeypatch.setattr(ops, 'omni_scan', broken)
+    line = doctor._try_scan(torch.device('cpu'), 'triton')
+    assert not line.well
+    assert 'Failed to find C compiler. Please specify' in line.text

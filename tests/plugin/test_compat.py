@@ -1,0 +1,124 @@
+"""Each mend of BasicSR 1.4.2, where a training run does not show it already."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from experiment import run
+
+from vmambair_arch.errors import UserError
+from vmambair_arch.plugin import compat
+from vmambair_arch.ranks.start import slurm_environment
+
+compat.apply()
+
+
+def test_twice_is_as_good_as_once():
+    import basicsr.train
+
+    before = basicsr.train.create_train_val_dataloader
+    compat.apply()
+    assert basicsr.train.create_train_val_dataloader is before
+
+
+def test_jpeg_with_the_fractional_quality_that_basicsr_draws():
+    from basicsr.data.degradations import random_add_jpg_compression
+
+    image = np.full((16, 16, 3), 0.5, np.float32)
+    np.testing.assert_allclose(random_add_jpg_compression(image, (90.2, 90.7)), image, atol=0.02)
+
+
+@pytest.mark.parametrize('size', [(95, 400), (96, 96)])
+def test_niqe_names_the_size_that_it_needs(size):
+    from basicsr.metrics import calculate_niqe
+
+    with pytest.raises(UserError, match=f'{size[0]} x {size[1]}'):
+        calculate_niqe(np.zeros((*size, 3), np.uint8), crop_border=0)
+
+
+def test_niqe_is_itself_on_images_of_two_blocks():
+    from basicsr.metrics import calculate_niqe
+
+    image = np.random.default_rng(0).integers(0, 256, (96, 192, 3), dtype=np.uint8)
+    assert calculate_niqe(image, crop_border=0) > 5
+
+
+def test_vgg_weights_that_are_nowhere(monkeypatch, tmp_path):
+    from basicsr.archs.vgg_arch import VGGFeatureExtractor
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
+    monkeypatch.setattr('urllib.request.urlopen', _offline)
+    with pytest.raises(UserError, match=r'vgg19-dcbb9e9d\.pth is neither in experiments.pretrained_models nor in'):
+        VGGFeatureExtractor(['relu1_1'])
+
+
+def _offline(*args: object, **kwargs: object) -> None:
+    raise OSError('offline')
+
+
+@pytest.mark.parametrize('folder', ['experiments/pretrained_models', 'home/hub/checkpoints'])
+def test_vgg_weights_are_found_in_both_places(monkeypatch, tmp_path, folder):
+    from basicsr.archs.vgg_arch import VGGFeatureExtractor
+    from torchvision.models import vgg11
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    monkeypatch.setattr('urllib.request.urlopen', _offline)
+    place = tmp_path / folder
+    place.mkdir(parents=True)
+    state = vgg11(weights=None).state_dict()
+    torch.save(state, place / 'vgg11-8a719046.pth')
+    extractor = VGGFeatureExtractor(['conv1_1'], vgg_type='vgg11')
+    assert torch.equal(extractor.vgg_net.conv1_1.weight, state['features.0.weight'])
+
+
+def test_python_without_distutils(monkeypatch):
+    """Python 3.12 without setuptools: `distutils` is nowhere."""
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    for name in ('distutils', 'distutils.version'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    compat.supply_distutils()
+    from distutils.version import LooseVersion
+
+    assert LooseVersion('0.29.2+cu132') >= LooseVersion('0.9.0')
+    assert not LooseVersion('0.8.2') >= LooseVersion('0.9.0')
+    for name in ('distutils', 'distutils.version'):
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_init_dist_reads_slurm(monkeypatch):
+    for name, value in {'PROCID': '3', 'NTASKS': '4', 'LOCALID': '1', 'NODELIST': 'node[1-2]'}.items():
+        monkeypatch.setenv(f'SLURM_{name}', value)
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_PORT', 'MASTER_ADDR'):
+        monkeypatch.setenv(name, '')
+        monkeypatch.delenv(name)
+    seen = []
+
+    def check_output(command: list[str], text: bool) -> str:
+        seen.append(command)
+        return 'node1\nnode2\n'
+
+    monkeypatch.setattr('subprocess.check_output', check_output)
+    slurm_environment(None)
+    import os
+
+    assert seen == [['scontrol', 'show', 'hostnames', 'node[1-2]']]
+    wanted = {'RANK': '3', 'WORLD_SIZE': '4', 'LOCAL_RANK': '1', 'MASTER_ADDR': 'node1', 'MASTER_PORT': '29500'}
+    assert {name: os.environ[name] for name in wanted} == wanted
+
+
+def test_missing_opencv_libraries_are_named(tmp_path):
+    """On a slim image cv2 is installed and cannot be loaded."""
+    (tmp_path / 'cv2.py').write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')\n"
+    )
+    code = 'import sys; sys.path.insert(0, "."); from vmambair_arch.cli import main; sys.exit(main(sys.argv[1:]))'
+    for command in ['train', '-opt', 'a.yml'], ['doctor']:
+        done = run('-c', code, *command, cwd=tmp_path)
+        assert done.returncode == (1 if command == ['doctor'] else 2), done.stderr
+        assert 'apt install libgl1 libglib2.0-0' in done.stdout + done.stderr
+        assert 'Traceback' not in done.stderr

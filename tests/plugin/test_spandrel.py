@@ -1,0 +1,93 @@
+"""spandrel, and with it ComfyUI, opens our checkpoints once vmambair_arch is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vmambair_arch import OSSNet, VmambaIR
+from vmambair_arch.checkpoints.convert import save_checkpoint
+
+spandrel = pytest.importorskip('spandrel')
+
+NETWORKS = {
+    'derain': lambda: VmambaIR(dim=8, num_blocks=[1, 0, 0, 0], num_refinement_blocks=0, d_state=4),
+    'x2': lambda: VmambaIR(
+        dim=8, num_blocks=[0, 1, 0, 0], num_refinement_blocks=0, d_state=4, scale=2, channel_width=4
+    ),
+    'odd': lambda: VmambaIR(dim=8, num_blocks=[1, 0, 0, 0], num_refinement_blocks=0, channel_fusion='add'),
+    'plain': lambda: OSSNet(dim=8, num_blocks=2, d_state=4),
+}
+
+
+def load(path):
+    return spandrel.ModelLoader(device='cpu').load_from_file(path)
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_it_opens_what_we_save(tmp_path, name, suffix):
+    torch.manual_seed(0)
+    network = NETWORKS[name]().eval()
+    save_checkpoint(tmp_path / f'a{suffix}', network)
+    descriptor = load(tmp_path / f'a{suffix}')
+    assert descriptor.architecture.id == network.arch
+    assert descriptor.scale == network.scale
+    assert descriptor.purpose == ('SR' if network.scale > 1 else 'Restoration')
+    image = torch.rand(1, 3, 19, 13)
+    with torch.no_grad():
+        expected = network(image).clamp(0, 1)
+    torch.testing.assert_close(descriptor(image), expected, atol=1e-5, rtol=0)
+
+
+def test_the_authors_checkpoints_and_half_precision(tmp_path, shared):
+    for fixture in sorted((shared / 'fixtures/official').glob('*.pt')):
+        content = torch.load(fixture, weights_only=True)
+        torch.save({'params': content['state_dict']}, tmp_path / 'theirs.pth')
+        descriptor = load(tmp_path / 'theirs.pth')
+        with torch.no_grad():
+            output = descriptor.model(content['input'])
+        assert (output - content['output']).abs().max() < 1e-4, fixture.name
+        image = content['input'].clamp(0, 1)
+        full = descriptor(image)
+        for dtype in (torch.bfloat16, torch.float16):
+            reduced = descriptor.to(dtype)(image.to(dtype))
+            assert reduced.dtype == dtype
+            assert (reduced.float() - full).abs().mean() < 0.03, (fixture.name, dtype)
+
+
+def test_other_networks_stay_with_spandrel():
+    from spandrel.architectures.SwinIR import SwinIR
+
+    state_dict = SwinIR(embed_dim=12, depths=[1], num_heads=[2]).state_dict()
+    assert spandrel.MAIN_REGISTRY.load(state_dict).architecture.id == 'SwinIR'
+
+
+def run(code):
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.stdout == 'VmambaIR\n', done.stderr
+
+
+def test_vmambair_arch_imported_first(checkpoint):
+    run(f"""
+import sys, vmambair_arch
+assert 'spandrel' not in sys.modules
+import spandrel
+vmambair_arch.plugin.registration.install()
+print(spandrel.ModelLoader().load_from_file({str(checkpoint)!r}).architecture.id)
+""")
+
+
+def test_the_comfyui_folder_imported_after_spandrel(root, checkpoint):
+    """ComfyUI imports a custom node by its path, looks for its mappings, and loads upscale models with spandrel."""
+    run(f"""
+import importlib.util, spandrel
+spec = importlib.util.spec_from_file_location('custom', {str(root / 'integrations/comfyui_vmambair/__init__.py')!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+assert module.NODE_CLASS_MAPPINGS == {{}}
+print(spandrel.ModelLoader().load_from_file({str(checkpoint)!r}).architecture.id)
+""")

@@ -1,0 +1,117 @@
+"""Fetch a file over HTTP into a cache: resumed where it broke off, checked, with progress."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import urllib.error
+import urllib.request
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+from tqdm import tqdm
+
+from ..errors import UserError
+from ..files import cache_folder
+
+TIMEOUT = 30
+"""Seconds without a byte after which a server is given up."""
+_BLOCK = 2**18
+
+
+def is_url(source: str | Path) -> bool:
+    return isinstance(source, str) and source.lower().startswith(('https://', 'http://'))
+
+
+def download(url: str) -> Path:
+    """The local copy of a file on the web, fetched where it is not in the cache.
+
+    A download that broke off is kept, and the next call goes on from there if the server still has the same file.
+
+    Args:
+        url: http(s) address; a fragment `#sha256=<64 hex digits>` is the checksum that the file must have.
+
+    Raises:
+        UserError: no such file, no connection, a connection that broke, a wrong checksum.
+    """
+    address, fragment = urldefrag(url)
+    checksum = _checksum(url, fragment)
+    path = cache_folder() / hashlib.sha256(address.encode()).hexdigest()[:16] / _name(address)
+    if not path.is_file():
+        _fetch(address, path)
+    if checksum and (found := _sha256(path)) != checksum:
+        path.unlink()
+        raise UserError(f'{address}: its sha256 is {found}, not {checksum}; the file was removed, check the address')
+    return path
+
+
+def _checksum(url: str, fragment: str) -> str | None:
+    if not fragment:
+        return None
+    found = re.fullmatch(r'sha256=([0-9a-f]{64})', fragment.lower())
+    if not found:
+        raise UserError(f"{url}: the part after '#' must be sha256= and 64 hexadecimal digits")
+    return found[1]
+
+
+def _name(address: str) -> str:
+    """The last part of the address, safe as the name of a file in its own folder."""
+    name = unquote(urlsplit(address).path).replace('\\', '/').rpartition('/')[2]
+    return re.sub(r'[^\w.-]', '_', name).lstrip('.')[-100:] or 'checkpoint'
+
+
+def _fetch(address: str, path: Path) -> None:
+    partial, mark = path.with_name(f'{path.name}.partial'), path.with_name(f'{path.name}.mark')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _open(address, partial, mark) as response:
+            resumed = response.status == 206
+            start = partial.stat().st_size if resumed else 0
+            if resumed and not (response.headers.get('Content-Range') or '').startswith(f'bytes {start}-'):
+                raise UserError(f'{address}: the server sent another part of the file than the one asked for')
+            length = response.headers.get('Content-Length')
+            total = start + int(length) if length else None
+            if not resumed:
+                partial.unlink(missing_ok=True)
+            # What identifies this very version of the file, for a later attempt to go on.
+            mark.write_text(response.headers.get('ETag') or response.headers.get('Last-Modified') or '')
+            with (
+                partial.open('ab' if resumed else 'wb') as file,
+                tqdm(total=total, initial=start, unit='B', unit_scale=True, desc=path.name) as bar,
+            ):
+                while block := response.read(_BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+        if total is not None and partial.stat().st_size != total:
+            raise UserError(f'{address}: the connection ended early; run it again to go on from there')
+        partial.replace(path)
+        mark.unlink(missing_ok=True)
+    except UserError:
+        raise
+    except urllib.error.HTTPError as error:
+        raise UserError(f'{address}: the server answered {error.code} {error.reason}') from None
+    except (OSError, ValueError, HTTPException) as error:
+        reason = getattr(error, 'reason', None) or error
+        raise UserError(f'{address}: cannot be fetched ({reason}); run it again to go on from there') from None
+
+
+def _open(address: str, partial: Path, mark: Path) -> HTTPResponse:
+    """The response: 206 with the rest of `partial` where the server has the same file and can, else 200 with all."""
+    headers = {'User-Agent': 'vmambair'}
+    if partial.is_file() and mark.is_file() and (known := mark.read_text()):
+        headers |= {'Range': f'bytes={partial.stat().st_size}-', 'If-Range': known}
+    try:
+        return urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # all of it, or more than there is, was here already
+            raise
+        return urllib.request.urlopen(urllib.request.Request(address), timeout=TIMEOUT)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,39 @@
+"""`vmambair degrade`: see what the real-world degradation does to a photograph of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from realesrgan_pipeline import DegradationConfig
+from realesrgan_pipeline.contact_sheet import contact_sheet
+
+from ..errors import as_user_error
+from ..images.image_io import Image, read_image, write_image
+
+EXAMPLES = ('vmambair degrade photo.jpg -o sheet.png',)
+
+
+def degrade(photo: str | Path, out: str | Path, seed: int = 0, grid: int = 16, scale: int = 4) -> None:
+    """Write a sheet of `grid` pictures: the photograph, and degradations with their draws below.
+
+    Raises:
+        UserError: no photograph, one too small, numbers out of range, a sheet that cannot be written.
+    """
+    photograph = read_image(photo).rgb
+    with as_user_error(str(photo)):
+        sheet = contact_sheet(photograph, seed, grid, DegradationConfig.from_options({'scale': scale}))
+    write_image(out, Image(sheet.astype('float32') / 255))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('photo', help='image file')
+    parser.add_argument('-o', '--output', default='degraded.png', help='the sheet (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--grid', type=int, default=16, help='pictures, the photo included (default: %(default)s)')
+    parser.add_argument('--scale', type=int, default=4, help='how many times smaller they get (default: %(default)s)')
+
+
+def run(args: argparse.Namespace) -> None:
+    degrade(args.photo, args.output, args.seed, args.grid, args.scale)
+    print('wrote', args.output)

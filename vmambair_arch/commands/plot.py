@@ -1,0 +1,178 @@
+"""Draw a training from its logs: loss, learning rate, patch size, metrics; and its validation images side by side."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import replacing
+from ..images.image_io import Image, read_image, write_image
+from ..images.panel import Panel, side_by_side
+from ..options import load_options
+
+EXAMPLES = ('vmambair plot experiments/train_derain_light',)
+
+_ITERATION = re.compile(r'\[epoch:\s*\d+, iter:\s*([\d,]+), lr:\(([^)]*)\)\](.*)')
+_VALUE = re.compile(r'(\w+): (\S+)')
+_VALIDATION = re.compile(r'Validation (.+?)(?: at (\d+))?$')
+_METRIC = re.compile(r'\t # (\S+): (\S+)')
+
+COLUMNS = 4
+"""Iterations that the sheet of validation images shows at most."""
+
+
+@dataclass
+class Curves:
+    """What the logs of an experiment hold.
+
+    Attributes:
+        training: by iteration, the logged values by name; `lr` is that of the first optimiser.
+        validation: by data set and metric, the value at each iteration.
+    """
+
+    training: dict[int, dict[str, float]] = field(default_factory=dict)
+    validation: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
+
+
+def read_logs(experiment: str | Path) -> Curves:
+    """The logs in the folder of an experiment, BasicSR's own too; of an iteration that was run twice the later counts.
+
+    Raises:
+        UserError: there is no log with an iteration in it.
+    """
+    # Their names end in the time at which they were begun.
+    logs = sorted(Path(experiment).glob('train_*.log'))
+    curves = Curves()
+    for log in logs:
+        _read_log(log, curves)
+    if not curves.training:
+        where = f'no iteration in its {len(logs)} train_*.log' if logs else 'no train_*.log'
+        raise UserError(f'{experiment}: {where}; name the folder of an experiment, as experiments/NAME')
+    return curves
+
+
+def _read_log(log: Path, curves: Curves) -> None:
+    iteration, dataset = 0, ''
+    validated_at = 0
+    for line in log.read_text(encoding='utf-8', errors='replace').splitlines():
+        if match := _ITERATION.search(line):
+            iteration = int(match[1].replace(',', ''))
+            values = dict(_VALUE.findall(match[3].rpartition(']')[2])) | {'lr': match[2].split(',')[0]}
+            curves.training[iteration] = {name: float(value) for name, value in values.items()}
+        elif match := _VALIDATION.search(line):
+            dataset, validated_at = match[1], int(match[2] or iteration)
+        elif match := _METRIC.match(line):
+            curves.validation.setdefault((dataset, match[1]), {})[validated_at] = float(match[2])
+
+
+def plot(experiment: str | Path) -> list[Path]:
+    """Write `curves.png`, and `validation.png` where validation images were saved, into the folder of an experiment.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: no logs; a file cannot be written.
+    """
+    experiment = Path(experiment)
+    written = [experiment / 'curves.png']
+    draw_curves(read_logs(experiment), experiment.name, written[0])
+    rows = validation_rows(experiment)
+    if rows:
+        written.append(experiment / 'validation.png')
+        write_image(written[1], Image(side_by_side(rows, height=240)))
+    return written
+
+
+def draw_curves(curves: Curves, title: str, path: Path) -> None:
+    """One PNG with a panel each for the losses, the learning rate, the patch size and every metric."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    iterations = sorted(curves.training)
+    names = list(dict.fromkeys(name for i in iterations for name in curves.training[i]))
+    panels: dict[str, dict[str, dict[int, float]]] = {
+        'loss': {name: _series(curves, name) for name in names if name.startswith('l_')},
+        'learning rate': {'': _series(curves, 'lr')},
+        'patch size, pixels': {'': _series(curves, 'patch')} if 'patch' in names else {},
+    }
+    for (dataset, metric), values in curves.validation.items():
+        panels.setdefault(metric, {})[dataset] = values
+    panels = {label: lines for label, lines in panels.items() if lines}
+
+    figure, axes = pyplot.subplots(len(panels), sharex=True, figsize=(9, 2.2 * len(panels)), layout='constrained')
+    for axis, (label, lines) in zip(axes, panels.items(), strict=True):
+        for name, values in lines.items():
+            style = 'steps-post' if label.startswith('patch') else 'default'
+            axis.plot(list(values), list(values.values()), label=name, drawstyle=style, linewidth=1, marker='.')
+        if label in ('loss', 'learning rate') and not any(v <= 0 for values in lines.values() for v in values.values()):
+            axis.set_yscale('log')
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        if any(lines):
+            axis.legend(loc='best', fontsize='small')
+    axes[0].set_title(title)
+    axes[-1].set_xlabel('iteration')
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+
+
+def _series(curves: Curves, name: str) -> dict[int, float]:
+    return {i: values[name] for i, values in sorted(curves.training.items()) if name in values}
+
+
+def validation_rows(experiment: Path, limit: int = 6) -> list[list[Panel]]:
+    """A row for each validation image: input, some iterations from first to last, target.
+
+    Input and target are there where the folders that the experiment's option file names are.
+
+    Args:
+        experiment: its folder, with `visualization/<image>/<image>_<iteration>.png`.
+        limit: number of rows.
+    """
+    folders = sorted(path for path in experiment.glob('visualization/*') if path.is_dir())
+    rows = []
+    for folder in folders[:limit]:
+        saved = {int(p.stem.rpartition('_')[2]): p for p in folder.glob('*.png') if p.stem.rpartition('_')[2].isdigit()}
+        if not saved:
+            continue
+        iterations = sorted(saved)
+        count = min(COLUMNS, len(iterations))
+        chosen = sorted({iterations[round(i * (len(iterations) - 1) / max(count - 1, 1))] for i in range(count)})
+        row = [Panel(read_image(saved[i]).rgb, f'iteration {i:,}') for i in chosen]
+        source, target = (_find(experiment, key, folder.name) for key in ('dataroot_lq', 'dataroot_gt'))
+        if source:
+            row.insert(0, Panel(read_image(source).rgb, f'{folder.name}: input'))
+        if target:
+            row.append(Panel(read_image(target).rgb, 'target'))
+        rows.append(row)
+    return rows
+
+
+def _find(experiment: Path, key: str, name: str) -> Path | None:
+    """The file of a validation image in the folder that `key` names in the option file beside the logs."""
+    for file in sorted(experiment.glob('*.yml')):
+        sections: dict[str, Any] = load_options(file).get('datasets') or {}
+        for phase, section in sections.items():
+            if phase.startswith('val') and section.get(key) and not section[key].endswith('.lmdb'):
+                found = sorted(Path(section[key]).expanduser().glob(f'{glob.escape(name)}.*'))
+                if found:
+                    return found[0]
+    return None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('experiment', help='its folder, as experiments/NAME')
+
+
+def run(args: argparse.Namespace) -> None:
+    for path in plot(args.experiment):
+        print('wrote', path)

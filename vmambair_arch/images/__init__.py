@@ -1,0 +1,1 @@
+"""Pixels: image files in and out, their headers, and panels of pictures."""

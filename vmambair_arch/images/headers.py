@@ -1,0 +1,150 @@
+"""Headers of image files: size, channels, depth, and whether the file is whole, without decoding a pixel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import cache_folder, replacing
+
+_PNG = b'\x89PNG\r\n\x1a\n'
+_PNG_END = b'\x00\x00\x00\x00IEND\xaeB`\x82'
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is colour
+_JPEG_END = b'\xff\xd9'
+_TAIL = 1 << 16  # cameras append kilobytes of their own after the end of a JPEG
+_PILLOW = {  # channels and bits by mode
+    '1': (1, 8), 'L': (1, 8), 'P': (3, 8), 'LA': (2, 8), 'RGB': (3, 8), 'RGBA': (4, 8), 'RGBX': (3, 8),
+    'I;16': (1, 16), 'I;16B': (1, 16), 'I': (1, 16), 'F': (1, 32), 'CMYK': (4, 8), 'YCbCr': (3, 8),
+}  # fmt: skip
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP')
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image says.
+
+    Attributes:
+        width, height: pixels as stored.
+        channels: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha.
+        bits: 8, 16 or 32 a channel.
+        fault: why the file cannot be used; the rest is 0 then.
+    """
+
+    width: int = 0
+    height: int = 0
+    channels: int = 0
+    bits: int = 0
+    fault: str = ''
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of an image file; a file that is cut off is told by its end. Raises nothing."""
+    try:
+        with Path(path).open('rb') as file:
+            head = file.read(33)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL) if head.startswith(b'\xff\xd8') else max(0, size - len(_PNG_END)))
+            tail = file.read()
+    except OSError as error:
+        return Header(fault=f'cannot be read ({error.strerror or error})')
+    if not size:
+        return Header(fault='is empty (0 bytes)')
+    if head.startswith(_PNG):
+        return _png(head, tail)
+    return _other(Path(path), head, tail, size)
+
+
+def _png(head: bytes, tail: bytes) -> Header:
+    if len(head) < 33 or head[12:16] != b'IHDR' or zlib.crc32(head[12:29]) != struct.unpack('>I', head[29:33])[0]:
+        return Header(fault='has a damaged PNG header')
+    if tail != _PNG_END:
+        return Header(fault='is cut off: the end of the PNG is missing')
+    width, height, bits, colour = struct.unpack('>IIBB', head[16:26])
+    return Header(width, height, _PNG_CHANNELS.get(colour, 0), max(bits, 8))
+
+
+def _other(path: Path, head: bytes, tail: bytes, size: int) -> Header:
+    """Every format but PNG, where Pillow does not tell 16 bits a channel from 8."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            (width, height), (channels, bits) = image.size, _PILLOW.get(image.mode, (0, 8))
+            if image.format == 'JPEG' and _JPEG_END not in tail:
+                image.load()  # what follows the end may be longer than what was looked at
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        kind = type(error).__name__
+        what = 'is no image' if kind == 'UnidentifiedImageError' else f'is damaged or cut off ({error})'
+        return Header(fault=what)
+    if head[:4] == b'RIFF' and struct.unpack('<I', head[4:8])[0] + 8 > size:
+        return Header(fault='is cut off: shorter than its WebP header says')
+    if head[:2] == b'BM' and struct.unpack('<I', head[2:6])[0] > size:
+        return Header(fault='is cut off: shorter than its BMP header says')
+    return Header(width, height, channels, bits)
+
+
+def read_headers(paths: Iterable[str | Path], cache: Path | None = None) -> Iterator[Header]:
+    """The headers of files in their order; those that have not changed since the last time are not opened again.
+
+    Args:
+        paths: image files.
+        cache: folder of what was read before, one file for each folder of images; default: `headers` in
+            `files.cache_folder`.
+    """
+    shelf = _Shelf(cache or cache_folder() / 'headers')
+    for path in paths:
+        yield shelf.header(Path(path))
+    shelf.write()
+
+
+class _Shelf:
+    """Headers by folder and file name, with the size and time of the file that they were read from."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[Path, dict[str, list]] = {}
+        self._changed: set[Path] = set()
+
+    def header(self, path: Path) -> Header:
+        folder = path.parent
+        if folder not in self._known:
+            self._known[folder] = self._read(folder)
+        try:
+            status = path.stat()
+        except OSError as error:
+            return Header(fault=f'cannot be read ({error.strerror or error})')
+        stamp = [status.st_size, status.st_mtime_ns]
+        entry = self._known[folder].get(path.name)
+        if entry and entry[:2] == stamp:
+            return Header(*entry[2:])
+        header = read_header(path)
+        if not header.fault:  # a fault may be mended without a trace in size and time, as a permission
+            self._known[folder][path.name] = [*stamp, *astuple(header)]
+            self._changed.add(folder)
+        return header
+
+    def _file(self, folder: Path) -> Path:
+        return self._folder / f'{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}.json'
+
+    def _read(self, folder: Path) -> dict[str, list]:
+        try:
+            known = json.loads(self._file(folder).read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def write(self) -> None:
+        """A cache that cannot be written is none."""
+        for folder in self._changed:
+            try:
+                with replacing(self._file(folder)) as temporary:
+                    temporary.write_text(json.dumps(self._known[folder]), encoding='utf-8')
+            except UserError:
+                return

@@ -1,0 +1,1 @@
+"""What ties this package to BasicSR and spandrel."""

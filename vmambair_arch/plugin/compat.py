@@ -1,0 +1,284 @@
+"""What unmodified BasicSR 1.4.2 needs to run on today's stack: one function a fix.
+
+Every fix says what breaks, where (paths are relative to the installed `basicsr/`), and when it can go. Those of
+`BEFORE_IMPORT` make basicsr importable, those of `AFTER_IMPORT` replace names inside it; `registration` runs them
+around the first import of basicsr, whoever makes it. They touch different names, so their order does not matter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import importlib.util
+import multiprocessing
+import re
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import UserError
+
+_MARK = '_vmambair_fixed'
+
+
+# ---------------------------------------------------------------- before basicsr is imported
+
+
+def supply_functional_tensor() -> None:
+    """`No module named 'torchvision.transforms.functional_tensor'` at data/degradations.py:8.
+
+    torchvision 0.17 removed the module; the one function that BasicSR takes from it is now in `functional`.
+    Can go with a BasicSR release that imports it from there.
+    """
+    name = 'torchvision.transforms.functional_tensor'
+    if name in sys.modules or importlib.util.find_spec(name):
+        return
+    from torchvision.transforms.functional import rgb_to_grayscale
+
+    module = types.ModuleType(name, 'What BasicSR 1.4.2 needs of a module that torchvision removed.')
+    module.rgb_to_grayscale = rgb_to_grayscale
+    sys.modules[name] = module
+
+
+class _LooseVersion:
+    """Versions ordered by their numbers, for `distutils.version.LooseVersion(...) >= ...`."""
+
+    def __init__(self, version: str) -> None:
+        self.numbers = [int(number) for number in re.findall(r'\d+', version.partition('+')[0])]
+
+    def __ge__(self, other: _LooseVersion) -> bool:
+        return self.numbers >= other.numbers
+
+
+def supply_distutils() -> None:
+    """`No module named 'distutils'` at archs/arch_util.py:6, Python 3.12 without setuptools.
+
+    Can go with a BasicSR release that compares versions without distutils.
+    """
+    if importlib.util.find_spec('distutils'):
+        return
+    package, version = types.ModuleType('distutils'), types.ModuleType('distutils.version')
+    version.LooseVersion = _LooseVersion
+    package.version = version
+    package.__path__ = []
+    sys.modules.update({'distutils': package, 'distutils.version': version})
+
+
+# ---------------------------------------------------------------- after basicsr is imported
+
+
+def read_options_safely() -> None:
+    """Option files can run code and hold a key twice (utils/options.py:27); `--force_yml lr=1e-4` becomes text (:70).
+
+    Can go with a BasicSR release that reads YAML with a safe loader; duplicate keys stay a reason.
+    """
+    import yaml
+    from basicsr.utils import options
+
+    from ..options import OptionLoader, parse_value
+
+    options.ordered_yaml = lambda: (OptionLoader, yaml.SafeDumper)
+    options._postprocess_yml_value = parse_value
+
+
+def start_ranks_anywhere() -> None:
+    """torchrun without a GPU: `ZeroDivisionError` at utils/dist_util.py:24; the rank on a machine is guessed there.
+
+    Can go with a BasicSR release that starts gloo without CUDA and reads LOCAL_RANK.
+    """
+    from basicsr.utils import dist_util, options
+
+    from ..ranks.start import init_dist
+
+    dist_util.init_dist = options.init_dist = init_dist
+
+
+def wrap_networks_on_cpu() -> None:
+    """Two ranks without a GPU: "Found no NVIDIA driver" at models/base_model.py:98, which asks CUDA for the device.
+
+    Can go with a BasicSR release that passes device_ids on CUDA only.
+    """
+    from basicsr.models.base_model import BaseModel
+    from torch.nn.parallel import DistributedDataParallel
+
+    original = BaseModel.model_to_device
+
+    @functools.wraps(original)
+    def model_to_device(self: BaseModel, net: Any) -> Any:
+        if self.opt['dist'] and self.device.type == 'cpu':
+            unused = self.opt.get('find_unused_parameters', False)
+            return DistributedDataParallel(net.to(self.device), find_unused_parameters=unused)
+        return original(self, net)
+
+    BaseModel.model_to_device = model_to_device
+
+
+def load_weights_safely() -> None:
+    """`pretrain_network_g` knows no safetensors, and runs code in a file on torch < 2.6 (models/base_model.py:290).
+
+    Can go with a BasicSR release that reads both kinds of file with weights_only.
+    """
+    from basicsr.models import base_model
+
+    from ..checkpoints.load import read_checkpoint, read_pickle
+
+    def load(path: str, map_location: object = None) -> Any:
+        if str(path).endswith('.safetensors'):
+            return {'params': read_checkpoint(path).state_dict}
+        return read_pickle(path)
+
+    base_model.torch = _Overlay(base_model.torch, load=load)
+
+
+class _Overlay(types.ModuleType):
+    """A module with some names replaced, for one reader of it."""
+
+    def __init__(self, module: types.ModuleType, **replaced: Any) -> None:
+        super().__init__(module.__name__)
+        self._module = module
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def resume_exactly() -> None:
+    """Where a run starts, and how many epochs it has: one function each, see `resume`.
+
+    - Any resume needs CUDA (train.py:85); auto-resume looks below the current folder, not the root (train.py:74).
+    - Training ends early where the batch does not divide the data (train.py:42 rounds up, the loader drops the rest),
+      and trains 0 iterations where the batch is larger than the data set or the data have grown since the state.
+    - A data set whose items are iterations would be shuffled, and start anew at a resume (train.py:40).
+
+    Can go with a BasicSR release that loads states on the CPU from `path: training_states`, skips broken ones, counts
+    batches, and lets a data set name its sampler and learn where a run stands.
+    """
+    import basicsr.train
+
+    from ..data.iteration_sampler import IterationSampler
+    from .resume import Resume
+
+    resume = Resume(basicsr.train.create_train_val_dataloader)
+    basicsr.train.load_resume_state = resume.load_resume_state
+    basicsr.train.create_train_val_dataloader = resume.create_train_val_dataloader
+    basicsr.train.EnlargedSampler = IterationSampler
+
+
+def let_workers_outlive_signals() -> None:
+    """Ctrl-C in a terminal, or SIGTERM to a group, ends the loader's workers before their process can save.
+
+    Can go with a BasicSR release that saves when it is asked to stop.
+    """
+    import basicsr.data
+
+    start_worker.original = basicsr.data.worker_init_fn
+    basicsr.data.worker_init_fn = start_worker
+    atexit.register(end_workers)
+
+
+def end_workers() -> None:
+    """At exit, multiprocessing sends SIGTERM to workers that an error left behind and waits for them: for ever here."""
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
+
+
+def start_worker(*args: Any, **kwargs: Any) -> None:
+    """BasicSR's `worker_init_fn` in a process that ignores Ctrl-C; found by its name in a spawned one."""
+    from ..ranks.signals import ignore_stop_signals
+
+    ignore_stop_signals()
+    start_worker.original(*args, **kwargs)
+
+
+def find_vgg_weights() -> None:
+    """VGG weights are downloaded when the loss is built, by arguments torchvision gives up (archs/vgg_arch.py:103).
+
+    `pretrained.pretrained_state` says where they are looked for first. Can go with a BasicSR release that says so too.
+    """
+    from basicsr.archs import vgg_arch
+
+    names = [f'vgg{depth}{norm}' for depth in (11, 13, 16, 19) for norm in ('', '_bn')]
+    vgg_arch.VGG_PRETRAIN_PATH = ''
+    vgg_arch.vgg = types.SimpleNamespace(**{name: functools.partial(_build_vgg, name) for name in names})
+
+
+def _build_vgg(name: str, pretrained: bool) -> Any:
+    """torchvision's network `name` with ImageNet weights in its `features`, all that BasicSR takes of it."""
+    from torchvision.models import get_model
+
+    from ..checkpoints.backbones import imagenet_features
+
+    network = get_model(name, weights=None)
+    network.features.load_state_dict(imagenet_features(name))
+    return network
+
+
+def refuse_small_images_in_niqe() -> None:
+    """NIQE on an image without two blocks of 96 x 96 pixels: an error inside numpy (metrics/niqe.py:122).
+
+    Can go with a BasicSR release that says so itself.
+    """
+    from basicsr.metrics import niqe as module
+
+    original = module.niqe
+
+    @functools.wraps(original)
+    def niqe(img: Any, *args: Any, block_size_h: int = 96, block_size_w: int = 96, **kwargs: Any) -> float:
+        h, w = img.shape[:2]
+        if (h // block_size_h) * (w // block_size_w) < 2:
+            raise UserError(
+                f'NIQE needs two blocks of {block_size_h} x {block_size_w} pixels after the crop, the image has {h} x '
+                f'{w}; leave calculate_niqe out for this data set'
+            )
+        return original(img, *args, block_size_h=block_size_h, block_size_w=block_size_w, **kwargs)
+
+    module.niqe = niqe
+
+
+def round_jpeg_quality() -> None:
+    """OpenCV refuses the fractional quality that `random_add_jpg_compression` draws (data/degradations.py:746).
+
+    Can go with a BasicSR release that rounds it.
+    """
+    from basicsr.data import degradations
+
+    original = degradations.add_jpg_compression
+
+    @functools.wraps(original)
+    def add_jpg_compression(img: Any, quality: float = 90) -> Any:
+        return original(img, int(quality))
+
+    degradations.add_jpg_compression = add_jpg_compression
+
+
+BEFORE_IMPORT: tuple[Callable[[], None], ...] = (supply_functional_tensor, supply_distutils)
+AFTER_IMPORT: tuple[Callable[[], None], ...] = (
+    read_options_safely,
+    start_ranks_anywhere,
+    wrap_networks_on_cpu,
+    load_weights_safely,
+    resume_exactly,
+    let_workers_outlive_signals,
+    find_vgg_weights,
+    refuse_small_images_in_niqe,
+    round_jpeg_quality,
+)
+
+
+def prepare() -> None:
+    """Make basicsr importable. Does nothing where it is."""
+    for fix in BEFORE_IMPORT:
+        fix()
+
+
+def apply() -> None:
+    """Fix basicsr, which is imported for it. Twice is as good as once."""
+    prepare()
+    basicsr = importlib.import_module('basicsr')
+    if not hasattr(basicsr, _MARK):
+        for fix in AFTER_IMPORT:
+            fix()
+        setattr(basicsr, _MARK, True)
