@@ -40,7 +40,7 @@ def test_everything_is_registered(program, tmp_path):
     lines = dict(line.split(' ', 1) for line in done.stdout.splitlines())
     assert set(lines['archs'].split()) >= NAMES | {'RRDBNet'}
     assert set(lines['models'].split()) >= {'VmambaIRModel', 'SRModel'}
-    assert lines['resume'] == 'vmambair_arch.plugin.compat'
+    assert lines['resume'] == 'vmambair_arch.plugin.resume'
 
 
 def test_a_name_that_another_plugin_took_is_left_to_it(tmp_path):

@@ -160,9 +160,15 @@ def resume_exactly() -> None:
     from ..data.iteration_sampler import IterationSampler
     from .resume import Resume
 
-    resume = Resume(basicsr.train.create_train_val_dataloader)
+    create = basicsr.train.create_train_val_dataloader
+    resume = Resume(create)
+
+    @functools.wraps(create)  # the check follows `__wrapped__` to the keys that BasicSR reads
+    def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple:
+        return resume.create_train_val_dataloader(opt, logger)
+
     basicsr.train.load_resume_state = resume.load_resume_state
-    basicsr.train.create_train_val_dataloader = resume.create_train_val_dataloader
+    basicsr.train.create_train_val_dataloader = create_train_val_dataloader
     basicsr.train.EnlargedSampler = IterationSampler
 
 
