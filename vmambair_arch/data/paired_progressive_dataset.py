@@ -9,6 +9,8 @@ for one process as for several that share the same global batch.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -19,6 +21,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, default_collate
 
 from ..errors import UserError
+from .lines import draw_lines
 from .pairs import PairSource, bicubic_patch, to_float, to_tensor
 from .rain import add_8bit_rain
 
@@ -40,6 +43,15 @@ class PairedProgressiveDataset(Dataset):
         rain: let it rain on the targets instead of reading inputs. Keys are those of `RainConfig`, `{}` its defaults.
             Rain falls after flips and rotations, so that it always falls down.
         rain_probability: with `dataroot_lq` as well: the share of samples whose input is the target with rain.
+        clean_probability: the share of samples without rain, input and target alike: what has nothing to remove must
+            stay as it is.
+        dataroot_clean: a folder of further clean images. Rain is drawn, and samples without rain are cut, from these
+            and the targets; all images come equally often.
+        lines_probability: the share of samples with hard negatives drawn into input and target alike, see `lines`:
+            thin straight things that are not rain.
+        enlarge: the highest factor by which samples are enlarged, input and target alike, at least 1: rain as cameras
+            of more pixels see it. Factors are spread so that each doubling comes as often as the next.
+        enlarge_probability: the share of samples that are, with `enlarge`.
         bicubic: true makes the inputs from the targets by MATLAB's bicubic, to the last bit as on disk, instead.
         mixup: `beta` (1.2) and `probability` (0.5). A sample becomes `w*a + (1-w)*b` of itself and another random
             sample of the data, w from Beta(beta, beta); a mixed sample costs a second pair of images.
@@ -74,7 +86,14 @@ class PairedProgressiveDataset(Dataset):
         self.start_index = opt.get('start_iter', 0) * self.items_per_iteration
 
         self.mixup = self._mixup(opt)
+        self.enlarge = opt.get('enlarge') or 1
+        self.shares = {
+            'clean': opt.get('clean_probability') or 0,
+            'lines': opt.get('lines_probability') or 0,
+            'enlarge': opt.get('enlarge_probability') or 0,
+        }
         self.source = PairSource(opt)
+        self._check_shares(opt)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __len__(self) -> int:
@@ -131,36 +150,53 @@ class PairedProgressiveDataset(Dataset):
 
     def _patch(self, rng: np.random.Generator, index: int, gt_size: int) -> tuple[np.ndarray, np.ndarray]:
         """A random patch of pair `index`, flipped and rained on: lq and gt, float32 (h, w, 3) in 0..1."""
+        if any(self.shares.values()) or self.source.photographs:
+            return self._varied_patch(rng, index, gt_size)
         lq, gt = self.source.read(index)
-        scale = self.scale
-        h, w = gt.shape[0] // scale, gt.shape[1] // scale
-        size = gt_size // scale
-        top, left = rng.integers(max(h - size, 0) + 1), rng.integers(max(w - size, 0) + 1)
-        flip_x, flip_y, transpose = rng.random(3) < 0.5
-
-        def cut(image: np.ndarray, scale: int) -> np.ndarray:
-            return finish(image[top * scale : (top + size) * scale, left * scale : (left + size) * scale], scale)
-
-        def finish(image: np.ndarray, scale: int) -> np.ndarray:
-            bottom, right = size * scale - image.shape[0], size * scale - image.shape[1]
-            if bottom or right:
-                # Mirrored about the edge itself, so that a block of the target stays under its pixel of the input.
-                image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT)
-            if self.use_hflip and flip_x:
-                image = image[:, ::-1]
-            if self.use_rot and flip_y:
-                image = image[::-1]
-            if self.use_rot and transpose:
-                image = image.transpose(1, 0, 2)
-            return to_float(image)
-
+        cut = self._cut(rng, gt, gt_size)
         share = self.source.rain_probability
         if share == 1 or (share and rng.random() < share):
-            gt = cut(gt, scale)
+            gt = cut(gt, self.scale)
             return add_8bit_rain(gt, rng, self.source.rain), gt
         if self.source.bicubic:
-            return finish(bicubic_patch(gt, scale, top, left, size), 1), cut(gt, scale)
-        return cut(lq, 1), cut(gt, scale)
+            return cut.bicubic(gt), cut(gt, self.scale)
+        return cut(lq, 1), cut(gt, self.scale)
+
+    def _varied_patch(self, rng: np.random.Generator, index: int, gt_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `_patch`, for scale 1, where samples without rain, enlarged ones or hard negatives are wanted as well."""
+        kind, enlarged, lined = rng.random(3)
+        clean = kind < self.shares['clean']
+        drawn = not clean and rng.random() < self.source.rain_probability
+        factor = self.enlarge ** rng.random() if enlarged < self.shares['enlarge'] else 1.0
+        if (clean or drawn) and self.source.photographs:
+            index = int(rng.integers(len(self.source) + len(self.source.photographs)))
+        lq, gt = (None, self.source.read_clean(index)) if clean or drawn else self.source.read(index)
+        cut = self._cut(rng, gt, math.ceil(gt_size / factor))
+        gt = _enlarged(cut(gt, 1), gt_size)
+        rain = None if lq is None else _enlarged(cut(lq, 1), gt_size) - gt
+        if lined < self.shares['lines']:
+            gt = draw_lines(gt, rng)
+        if clean:
+            return gt, gt
+        if rain is None:
+            return add_8bit_rain(gt, rng, self.source.rain), gt
+        return np.clip(gt + rain, 0, 1), gt
+
+    def _cut(self, rng: np.random.Generator, gt: np.ndarray, gt_size: int) -> _Cut:
+        """A random place in a pair with this target, and a random flip."""
+        h, w = gt.shape[0] // self.scale, gt.shape[1] // self.scale
+        size = gt_size // self.scale
+        top, left = rng.integers(max(h - size, 0) + 1), rng.integers(max(w - size, 0) + 1)
+        flip_x, flip_y, transpose = rng.random(3) < 0.5
+        return _Cut(
+            int(top),
+            int(left),
+            size,
+            self.scale,
+            bool(self.use_hflip and flip_x),
+            bool(self.use_rot and flip_y),
+            bool(self.use_rot and transpose),
+        )
 
     # options
 
@@ -199,3 +235,62 @@ class PairedProgressiveDataset(Dataset):
         if set(mixup) != {'beta', 'probability'} or not mixup['beta'] > 0 or not 0 <= mixup['probability'] <= 1:
             raise UserError(f'data set {self.name}: mixup takes beta > 0 and probability 0..1, not {opt["mixup"]!r}')
         return mixup
+
+    def _check_shares(self, opt: dict[str, Any]) -> None:
+        for name, share in self.shares.items():
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+                raise UserError(f'data set {self.name}: {name}_probability must be a number in 0..1, not {share!r}')
+        if isinstance(self.enlarge, bool) or not isinstance(self.enlarge, (int, float)) or not 1 <= self.enlarge <= 16:
+            raise UserError(f'data set {self.name}: enlarge must be a number in 1..16, not {self.enlarge!r}')
+        if self.shares['enlarge'] and self.enlarge == 1:
+            raise UserError(f'data set {self.name}: enlarge_probability needs enlarge, the highest factor, above 1')
+        wanted = [f'{name}_probability' for name, share in self.shares.items() if share]
+        wanted += ['dataroot_clean'] if opt.get('dataroot_clean') else []
+        if wanted and (self.scale != 1 or self.source.bicubic):
+            raise UserError(f'data set {self.name}: {wanted[0]} is for deraining: scale 1, without bicubic')
+        if self.source.photographs and not (self.shares['clean'] or self.source.rain_probability):
+            raise UserError(
+                f'data set {self.name}: dataroot_clean needs rain or clean_probability, or nothing reads it'
+            )
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Where a patch lies, in pixels of the input, and how it is turned."""
+
+    top: int
+    left: int
+    size: int
+    scale: int
+    flip_x: bool
+    flip_y: bool
+    transpose: bool
+
+    def __call__(self, image: np.ndarray, scale: int) -> np.ndarray:
+        """The patch of an image that has `scale` times the input's size, float32."""
+        top, left, size = self.top * scale, self.left * scale, self.size * scale
+        return self._finish(image[top : top + size, left : left + size], size)
+
+    def bicubic(self, gt: np.ndarray) -> np.ndarray:
+        """The patch of the input that bicubic makes of a target."""
+        return self._finish(bicubic_patch(gt, self.scale, self.top, self.left, self.size), self.size)
+
+    def _finish(self, image: np.ndarray, size: int) -> np.ndarray:
+        bottom, right = size - image.shape[0], size - image.shape[1]
+        if bottom or right:
+            # Mirrored about the edge itself, so that a block of the target stays under its pixel of the input.
+            image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT)
+        if self.flip_x:
+            image = image[:, ::-1]
+        if self.flip_y:
+            image = image[::-1]
+        if self.transpose:
+            image = image.transpose(1, 0, 2)
+        return to_float(image)
+
+
+def _enlarged(patch: np.ndarray, size: int) -> np.ndarray:
+    """A square patch at `size` x `size` pixels, 0..1."""
+    if patch.shape[0] == size:
+        return patch
+    return np.clip(cv2.resize(patch, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)

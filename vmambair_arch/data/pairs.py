@@ -86,16 +86,19 @@ class PairSource:
         rain: the rain that makes inputs, where the section has `rain`; else None.
         rain_probability: how often it does: 1, or what the section says where it names inputs as well.
         bicubic: the inputs are the targets, reduced by `bicubic_patch`.
+        photographs: files of `dataroot_clean`, clean images without partner.
     """
 
     def __init__(self, section: dict[str, Any]) -> None:
         self.rain, self.rain_probability = _rain(section)
         self.bicubic = bool(section.get('bicubic'))
         self.pairs = list_pairs(section)
+        self.photographs = folder_images(section['dataroot_clean']) if section.get('dataroot_clean') else []
         self._scale = section.get('scale', 1)
         self._gt_root, self._lq_root = section['dataroot_gt'], section.get('dataroot_lq')
         self._lmdb = is_lmdb(section)
         self._cache: dict[int, tuple[np.ndarray | None, np.ndarray]] | None = {} if section.get('cache') else None
+        self._clean: dict[Path, np.ndarray] | None = {} if section.get('cache') else None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -126,6 +129,22 @@ class PairSource:
         if self._cache is not None:
             self._cache[index] = lq, gt
         return lq, gt
+
+    def read_clean(self, index: int) -> np.ndarray:
+        """A clean image, RGB (h, w, 3): the targets are numbered first, then `photographs`.
+
+        Raises:
+            UserError: for an image that cannot be decoded.
+        """
+        if index < len(self.pairs):
+            return self.read(index)[1]
+        path = self.photographs[index - len(self.pairs)]
+        if self._clean is not None and path in self._clean:
+            return self._clean[path]
+        pixels = read_file(str(path))
+        if self._clean is not None:
+            self._clean[path] = pixels
+        return pixels
 
     def _pixels(self, root: str, name: str) -> np.ndarray:
         return read_lmdb(root, name) if self._lmdb else read_file(name)

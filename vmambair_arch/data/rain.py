@@ -42,6 +42,9 @@ class RainConfig:
         light: grey level of the rain, 0..1: drops show the sky; drawn per image.
         gust: how far rain is thinned out in places, 0 (even) to 1 (some places nearly dry).
         veil: share of the light of far, unresolved rain that lies evenly over the image, 0..1; drawn per image.
+        size: factor on length and width, the number of streaks falling by its square: the same rain seen nearer, or in
+            a picture of more pixels. Drawn per image, each doubling as often as the next.
+        blur: standard deviation in pixels of a Gaussian blur of the streaks, by a lens out of focus; drawn per image.
     """
 
     angle: Range = (-25.0, 25.0)
@@ -53,9 +56,18 @@ class RainConfig:
     light: Range = (0.75, 1.0)
     gust: float = 0.5
     veil: Range = (0.0, 0.0)
+    size: Range = (1.0, 1.0)
+    blur: Range = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        limits = {'angle': (-90, 90), 'length': (1, math.inf), 'width': (0.5, math.inf), 'density': (0, math.inf)}
+        limits = {
+            'angle': (-90, 90),
+            'length': (1, math.inf),
+            'width': (0.5, math.inf),
+            'density': (0, math.inf),
+            'size': (0.1, 100),
+            'blur': (0, 100),
+        }
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, tuple):
@@ -103,6 +115,11 @@ def rain_layer(h: int, w: int, rng: np.random.Generator, config: RainConfig | No
     mean_length = rng.uniform(*config.length)
     density = rng.uniform(*config.density)
     gusts = _gust_field(h, w, rng, config.gust)
+    # Drawn only where there is a choice, so that rain without it stays what a seed has always made.
+    size = math.exp(rng.uniform(*np.log(config.size))) if config.size[0] < config.size[1] else config.size[0]
+    blur = rng.uniform(*config.blur) if config.blur[0] < config.blur[1] else config.blur[0]
+    mean_length *= size
+    density /= size**2
     clear = np.ones((h, w), np.float32)  # 1 - opacity: streaks over one another multiply
 
     for share, longer, wider, denser in _DEPTHS.values():
@@ -114,7 +131,7 @@ def rain_layer(h: int, w: int, rng: np.random.Generator, config: RainConfig | No
         xs = rng.uniform(-frame, w + frame, count)
         angles = np.radians(lean + config.angle_spread * rng.standard_normal(count))
         lengths = mean_length * longer * rng.uniform(2 / 3, 4 / 3, count)
-        sigmas = wider * rng.uniform(*config.width, count) / 2.355  # full width at half maximum = 2.355 sigma
+        sigmas = wider * size * rng.uniform(*config.width, count) / 2.355  # full width at half maximum = 2.355 sigma
         opacities = denser * rng.uniform(*config.opacity, count)
         keep = rng.random(count)
         for y, x, angle, length, sigma, opacity, chance in zip(
@@ -122,6 +139,8 @@ def rain_layer(h: int, w: int, rng: np.random.Generator, config: RainConfig | No
         ):
             if chance < gusts[min(max(int(y), 0), h - 1), min(max(int(x), 0), w - 1)]:
                 _draw_streak(clear, y, x, angle, length, sigma, opacity)
+    if blur:
+        clear = cv2.GaussianBlur(clear, (0, 0), blur, borderType=cv2.BORDER_REFLECT)
     return 1.0 - clear
 
 
