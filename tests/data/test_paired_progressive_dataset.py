@@ -234,6 +234,100 @@ def test_rain_falls_on_clean_targets_and_always_down(pairs_folder):
     assert len(rainy) == len(batches)
 
 
+def white(tmp_path, name='clean', size=(60, 70)):
+    (tmp_path / name).mkdir()
+    cv2.imwrite(str(tmp_path / name / 'white.png'), np.full((*size, 3), 255, np.uint8))
+    return str(tmp_path / name)
+
+
+def test_a_share_of_samples_has_nothing_to_remove(pairs_folder):
+    opt = section(pairs_folder, clean_probability=0.4, gt_size=24, batch_size_per_gpu=16)
+    batches = stream(opt)
+    assert_same(batches, stream(opt | {'num_worker_per_gpu': 2}))
+    same = [torch.equal(lq, gt) for b in batches for lq, gt in zip(b['lq'], b['gt'], strict=True)]
+    assert 0.25 < np.mean(same) < 0.55
+    everything = stream(opt | {'clean_probability': 1})
+    assert all(torch.equal(batch['lq'], batch['gt']) for batch in everything)
+
+
+def test_clean_folder_gives_rainy_and_clean_samples_and_never_touches_real_pairs(pairs_folder, tmp_path):
+    clean = white(tmp_path)
+
+    def shares(**options):
+        opt = section(pairs_folder, dataroot_clean=clean, gt_size=24, batch_size_per_gpu=16, **options)
+        return np.mean([(gt == 1).all() for b in stream(opt) for gt in b['gt']])
+
+    # One photograph beside seven targets: an eighth of what is cut from all of them.
+    assert 0.05 < shares(clean_probability=1) < 0.25
+    assert 0.02 < shares(rain={}, rain_probability=0.5) < 0.15
+    dry = section(pairs_folder, dataroot_clean=clean, rain={}, rain_probability=0.0, gt_size=24, clean_probability=0.0)
+    with pytest.raises(UserError, match='dataroot_clean needs rain or clean_probability'):
+        stream(dry)
+
+
+def test_hard_negatives_stand_in_input_and_target_alike(pairs_folder):
+    flat = section(pairs_folder, gt_size=24, batch_size_per_gpu=16, use_hflip=False, use_rot=False)
+    drawn = stream(flat | {'lines_probability': 1})
+    changed = 0
+    for batch in drawn:
+        # The inputs are darker than the targets by 10 levels; what is drawn changes neither that nor its sign.
+        difference = (batch['gt'] - batch['lq']) * 255
+        assert difference.max() < 10.01
+        assert difference.min() > -0.01
+    for plain, lined in zip(stream(flat | {'lines_probability': 1e-9}), drawn, strict=True):
+        changed += sum(not torch.equal(a, b) for a, b in zip(plain['gt'], lined['gt'], strict=True))
+    assert changed > 0.8 * 16 * len(drawn)  # a thing may fall outside of the patch
+
+
+def test_enlarged_samples_show_less_of_the_picture_and_keep_input_over_target(pairs_folder):
+    flat = section(pairs_folder, gt_size=32, batch_size_per_gpu=16)
+    plain = stream(flat)
+    enlarged = stream(flat | {'enlarge': 4, 'enlarge_probability': 1})
+
+    def detail(batches):
+        return np.mean([batch['gt'].diff(dim=2).abs().mean() for batch in batches])
+
+    assert detail(enlarged) < 0.8 * detail(plain)
+    for batch in enlarged:
+        assert batch['gt'].shape == batch['lq'].shape == (16, 3, 32, 32)
+        assert ((batch['gt'] - batch['lq']) * 255 < 14).all()  # 10 levels apart; the cubic kernel overshoots at edges
+        assert batch['gt'].min() >= 0
+        assert batch['gt'].max() <= 1
+
+
+def test_varied_samples_are_the_same_after_a_resume(pairs_folder, tmp_path):
+    varied = section(
+        pairs_folder,
+        dataroot_clean=white(tmp_path),
+        rain={'size': [1, 4], 'blur': [0, 1]},
+        rain_probability=0.3,
+        clean_probability=0.2,
+        lines_probability=0.3,
+        enlarge=3,
+        enlarge_probability=0.3,
+        gt_size=24,
+        batch_size_per_gpu=4,
+        cache=True,
+    )
+    assert_same(stream(varied)[4:], stream(varied | {'start_iter': 4}))
+
+
+@pytest.mark.parametrize(
+    ('options', 'line'),
+    [
+        ({'clean_probability': 2}, 'clean_probability must be a number in 0..1, not 2'),
+        ({'lines_probability': 'often'}, "lines_probability must be a number in 0..1, not 'often'"),
+        ({'enlarge': 0.5}, 'enlarge must be a number in 1..16, not 0.5'),
+        ({'enlarge_probability': 0.5}, 'enlarge_probability needs enlarge'),
+        ({'clean_probability': 0.5, 'scale': 2}, 'clean_probability is for deraining: scale 1'),
+        ({'dataroot_clean': 'nowhere', 'clean_probability': 1}, 'nowhere: no such folder'),
+    ],
+)
+def test_bad_shares_are_refused_at_once(pairs_folder, options, line):
+    with pytest.raises(UserError, match=line):
+        PairedProgressiveDataset(section(pairs_folder, gt_size=24) | options)
+
+
 def test_mixup_blends_input_and_target_alike(pairs_folder):
     flat = section(pairs_folder, gt_size=16, batch_size_per_gpu=6, use_hflip=False, use_rot=False)
     plain, mixed = stream(flat), stream(flat | {'mixup': {'beta': 1.2, 'probability': 0.5}})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import RainConfig, add_rain, rain_layer
 from vmambair_arch.errors import UserError
+
+RAIN_OF_SEED_5 = 0.0683947  # mean opacity of 48x48 pixels of the default rain
 
 
 def luma(image: np.ndarray) -> np.ndarray:
@@ -79,6 +83,60 @@ def test_density_length_width_and_opacity_do_what_they_say():
     assert mean(density=one(0)) == 0
 
 
+def test_rain_of_twice_the_size_is_the_rain_of_the_picture_enlarged_twice():
+    config = {'angle': one(0), 'angle_spread': 0, 'length': one(20), 'width': one(3), 'density': one(30), 'gust': 0.0}
+
+    def wide(size: float) -> float:
+        layers = [
+            rain_layer(160, 160, np.random.default_rng(s), RainConfig(**config, size=one(size))) for s in range(8)
+        ]
+        across = np.mean([np.abs(np.diff(layer, axis=1)).mean() / layer.mean() for layer in layers])
+        return 1 / float(across)
+
+    assert wide(2) == pytest.approx(2 * wide(1), rel=0.2)
+    means = [
+        np.mean(
+            [
+                rain_layer(160, 160, np.random.default_rng(s), RainConfig(**config, size=one(size))).mean()
+                for s in range(8)
+            ]
+        )
+        for size in (1, 2)
+    ]
+    assert means[1] == pytest.approx(means[0], rel=0.2)  # fewer and larger: as much of the picture
+
+
+def test_sizes_are_drawn_with_each_doubling_as_often_as_the_next():
+    config = RainConfig(angle=one(0), angle_spread=0, width=one(1.5), density=one(200), size=(1, 4), gust=0)
+    layers = [rain_layer(64, 64, np.random.default_rng(s), config) for s in range(200)]
+    edges = np.array([np.abs(np.diff(layer, axis=1)).mean() / layer.mean() for layer in layers])
+    largest = np.array(
+        [
+            np.abs(np.diff(layer, axis=1)).mean() / layer.mean()
+            for layer in (
+                rain_layer(64, 64, np.random.default_rng(s), dataclasses.replace(config, size=one(2)))
+                for s in range(40)
+            )
+        ]
+    )
+    assert 0.35 < np.mean(edges < np.median(largest)) < 0.65  # half of them above 2, half below
+
+
+def test_blur_softens_the_streaks_and_keeps_their_light():
+    sharp, soft = (
+        rain_layer(100, 100, np.random.default_rng(0), RainConfig(width=one(1.5), blur=one(blur))) for blur in (0, 2)
+    )
+    assert soft.mean() == pytest.approx(sharp.mean(), rel=0.05)
+    assert soft.max() < sharp.max()
+    assert np.abs(np.diff(soft, axis=1)).mean() < 0.5 * np.abs(np.diff(sharp, axis=1)).mean()
+
+
+def test_a_new_key_leaves_the_rain_of_a_seed_as_it_was():
+    # Figures of the past were measured on this rain.
+    layer = rain_layer(48, 48, np.random.default_rng(5))
+    assert layer.mean() == pytest.approx(RAIN_OF_SEED_5, abs=1e-5)
+
+
 def test_rain_reaches_the_edges_as_often_as_the_middle():
     layers = np.mean([rain_layer(60, 60, np.random.default_rng(s)) for s in range(150)], axis=0)
     edge = np.concatenate([layers[:6].ravel(), layers[-6:].ravel(), layers[:, :6].ravel(), layers[:, -6:].ravel()])
@@ -110,6 +168,8 @@ def test_refuses_what_is_no_float_rgb_image():
         ({'opacity': [0.5, 1.5]}, 'opacity must be'),
         ({'density': [5, 1]}, 'density must be'),
         ({'length': 'long'}, 'length must be two numbers'),
+        ({'size': [0, 2]}, 'size must be'),
+        ({'blur': [-1, 2]}, 'blur must be'),
         ({'gust': 2}, 'gust must lie in 0..1'),
         ({'angle_spread': '3'}, 'angle_spread must be a number'),
     ],

@@ -87,7 +87,7 @@ def _check_section(
     section |= {'phase': phase.partition('_')[0], 'scale': options.get('scale', 1)}
     if not _has_form(section):
         return None
-    for key in ('dataroot_gt', 'dataroot_lq'):
+    for key in ('dataroot_gt', 'dataroot_lq', 'dataroot_clean'):
         if isinstance(section.get(key), str):
             section[key] = str(Path(section[key]).expanduser())
 
@@ -100,6 +100,7 @@ def _check_section(
             report.faults.append(f'{where}: {complaint}')
         elif not files:
             files = _files_of(dataset)
+        files += [str(path) for path in getattr(getattr(dataset, 'source', None), 'photographs', ())]
     started = time.perf_counter()
     headers = _listed_headers(section) if _in_lmdb(section) else dict(zip(files, read_headers(files), strict=True))
     seconds = time.perf_counter() - started
