@@ -350,3 +350,23 @@ def test_thirteen_thousand_pairs(check, workplace, capsys):
         (line,) = (fact for fact in report.facts if fact.startswith('train: 13000 pairs; 26000 headers read in '))
         with capsys.disabled():
             print(f'\n{line}')  # noqa: T201 the figure that this test is for
+
+
+def test_clean_photographs_of_a_training_are_read_and_their_keys_known(check, tmp_path):
+    varied = {
+        **PROGRESSIVE,
+        'datasets__train__dataroot_clean': 'photographs',
+        'datasets__train__clean_probability': 0.2,
+        'datasets__train__lines_probability': 0.2,
+        'datasets__train__enlarge': 4,
+        'datasets__train__enlarge_probability': 0.2,
+    }
+    assert words(check(**varied).faults, 'photographs: no such folder')
+    write_image(tmp_path / 'photographs' / 'a.png')
+    report = check(**varied)
+    assert report.faults == []
+    assert not words(report.warnings, 'clean_probability')
+    (tmp_path / 'photographs' / 'b.png').write_bytes(b'no picture')
+    assert words(check(**varied).faults, 'b.png')
+    typo = varied | {'datasets__train__clean_probabilty': 0.2}
+    assert words(check(**typo).faults, "'clean_probabilty'", "did you mean 'clean_probability'")
