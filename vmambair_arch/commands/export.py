@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import argparse
 
-EXAMPLES = ('vmambair export derain derain.onnx',)
+EXAMPLES = ('vmambair export derain derain.onnx', 'vmambair export derain small.onnx --half')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='file, address or name')
     parser.add_argument('target', help='.onnx or .pt2; both take images of any size')
-    parser.add_argument('--size', nargs=2, type=int, metavar=('WIDTH', 'HEIGHT'), help='fixed, for AOTInductor')
+    parser.add_argument(
+        '--size', nargs=2, type=int, metavar=('WIDTH', 'HEIGHT'), help='fixed, for AOTInductor and some ONNX runtimes'
+    )
+    parser.add_argument('--half', action='store_true', help='.onnx: weights as float16, half the file')
+    parser.add_argument('--opset', type=int, help='.onnx: the ONNX operator set to write, 13 to 25 (default: 17)')
 
 
 def run(args: argparse.Namespace) -> None:
     from ..checkpoints.convert import open_network
     from ..inference.export import export
+    from ..inference.onnx_graph import DEFAULT_OPSET
 
-    export(open_network(args.checkpoint), args.target, tuple(args.size[::-1]) if args.size else None)
+    export(
+        open_network(args.checkpoint),
+        args.target,
+        tuple(args.size[::-1]) if args.size else None,
+        half=args.half,
+        opset=DEFAULT_OPSET if args.opset is None else args.opset,
+    )
     print('wrote', args.target)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +17,11 @@ from ..checkpoints.load import METADATA_KEY
 from ..errors import UserError
 from ..files import replacing
 from ..ops import depthwise, loop_scan
+from .onnx_graph import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
+from .onnx_network import network_graph
 
 SMALLEST, LARGEST = 9, 16384
-"""Sides of the images that an exported network takes, in pixels."""
+"""Sides of the images that a program of torch.export takes, in pixels."""
 EXAMPLE = (27, 45)
 
 
@@ -85,60 +85,58 @@ def export_program(network: Network, size: tuple[int, int] | None = None) -> tor
         )
 
 
-def export(network: Network, target: str | Path, size: tuple[int, int] | None = None) -> None:
+def export(
+    network: Network,
+    target: str | Path,
+    size: tuple[int, int] | None = None,
+    *,
+    half: bool = False,
+    opset: int = DEFAULT_OPSET,
+) -> None:
     """Write a network for other programs.
 
     Args:
         network: in evaluation mode, on the CPU.
-        target: `.onnx` for ONNX runtimes (input 'image', output 'restored'; each scan is one Scan node), `.pt2` for
-            torch.export.load and AOTInductor. Both take one RGB image (1, 3, h, w) float32 in 0..1 with sides of
-            SMALLEST to LARGEST pixels and give it back in 0..1.
+        target: `.onnx` for ONNX runtimes: input 'image' (batch, channels, height, width), output 'restored', both
+            float32 RGB in 0..1, any batch and size. `.pt2` for torch.export.load and AOTInductor: one image (1, 3, h,
+            w) with sides of SMALLEST to LARGEST pixels.
         size: height and width to fix; see `export_program`.
+        half: `.onnx` only: keep the weights as float16 in the file; runtimes compute with them in float32.
+        opset: `.onnx` only: OLDEST_OPSET to NEWEST_OPSET.
 
     Raises:
-        UserError: another suffix, a size out of range, a missing package, or the file cannot be written.
+        UserError: another suffix, a size or an opset out of range, an option that the format does not have, a missing
+            package, or the file cannot be written.
     """
     target = Path(target)
-    writers: dict[str, Callable[[Network, Path, tuple[int, int] | None], None]] = {
-        '.onnx': _write_onnx,
-        '.pt2': _write_program,
-    }
-    if target.suffix not in writers:
-        raise UserError(f'{target}: a network is exported as {" or ".join(writers)}')
+    if target.suffix not in ('.onnx', '.pt2'):
+        raise UserError(f'{target}: a network is exported as .onnx or .pt2')
+    if target.suffix == '.onnx':
+        if size and not all(1 <= side <= LARGEST for side in size):
+            raise UserError(f'an exported network takes sides of 1 to {LARGEST} pixels, got {size[1]}x{size[0]}')
+        if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+            raise UserError(f'opset {opset}: networks are written for the ONNX opsets {OLDEST_OPSET} to {NEWEST_OPSET}')
+        with replacing(target) as temporary:
+            _write_onnx(network, temporary, size, opset, half)
+        return
+    if half or opset != DEFAULT_OPSET:
+        raise UserError(f'{target}: float16 weights and an opset are options of .onnx files')
     if size and not all(SMALLEST <= side <= LARGEST for side in size):
         raise UserError(f'an exported network takes sides of {SMALLEST} to {LARGEST} pixels, got {size[1]}x{size[0]}')
     with replacing(target) as temporary:
-        writers[target.suffix](network, temporary, size)
+        torch.export.save(export_program(network, size), temporary)
 
 
-def _write_program(network: Network, path: Path, size: tuple[int, int] | None) -> None:
-    torch.export.save(export_program(network, size), path)
-
-
-def _write_onnx(network: Network, path: Path, size: tuple[int, int] | None) -> None:
+def _write_onnx(network: Network, path: Path, size: tuple[int, int] | None, opset: int, half: bool) -> None:
     try:
-        import onnxscript  # noqa: F401 torch's exporter needs it
+        import onnx
     except ImportError:
-        raise UserError("ONNX needs onnxscript; install it with: pip install 'vmambair-arch[export]'") from None
-    with warnings.catch_warnings(), _quiet('onnxscript', 'onnx_ir', 'torch.onnx'):
-        warnings.simplefilter('ignore')
-        program = torch.onnx.export(
-            export_program(network, size), input_names=['image'], output_names=['restored'], dynamo=True, verbose=False
-        )
+        raise UserError("ONNX needs the package onnx; install it with: pip install 'vmambair-arch[export]'") from None
+    if opset > onnx.defs.onnx_opset_version():
+        newest = onnx.defs.onnx_opset_version()
+        raise UserError(f'opset {opset}: the installed onnx {onnx.__version__} knows the opsets up to {newest}')
+    model = network_graph(network, size, opset, half)
     about = {'arch': network.arch, 'config': network.config, 'scale': network.scale}
-    program.model.metadata_props[METADATA_KEY] = json.dumps(about)
-    program.save(path)
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Silence loggers that report every node of a graph."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(about)})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
