@@ -79,7 +79,7 @@ setup(
         'train': TRAIN,
         'pyiqa': ['pyiqa'],
         'web': ['gradio>=6'],
-        'export': ['onnx', 'onnxscript', 'onnxruntime'],
+        'export': ['onnx', 'onnxruntime'],
         'test': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff'],
     },
     entry_points={'console_scripts': ['vmambair=vmambair_arch.cli:main']},

@@ -38,7 +38,7 @@ def onnx():
 
 
 def of_form(name):
-    """A small network whose parameters are all drawn, none left at 0 or 1."""
+    """A small network whose parameters are all drawn, none left at 0 or 1, with what it restores about in 0..1."""
     torch.manual_seed(0)
     arch, config = FORMS[name]
     if arch is VmambaIR:
@@ -47,6 +47,8 @@ def of_form(name):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+        last = network.output if network.scale == 1 else network.tail[-1]
+        last.weight.div_(4 * network(torch.rand(1, network.config['inp_channels'], 32, 32)).std())
     return network
 
 

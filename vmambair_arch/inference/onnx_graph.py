@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.generic]
 Value = str
 """The name of a tensor in a graph."""
+Shape = Sequence[int | str]
+"""Sizes, or the names of sizes that are not known."""
 
 OLDEST_OPSET, DEFAULT_OPSET, NEWEST_OPSET = 13, 17, 25
 """Opsets a graph can be written for. The default is read by onnxruntime 1.12, OpenVINO 2023 and TensorRT 8.6 on."""
 
 
 class Graph:
-    """A graph under construction. Loops are graphs of their own, which share names and constants with their parent.
+    """A graph under construction. Loops are graphs of their own, which share the names of their parent.
+
+    A body uses nothing of the graph around it: OpenVINO does not look there. What it needs is among its own constants.
 
     Args:
         opset: of the default ONNX domain.
@@ -60,9 +64,7 @@ class Graph:
         return names
 
     def constant(self, array: npt.ArrayLike, dtype: type[np.generic] = np.float32) -> Value:
-        """A constant; equal ones are kept once. In the body of a loop it is kept by the outermost graph."""
-        if self.parent:
-            return self.parent.constant(array, dtype)
+        """A constant; equal ones are kept once."""
         data = np.ascontiguousarray(np.asarray(array, dtype))
         key = (data.dtype.str, data.shape, data.tobytes())
         if key not in self._known:
@@ -76,8 +78,6 @@ class Graph:
             return self.constant(data)
         # Beyond the largest float16 there is only infinity, which would poison the whole image.
         largest = np.finfo(np.float16).max
-        if self.parent:
-            return self.parent.weight(array)
         return self.op('Cast', self.constant(data.clip(-largest, largest), np.float16), to=1)
 
     def ints(self, *numbers: int) -> Value:
@@ -149,8 +149,8 @@ class Graph:
     def scan(
         self,
         step: Callable[[Graph, list[Value], list[Value]], tuple[list[Value], list[Value]]],
-        states: Sequence[Value],
-        sequences: Sequence[Value],
+        states: Sequence[tuple[Value, Shape]],
+        sequences: Sequence[tuple[Value, Shape]],
         outputs: int,
         reverse: bool = False,
     ) -> tuple[list[Value], list[Value]]:
@@ -158,8 +158,8 @@ class Graph:
 
         Args:
             step: (body, states, elements) -> new states and what is read at this step.
-            states: before the first step.
-            sequences: all of one length.
+            states: before the first step, with their shapes.
+            sequences: all of one length, with the shapes of their elements.
             outputs: how many values `step` reads.
             reverse: from the last element to the first; what is read stays in place.
 
@@ -177,11 +177,15 @@ class Graph:
         graph = helper.make_graph(
             body.nodes,
             self.name('step'),
-            [helper.make_tensor_value_info(v, TensorProto.FLOAT, None) for v in state_names + elements],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, (_, shape) in zip(state_names + elements, [*states, *sequences], strict=True)
+            ],
             [helper.make_tensor_value_info(v, TensorProto.FLOAT, None) for v in given],
+            body.initializers,
         )
         results = self.split(
-            'Scan', *states, *sequences, outputs=len(states) + outputs, body=graph, num_scan_inputs=len(sequences),
+            'Scan', *(v for v, _ in [*states, *sequences]), outputs=len(states) + outputs, body=graph, num_scan_inputs=len(sequences),
             scan_input_directions=[int(reverse)] * len(sequences), scan_output_directions=[int(reverse)] * outputs,
         )  # fmt: skip
         return results[: len(states)], results[len(states) :]

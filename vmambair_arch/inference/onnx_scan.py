@@ -51,9 +51,7 @@ class Weights:
         K, d, R = dt_weight.shape
         delta = dt_weight.astype(np.float64) @ x_proj[:, :R]
         A = -np.exp(A_logs.astype(np.float64)).reshape(K, d, -1)
-        return cls(
-            np.concatenate([delta, x_proj[:, R:]], 1).astype(np.float32), dt_bias, A.astype(np.float32)
-        )
+        return cls(np.concatenate([delta, x_proj[:, R:]], 1).astype(np.float32), dt_bias, A.astype(np.float32))
 
     def at(self, directions: slice) -> Weights:
         return Weights(self.project[directions], self.bias[directions], self.A[directions])
@@ -63,7 +61,7 @@ class Weights:
         return self.A.shape[1]
 
     @property
-    def N(self) -> int:
+    def N(self) -> int:  # noqa: N802 the letter of the papers
         return self.A.shape[2]
 
 
@@ -124,50 +122,52 @@ def _chunked(g: Graph, u: Value, weights: Weights, P: int, y_before: Value | Non
     G, d, N = weights.A.shape
     batch = g.side(u, 1)
     # Written out for every chunk: the product with delta then runs over arrays of one shape.
-    A = g.op('Expand', g.constant(weights.A.transpose(2, 0, 1)[:, None, :, :, None]), g.ints(N, 1, G, d, P))
-    empty = g.op('Expand', g.constant(0.0), g.shape(N, batch, G, d, P))
-    sum_delta = g.op('Expand', g.constant(0.0), g.shape(batch, G, d, P))
-    projection = _Projection(g, weights)
+    everywhere = (N, 1, G, d, P)
+    pixels, states, shared = ('batch', G, d, P), (N, 'batch', G, d, P), (N, 'batch', G, 1, P)
 
-    def add_up(body: Graph, states: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
+    def add_up(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
         (u_t,) = elements
-        delta, B, C = projection(body, u_t)
-        state = _advance(body, states[0], A, delta, body.op('Mul', delta, u_t), B)
-        return [state, body.op('Add', states[1], delta)], [delta, B, C]
+        delta, B, C = _project(body, u_t, weights)
+        state = _advance(body, before[0], _A(body, weights, everywhere), delta, body.op('Mul', delta, u_t), B)
+        return [state, body.op('Add', before[1], delta)], [delta, B, C]
 
-    (added, sum_delta), (delta, B, C) = g.scan(add_up, [empty, sum_delta], [u], 3, reverse)
+    empty = g.op('Expand', g.constant(0.0), g.shape(N, batch, G, d, P))
+    none = g.op('Expand', g.constant(0.0), g.shape(batch, G, d, P))
+    (added, sum_delta), (delta, B, C) = g.scan(add_up, [(empty, states), (none, pixels)], [(u, pixels)], 3, reverse)
 
-    def hand_on(body: Graph, states: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
+    def hand_on(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
         decay_p, added_p = elements
-        return [body.op('Add', body.op('Mul', decay_p, states[0]), added_p)], [states[0]]
+        return [body.op('Add', body.op('Mul', decay_p, before[0]), added_p)], [before[0]]
 
-    decay = g.transpose(g.op('Exp', g.op('Mul', sum_delta, A)), 4, 0, 1, 2, 3)
+    decay = g.op('Exp', g.op('Mul', sum_delta, _A(g, weights, everywhere)))
+    decay, added = (g.transpose(v, 4, 0, 1, 2, 3) for v in (decay, added))
     none = g.op('Expand', g.constant(0.0), g.shape(N, batch, G, d))
-    _, (before,) = g.scan(hand_on, [none], [decay, g.transpose(added, 4, 0, 1, 2, 3)], 1, reverse)
+    _, (before,) = g.scan(hand_on, [(none, states[:4])], [(decay, states[:4]), (added, states[:4])], 1, reverse)
 
-    def read(body: Graph, states: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
+    def read(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
         u_t, delta_t, B_t, C_t, *y_t = elements
-        state = _advance(body, states[0], A, delta_t, body.op('Mul', delta_t, u_t), B_t)
-        y = _read(body, state, C_t)
+        write = body.op('Mul', delta_t, u_t)
+        state = _advance(body, before[0], _A(body, weights, everywhere), delta_t, write, B_t)
+        y = _read(body, state, C_t, N, (-1, G, d, P))
         return [state], [body.op('Add', y, y_t[0]) if y_t else y]
 
-    sequences = [u, delta, B, C] + ([y_before] if y_before else [])
-    _, (y,) = g.scan(read, [g.transpose(before, 1, 2, 3, 4, 0)], sequences, 1, reverse)
+    sequences = [(u, pixels), (delta, pixels), (B, shared), (C, shared)] + ([(y_before, pixels)] if y_before else [])
+    _, (y,) = g.scan(read, [(g.transpose(before, 1, 2, 3, 4, 0), states)], sequences, 1, reverse)
     return y
 
 
-class _Projection:
+def _A(g: Graph, weights: Weights, shape: tuple[int, ...]) -> Value:
+    """A as (N, 1, G, d, P or 1); runtimes compute it once, when they load the graph."""
+    A = g.constant(weights.A.transpose(2, 0, 1)[:, None, :, :, None])
+    return g.op('Expand', A, g.ints(*shape)) if shape[-1] > 1 else A
+
+
+def _project(g: Graph, u: Value, weights: Weights) -> tuple[Value, Value, Value]:
     """u (b, G, d, P) -> delta (b, G, d, P), B and C (N, b, G, 1, P)."""
-
-    def __init__(self, g: Graph, weights: Weights) -> None:
-        self.d, self.N = weights.d, weights.N
-        self.weight = g.weight(weights.project)
-        self.bias = g.constant(weights.bias[..., None])
-
-    def __call__(self, g: Graph, u: Value) -> tuple[Value, Value, Value]:
-        delta, B, C = g.parts(g.op('MatMul', self.weight, u), [self.d, self.N, self.N], axis=2)
-        B, C = (g.unsqueeze(g.transpose(v, 2, 0, 1, 3), 3) for v in (B, C))
-        return g.softplus(g.op('Add', delta, self.bias)), B, C
+    d, N = weights.d, weights.N
+    delta, B, C = g.parts(g.op('MatMul', g.weight(weights.project), u), [d, N, N], axis=2)
+    B, C = (g.unsqueeze(g.transpose(v, 2, 0, 1, 3), 3) for v in (B, C))
+    return g.softplus(g.op('Add', delta, g.constant(weights.bias[..., None]))), B, C
 
 
 def _advance(g: Graph, state: Value, A: Value, delta: Value, write: Value, B: Value) -> Value:
@@ -175,15 +175,14 @@ def _advance(g: Graph, state: Value, A: Value, delta: Value, write: Value, B: Va
     return g.op('Add', g.op('Mul', decay, state), g.op('Mul', write, B))
 
 
-def _read(g: Graph, state: Value, C: Value) -> Value:
-    """<C, state> over the first axis, as a product with ones: a third of the time of onnxruntime's ReduceSum."""
-    products = g.op('Mul', state, C)
-    shape = g.op('Shape', products)
-    N = g.op('Gather', shape, g.ints(0), axis=0)
-    rest = g.slice(shape, g.ints(1), g.ints(16), axis=0)
-    ones = g.op('Expand', g.constant(1.0), g.op('Concat', g.ints(1), N, axis=0))
-    summed = g.op('MatMul', ones, g.op('Reshape', products, g.op('Concat', N, g.ints(-1), axis=0)))
-    return g.op('Reshape', summed, rest)
+def _read(g: Graph, state: Value, C: Value, N: int, shape: tuple[int, ...]) -> Value:
+    """<C, state> over the first axis, as a product with ones: a third of the time of onnxruntime's ReduceSum.
+
+    Args:
+        shape: of the result.
+    """
+    products = g.reshape(g.op('Mul', state, C), N, -1)
+    return g.reshape(g.op('MatMul', g.constant(np.ones((1, N))), products), *shape)
 
 
 def sequence_scan(g: Graph, u: Value, weights: Weights, skip: Floats) -> Value:
@@ -197,21 +196,23 @@ def sequence_scan(g: Graph, u: Value, weights: Weights, skip: Floats) -> Value:
     """
     y = g.op('Mul', u, g.weight(skip.sum(0).reshape(-1, 1)))
     P = g.side(u, 4)
+    d, N = weights.d, weights.N
+    pixels = (1, 1, d, 'sequences')
+
     for k in range(len(skip)):
         one = weights.at(slice(k, k + 1))
-        A = g.constant(one.A.transpose(2, 0, 1)[:, None, :, :, None])
-        projection = _Projection(g, one)
 
         def step(
-            body: Graph, states: list[Value], elements: list[Value], A: Value = A, projection: _Projection = projection
+            body: Graph, before: list[Value], elements: list[Value], one: Weights = one
         ) -> tuple[list[Value], list[Value]]:
             u_t, y_t = elements
-            delta, B, C = projection(body, u_t)
-            state = _advance(body, states[0], A, delta, body.op('Mul', delta, u_t), B)
-            return [state], [body.op('Add', y_t, _read(body, state, C))]
+            delta, B, C = _project(body, u_t, one)
+            A = _A(body, one, (N, 1, 1, d, 1))
+            state = _advance(body, before[0], A, delta, body.op('Mul', delta, u_t), B)
+            return [state], [body.op('Add', y_t, _read(body, state, C, N, (1, 1, d, -1)))]
 
-        empty = g.op('Expand', g.constant(0.0), g.shape(one.N, 1, 1, one.d, P))
-        _, (y,) = g.scan(step, [empty], [u, y], 1, reverse=k == 1)
+        empty = g.op('Expand', g.constant(0.0), g.shape(N, 1, 1, d, P))
+        _, (y,) = g.scan(step, [(empty, (N, *pixels))], [(u, pixels), (y, pixels)], 1, reverse=k == 1)
     return y
 
 
