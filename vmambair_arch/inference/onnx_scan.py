@@ -128,7 +128,7 @@ def _chunked(g: Graph, u: Value, weights: Weights, P: int, y_before: Value | Non
     def add_up(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
         (u_t,) = elements
         delta, B, C = _project(body, u_t, weights)
-        state = _advance(body, before[0], _A(body, weights, everywhere), delta, body.op('Mul', delta, u_t), B)
+        state = _advance(body, before[0], _decays(body, weights, everywhere), delta, body.op('Mul', delta, u_t), B)
         return [state, body.op('Add', before[1], delta)], [delta, B, C]
 
     empty = g.op('Expand', g.constant(0.0), g.shape(N, batch, G, d, P))
@@ -139,7 +139,7 @@ def _chunked(g: Graph, u: Value, weights: Weights, P: int, y_before: Value | Non
         decay_p, added_p = elements
         return [body.op('Add', body.op('Mul', decay_p, before[0]), added_p)], [before[0]]
 
-    decay = g.op('Exp', g.op('Mul', sum_delta, _A(g, weights, everywhere)))
+    decay = g.op('Exp', g.op('Mul', sum_delta, _decays(g, weights, everywhere)))
     decay, added = (g.transpose(v, 4, 0, 1, 2, 3) for v in (decay, added))
     none = g.op('Expand', g.constant(0.0), g.shape(N, batch, G, d))
     _, (before,) = g.scan(hand_on, [(none, states[:4])], [(decay, states[:4]), (added, states[:4])], 1, reverse)
@@ -147,7 +147,7 @@ def _chunked(g: Graph, u: Value, weights: Weights, P: int, y_before: Value | Non
     def read(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
         u_t, delta_t, B_t, C_t, *y_t = elements
         write = body.op('Mul', delta_t, u_t)
-        state = _advance(body, before[0], _A(body, weights, everywhere), delta_t, write, B_t)
+        state = _advance(body, before[0], _decays(body, weights, everywhere), delta_t, write, B_t)
         y = _read(body, state, C_t, N, (-1, G, d, P))
         return [state], [body.op('Add', y, y_t[0]) if y_t else y]
 
@@ -156,7 +156,7 @@ def _chunked(g: Graph, u: Value, weights: Weights, P: int, y_before: Value | Non
     return y
 
 
-def _A(g: Graph, weights: Weights, shape: tuple[int, ...]) -> Value:
+def _decays(g: Graph, weights: Weights, shape: tuple[int, ...]) -> Value:
     """A as (N, 1, G, d, P or 1); runtimes compute it once, when they load the graph."""
     A = g.constant(weights.A.transpose(2, 0, 1)[:, None, :, :, None])
     return g.op('Expand', A, g.ints(*shape)) if shape[-1] > 1 else A
@@ -207,7 +207,7 @@ def sequence_scan(g: Graph, u: Value, weights: Weights, skip: Floats) -> Value:
         ) -> tuple[list[Value], list[Value]]:
             u_t, y_t = elements
             delta, B, C = _project(body, u_t, one)
-            A = _A(body, one, (N, 1, 1, d, 1))
+            A = _decays(body, one, (N, 1, 1, d, 1))
             state = _advance(body, before[0], A, delta, body.op('Mul', delta, u_t), B)
             return [state], [body.op('Add', y_t, _read(body, state, C, N, (1, 1, d, -1)))]
 
