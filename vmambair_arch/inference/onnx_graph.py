@@ -185,7 +185,8 @@ class Graph:
             body.initializers,
         )
         results = self.split(
-            'Scan', *(v for v, _ in [*states, *sequences]), outputs=len(states) + outputs, body=graph, num_scan_inputs=len(sequences),
+            'Scan', *(v for v, _ in [*states, *sequences]), outputs=len(states) + outputs, body=graph,
+            num_scan_inputs=len(sequences),
             scan_input_directions=[int(reverse)] * len(sequences), scan_output_directions=[int(reverse)] * outputs,
         )  # fmt: skip
         return results[: len(states)], results[len(states) :]
