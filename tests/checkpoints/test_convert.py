@@ -86,6 +86,7 @@ def test_half_the_space(tmp_path, tiny):
     assert half.stat().st_size < 0.6 * full.stat().st_size
     assert describe(half)['stored_as'] == 'float16'
     assert describe(half)['limits'] == 'none known'
+    assert not open_network(half).upright
     network = open_network(half)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     for name, parameter in tiny.state_dict().items():
@@ -224,3 +225,14 @@ def test_the_commands(tmp_path, checkpoint, capsys):
     ):
         assert cli.main(bad) == 2
         assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_networks_for_upright_pictures_say_so_through_every_file(tiny, tmp_path):
+    for suffix in ('.safetensors', '.pth'):
+        first, second = tmp_path / f'a{suffix}', tmp_path / f'b{suffix}'
+        save_checkpoint(first, tiny, upright=True)
+        convert(first, second)
+        assert open_network(second).upright is True
+        assert describe(second)['upright'] is True
+        save_checkpoint(second, tiny)
+        assert open_network(second).upright is False

@@ -110,6 +110,18 @@ def test_self_ensemble_is_equivariant(tiny):
     assert difference[True] < 1e-5 < difference[False]
 
 
+def test_self_ensemble_of_a_network_for_upright_pictures_mirrors_and_never_turns(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, 'upright', True, raising=False)
+    source = random(16, 24, 3)
+    restorer = Restorer(tiny, self_ensemble=True)
+    mirrored = restorer(np.ascontiguousarray(source[:, ::-1]))[:, ::-1]
+    np.testing.assert_allclose(mirrored, restorer(source), atol=1e-5)
+    sizes = []
+    monkeypatch.setattr(tiny, 'forward', lambda x: sizes.append(tuple(x.shape[-2:])) or x)
+    restorer(source)
+    assert sizes == [(16, 24)] * 2
+
+
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 def test_reduced_precision_stays_close(tiny, precision):
     source = random(16, 16, 3)

@@ -73,12 +73,14 @@ class Network(nn.Module):
         config: the keyword arguments that rebuild this network, JSON-ready.
         use_checkpoint: activations of a block are recomputed in the backward pass instead of kept.
         scale: output size over input size.
+        upright: it was trained on upright pictures only, so that it may be shown mirrored ones but no turned ones.
     """
 
     arch: str
     config: dict[str, Any]
     scale: int
     use_checkpoint: bool = False
+    upright: bool = False
 
     def _remember(self, constructor: Callable, arguments: dict[str, object]) -> None:
         """Keep `locals()` of a constructor as `config`, in the order of its signature.

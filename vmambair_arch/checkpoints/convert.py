@@ -10,6 +10,7 @@ dict. What the description may hold:
     license           of the weights
     recipe, compute   the option file they were trained by; hardware and hours
     limits            what they are known to do badly
+    upright           true where they saw upright pictures only, as of rain, which falls: no quarter turns for these
     sha256            of the parameters: `digest`
 
 Everything in it is a claim by whoever wrote the file; only `config` (checked against the parameters) and `sha256` are
@@ -38,7 +39,7 @@ WEIGHTS = Path(__file__).resolve().parents[1] / 'weights'
 """Checkpoints that come with the package; the name of one is that of its file without the suffix."""
 
 SUFFIXES = ('.safetensors', '.pth')
-CLAIMS = ('task', 'training_data', 'metrics', 'license', 'recipe', 'compute', 'limits')
+CLAIMS = ('task', 'training_data', 'metrics', 'license', 'recipe', 'compute', 'limits', 'upright')
 """What a description may say besides what can be verified."""
 
 
@@ -219,4 +220,5 @@ def _network(path: Path, checkpoint: Checkpoint) -> Network:
         raise UserError(f'{path}: {error}') from None
     if 'sha256' in about and about['sha256'] != digest(checkpoint.state_dict):
         raise UserError(f'{path}: the parameters are not those that its sha256 was taken of; fetch or save it again')
+    network.upright = about.get('upright') is True
     return network

@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--recipe', help='the option file they were trained by')
     add('--compute', help='hardware and hours')
     add('--limits', help='what they are known to do badly')
+    add(
+        '--upright', action='store_true', default=None,
+        help='it was trained on upright pictures alone (use_rot: false): never show it turned ones',
+    )  # fmt: skip
     add('--half', action='store_true', help='store fp16, in half the space')
 
 

@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--cost', nargs='+', default=[], metavar='NAME=G', help='10^9 multiply-adds of a folder, for the plot of cost')
     add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')
     add('--tile', type=int, help='largest side of a tile; 0: whole (default: what memory allows)')
-    add('--self-ensemble', action='store_true', help='average over flips and turns, in eight times the time')
+    add(
+        '--self-ensemble',
+        action='store_true',
+        help='average over flips and turns: 8x the time (derain: mirror image, 2x)',
+    )
     add('-o', '--output', default='results/evaluation', help='folder for everything (default: %(default)s)')
 
 

@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--quality', type=int, default=95, help='of JPEG and WebP, whose 100 is lossless (default: %(default)s)')
     add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')
     add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32')
-    add('--self-ensemble', action='store_true', help='average over flips and turns, in eight times the time')
+    add(
+        '--self-ensemble',
+        action='store_true',
+        help='average over flips and turns: 8x the time (derain: mirror image, 2x)',
+    )
     add('--alpha', choices=('resize', 'restore'), default='resize', help='what happens to transparency')
     add('--report-seams', action='store_true', help='measure how far tiles are from the whole image')
     add('--overwrite', action='store_true', help='replace results that exist instead of skipping them')

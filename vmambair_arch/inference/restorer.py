@@ -39,7 +39,8 @@ class Restorer:
             largest tile that fits. Memory that runs out all the same halves the tile.
         overlap: input pixels that neighbouring tiles share. More than the default gained nothing on real photographs,
             where tiles of 256 were 51 dB from the whole or better (`benchmarks.tiles`).
-        self_ensemble: average over the eight flips and quarter turns, in eight times the time.
+        self_ensemble: average over the eight flips and quarter turns, in eight times the time; over the picture and its
+            mirror image alone, in twice the time, where the network knows upright pictures only.
         outscale: final size over input size where it is not the network's scale (bicubic, antialiased).
         alpha: 'resize' interpolates transparency to the new size, 'restore' runs it through the network.
 
@@ -150,14 +151,15 @@ class Restorer:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             if not self.self_ensemble:
                 return self.model(x).float()
+            upright = getattr(self.model, 'upright', False)
             total = None
             for flip in (False, True):
-                for turns in range(4):
+                for turns in range(1 if upright else 4):
                     y = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
                     y = torch.rot90(self.model(y).float(), -turns, (-2, -1))
                     y = y.flip(-1) if flip else y
                     total = y if total is None else total + y
-            return total / 8
+            return total / (2 if upright else 8)
 
     def _run(self, rgb: np.ndarray, progress: tiles.Progress | None) -> np.ndarray:
         """(h, w, 3) -> (h * outscale, w * outscale, 3) in 0..1."""
