@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from benchmarks.released_block import ReleasedBlock, mamba_scan, scan_by_scan
 from vmambair_arch.archs import VmambaIR
-from vmambair_arch.archs.oss_block import OSSBlock
+from vmambair_arch.archs.oss_block import BlockOptions, OSSBlock
 from vmambair_arch.files import replacing
-from vmambair_arch.ops import BACKENDS, choose, omni_scan
+from vmambair_arch.ops import BACKENDS, ScanInputs, choose, omni_scan
 from vmambair_arch.options import load_options, option_file
 
 RESULTS = Path(__file__).parent / 'results' / 'gpu.json'
@@ -76,7 +76,7 @@ def bfloat16(enabled: bool = True) -> AbstractContextManager:
 def block(rounds: int) -> dict[str, Any]:
     """Forward and backward of one block, ours and as released, on the same input."""
     torch.manual_seed(0)
-    ours = OSSBlock(96, channel_width=1).to(DEVICE)
+    ours = OSSBlock(96, BlockOptions(channel_width=1)).to(DEVICE)
     x = torch.randn(8, 64, 64, 96, device=DEVICE)
     grad = torch.randn_like(x)
     mamba = next(backend for backend in BACKENDS if backend.name == 'mamba')
@@ -194,15 +194,15 @@ def scan(rounds: int) -> dict[str, Any]:
     x, x_dbl = torch.randn(8, 64, 64, d, device=DEVICE), torch.randn(8, 64, 64, K * (R + 2 * N), device=DEVICE)
     dt_weight, dt_bias = 0.1 * torch.randn(K, d, R, device=DEVICE), torch.empty(K, d, device=DEVICE).uniform_(-7, -2)
     A, D = -torch.arange(1.0, N + 1, device=DEVICE).repeat(K, d, 1), torch.ones(K, d, device=DEVICE)
-    inputs = [t.requires_grad_() for t in (x, x_dbl, dt_weight, dt_bias, A, D)]
+    inputs = ScanInputs(*(t.requires_grad_() for t in (x, x_dbl, dt_weight, dt_bias, A, D)))
     grad = torch.randn_like(x)
 
     def forward(backend: str) -> None:
         with torch.no_grad():
-            omni_scan(*inputs, backend=backend)
+            omni_scan(inputs, backend=backend)
 
     def both(backend: str) -> None:
-        torch.autograd.grad(omni_scan(*inputs, backend=backend), inputs, grad)
+        torch.autograd.grad(omni_scan(inputs, backend=backend), inputs, grad)
 
     names = [b.name for b in BACKENDS if 'cuda' in b.devices and b.unavailable(DEVICE, torch.float32) is None]
     return {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vmambair_arch.archs.layers import LayerNorm
 from vmambair_arch.archs.oss_block import OSSBlock
-from vmambair_arch.ops import omni_scan
+from vmambair_arch.ops import ScanInputs, omni_scan
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(u (b, K, d, L), dt (b, K, R, L), dt_weight (K, d, R), dt_bias (K, d), A (K, d, N), B, C (b, K, N, L), D (K, d)) -> y
@@ -46,7 +46,8 @@ def scan_by_scan(
     for k in range(u.shape[1]):
         x, x_dbl = (t.transpose(1, 2)[:, None].float() for t in (u[:, k], torch.cat([dt[:, k], B[:, k], C[:, k]], 1)))
         one = slice(k, k + 1)
-        ys.append(omni_scan(x, x_dbl, dt_weight[one], dt_bias[one], A[one], D[one], (0,))[:, 0].transpose(1, 2))
+        inputs = ScanInputs(x, x_dbl, dt_weight[one], dt_bias[one], A[one], D[one])
+        ys.append(omni_scan(inputs, (0,))[:, 0].transpose(1, 2))
     return torch.stack(ys, 1)
 
 

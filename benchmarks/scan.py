@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vmambair_arch.files import replacing
-from vmambair_arch.ops import PLANE_DIRECTIONS, c_library, c_scan, omni_scan, torch_scan
+from vmambair_arch.ops import PLANE_DIRECTIONS, ScanInputs, c_library, c_scan, omni_scan, torch_scan
 
 N, K = 16, 4
 TARGETS = {
@@ -44,7 +44,7 @@ RESULTS = Path(__file__).parent / 'results' / 'scan.json'
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-def inputs(b: int, h: int, w: int, d: int) -> list[Tensor]:
+def inputs(b: int, h: int, w: int, d: int) -> ScanInputs:
     """x, x_dbl and the parameters as the networks have them at the start of training."""
     rng = torch.Generator().manual_seed(0)
     R = math.ceil(d / 16)
@@ -53,14 +53,13 @@ def inputs(b: int, h: int, w: int, d: int) -> list[Tensor]:
     dt_weight = torch.empty(K, d, R).uniform_(-(R**-0.5), R**-0.5, generator=rng)
     delta = torch.empty(K, d).uniform_(math.log(1e-3), math.log(0.1), generator=rng).exp()
     A = -torch.arange(1, N + 1.0).repeat(K, d, 1)
-    return [x, F.linear(x, projection), dt_weight, delta.expm1().log(), A, torch.ones(K, d)]
+    return ScanInputs(x, F.linear(x, projection), dt_weight, delta.expm1().log(), A, torch.ones(K, d))
 
 
-def batched_loop(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, backend: str
-) -> Tensor:
+def batched_loop(tensors: ScanInputs, backend: str) -> Tensor:
     """The loop over pixels with all directions in one step: what Python can do at best."""
-    us, delta, B, C, orders = torch_scan.sequences(x, x_dbl, dt_weight, dt_bias, PLANE_DIRECTIONS, N)
+    x, A, D = tensors.x, tensors.A, tensors.D
+    us, delta, B, C, orders = torch_scan.sequences(tensors, PLANE_DIRECTIONS)
     state, ys = 0.0, []
     for delta_t, write_t, B_t, C_t in zip(*(t.unbind(2) for t in (delta, delta * us, B, C)), strict=True):
         state = torch.exp(delta_t[..., None] * A) * state + write_t[..., None] * B_t[:, :, None]
@@ -68,11 +67,11 @@ def batched_loop(
     return torch_scan.merge(torch.stack(ys, 2), orders).view(x.shape) + x * D.sum(0)
 
 
-def scan(tensors: list[Tensor], variant: str) -> Tensor:
-    return (batched_loop if variant == 'batched_loop' else omni_scan)(*tensors, backend=variant)
+def scan(tensors: ScanInputs, variant: str) -> Tensor:
+    return (batched_loop if variant == 'batched_loop' else omni_scan)(tensors, backend=variant)
 
 
-def forward(tensors: list[Tensor], variant: str) -> Callable[[], object]:
+def forward(tensors: ScanInputs, variant: str) -> Callable[[], object]:
     def run() -> Tensor:
         with torch.no_grad():
             return scan(tensors, variant)
@@ -80,16 +79,16 @@ def forward(tensors: list[Tensor], variant: str) -> Callable[[], object]:
     return run
 
 
-def forward_backward(tensors: list[Tensor], variant: str) -> Callable[[], object]:
-    leaves = [t.detach().requires_grad_() for t in tensors]
+def forward_backward(tensors: ScanInputs, variant: str) -> Callable[[], object]:
+    leaves = ScanInputs(*(t.detach().requires_grad_() for t in tensors))
     grad_y = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1))
     return lambda: torch.autograd.grad(scan(leaves, variant), leaves, grad_y)
 
 
-def forward_into(tensors: list[Tensor]) -> Callable[[], object]:
+def forward_into(tensors: ScanInputs) -> Callable[[], object]:
     """The kernel alone, into memory that is there already."""
     y, none = torch.empty_like(tensors[0]), torch.empty(0)
-    problem = c_scan._problem(*tensors, none, range(K))
+    problem = c_scan._problem(tensors, none, range(K))
     parts = c_scan._parts(problem)
     sums = c_scan._arrays(y, max(parts, 2))
     arguments = (problem, c_scan._pointers(sums), parts, c_scan._forward_channels(problem), y.data_ptr())
@@ -178,7 +177,7 @@ def measure_channel_scan(rounds: int) -> float:
     x, x_dbl = torch.randn(1, 1, 96, d), torch.randn(1, 1, 96, 2 * (R + 2 * N))
     rest = torch.randn(2, d, R), torch.randn(2, d), -torch.rand(2, d, N), torch.ones(2, d)
     with torch.no_grad():
-        run = {'c': lambda: omni_scan(x, x_dbl, *rest, (0, 2), backend='c')}
+        run = {'c': lambda: omni_scan(ScanInputs(x, x_dbl, *rest), (0, 2), backend='c')}
         return medians(run, rounds, 1)['c'] * 1e3
 
 

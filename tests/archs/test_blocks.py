@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from vmambair_arch.archs.layers import Downsample, LayerNorm, Upsample, to_channels_first, to_channels_last
-from vmambair_arch.archs.oss_block import DT_MAX, DT_MIN, EFFN, OSSBlock, OSSModule
+from vmambair_arch.archs.oss_block import DT_MAX, DT_MIN, EFFN, BlockOptions, OSSBlock, OSSModule
 from vmambair_arch.ops import reference
 
 
@@ -80,19 +80,19 @@ FORMS = [
     {'channel_width': 4, 'channel_fusion': 'add'},
     {'plane_directions': 1, 'channel_directions': 0},
     {'channel_directions': 1},
-    {'linear': True},
+    {'pointwise': 'linear'},
 ]
 
 
 @pytest.mark.parametrize('form', FORMS, ids=str)
 def test_oss_module(form: dict) -> None:
-    module = _double(OSSModule(20, d_state=3, **form))
+    module = _double(OSSModule(20, BlockOptions(d_state=3, **form)))
     x = torch.randn(2, 20, 4, 6, dtype=torch.float64)
     assert torch.allclose(to_channels_first(module(to_channels_last(x))), _plain_oss(module, x), atol=1e-12)
 
 
 def test_channel_scan_without_pooling_reads_every_pixel() -> None:
-    module = _double(OSSModule(6, d_state=3, channel_width=1, channel_pool=False))
+    module = _double(OSSModule(6, BlockOptions(d_state=3, channel_width=1, channel_pool=False)))
     y = torch.randn(2, 3, 4, 6, dtype=torch.float64)
     c = module.scan_channels(y)
     module.channel_pool = True
@@ -103,13 +103,13 @@ def test_channel_scan_without_pooling_reads_every_pixel() -> None:
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('linear', [False, True])
 def test_effn(bias: bool, linear: bool) -> None:
-    module = _double(EFFN(6, bias=bias, linear=linear))
+    module = _double(EFFN(6, BlockOptions(bias=bias, pointwise='linear' if linear else 'conv')))
     x = torch.randn(2, 6, 5, 3, dtype=torch.float64)
     assert torch.allclose(to_channels_first(module(to_channels_last(x))), _plain_effn(module, x), atol=1e-12)
 
 
 def test_block_is_two_residuals() -> None:
-    block = _double(OSSBlock(8, d_state=2))
+    block = _double(OSSBlock(8, BlockOptions(d_state=2)))
     x = torch.randn(1, 8, 4, 4, dtype=torch.float64)
     half = x + _plain_oss(block.attn, _norm(x, block.norm1))
     whole = half + _plain_effn(block.ffn, _norm(half, block.norm2))
@@ -135,7 +135,7 @@ def test_down_and_up() -> None:
 
 def test_initial_values() -> None:
     torch.manual_seed(0)
-    module = OSSModule(64, d_state=16, channel_width=1)
+    module = OSSModule(64, BlockOptions(d_state=16, channel_width=1))
     steps = F.softplus(module.dt_projs_bias)
     assert steps.min() >= DT_MIN * 0.99
     assert steps.max() <= DT_MAX * 1.01
@@ -143,6 +143,6 @@ def test_initial_values() -> None:
     assert torch.equal(module.Ds, torch.ones(256))
     assert module.x_proj_weight.abs().max() <= 64**-0.5
     assert module.x_proj_weight.abs().max() > 0.9 * 64**-0.5
-    lifted = OSSModule(64, channel_width=4)
+    lifted = OSSModule(64, BlockOptions(channel_width=4))
     assert 0.5 < lifted.Ac_logs.std() < 1.5
     assert lifted.Ac_logs.abs().max() > 1.5

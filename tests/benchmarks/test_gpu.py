@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from benchmarks.released_block import ReleasedBlock, scan_by_scan
-from vmambair_arch.archs.oss_block import OSSBlock
+from vmambair_arch.archs.oss_block import BlockOptions, OSSBlock
 
 
 @pytest.mark.parametrize(('width', 'fusion'), [(1, 'mul'), (4, 'add')])
 def test_the_released_steps_give_the_same_numbers(width, fusion):
     torch.manual_seed(0)
-    block = OSSBlock(12, channel_width=width, channel_fusion=fusion)
+    block = OSSBlock(12, BlockOptions(channel_width=width, channel_fusion=fusion))
     x = torch.randn(2, 5, 7, 12)
     first = x.permute(0, 3, 1, 2).contiguous().requires_grad_()
     last = x.clone().requires_grad_()

@@ -211,11 +211,11 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, tiny, monkeypatch):
 
 def test_the_scan_is_given_back(tiny, monkeypatch):
     """After an export, failed or not, networks run on the kernels again."""
-    from vmambair_arch.archs import oss_block
+    from vmambair_arch import ops
     from vmambair_arch.inference import export as module
 
-    before = oss_block.omni_scan
+    before = ops.in_use('cpu', torch.float32)
     monkeypatch.setattr(module.torch.export, 'export', lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         module.export_program(tiny)
-    assert oss_block.omni_scan is before
+    assert ops.in_use('cpu', torch.float32) == before

@@ -15,13 +15,15 @@ from scan_cases import NAMES, assert_close, outputs_and_gradients, scan_inputs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, omni_scan, triton_scan
+from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, omni_scan, triton_scan
+
+SMALL = {'CHUNK_PIXELS': 2, 'SEGMENT_CHUNKS': 2, 'TILE': 64, 'CARRY_SEGMENTS': 2, 'CARRY_LANES': 64}
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """Segments of 4 pixels, blocks of 64 states, so that few pixels and channels are many of them."""
-    for name, value in {'T': 2, 'CHUNKS': 2, 'TILE': 64, 'CARRY_SEGMENTS': 2, 'CARRY_LANES': 64}.items():
+    for name, value in SMALL.items():
         monkeypatch.setattr(triton_scan, name, value)
 
 
@@ -121,7 +123,7 @@ def test_a_fast_decay_forgets_without_nan():
 def test_nan_is_not_hidden_and_stays_in_its_channel():
     inputs = scan_inputs(1, 2, 3, 3, 2, 2, (0, 2))
     inputs['x'][0, 1, 1, 1] = float('nan')
-    y = scan(*inputs.values(), (0, 2))
+    y = scan(ScanInputs(**inputs), (0, 2))
     assert torch.isnan(y[..., 1]).all()  # every pixel is before or after it in one of two directions
     assert torch.isfinite(y[..., [0, 2]]).all()
 
@@ -147,7 +149,7 @@ class Scan(nn.Module):
         self.parameters_of_scan = nn.ParameterList(list(inputs.values())[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        return omni_scan(x, self.project(x), *self.parameters_of_scan, (1,), backend='triton')
+        return omni_scan(ScanInputs(x, self.project(x), *self.parameters_of_scan), (1,), backend='triton')
 
 
 @pytest.fixture
@@ -221,7 +223,7 @@ def test_activation_checkpointing(network, x):
 
 def test_a_second_derivative_is_refused_not_wrong():
     inputs = [t.requires_grad_() for t in scan_inputs(1, 1, 2, 1, 1, 1, (0,)).values()]
-    (grad,) = torch.autograd.grad(scan(*inputs, (0,)).sum(), inputs[:1], create_graph=True)
+    (grad,) = torch.autograd.grad(scan(ScanInputs(*inputs), (0,)).sum(), inputs[:1], create_graph=True)
     with pytest.raises(RuntimeError, match='second derivative'):
         grad.sum().backward()
 

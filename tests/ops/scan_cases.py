@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vmambair_arch.ops import BACKENDS, PLANE_DIRECTIONS
+from vmambair_arch.ops import BACKENDS, PLANE_DIRECTIONS, ScanInputs
 
-NAMES = ('x', 'x_dbl', 'dt_weight', 'dt_bias', 'A', 'D')
+NAMES = ScanInputs._fields
 
 CPU_BACKENDS = tuple(b.name for b in BACKENDS if not b.devices or 'cpu' in b.devices)
 """Every backend that runs on CPUs. One that is missing here fails its tests: they are not to be skipped in silence."""
@@ -58,6 +58,6 @@ def outputs_and_gradients(
 ) -> dict[str, Tensor]:
     """y and the gradient of every input, by name."""
     leaves = {name: t.detach().clone().requires_grad_() for name, t in inputs.items()}
-    y = scan(*leaves.values(), directions)
+    y = scan(ScanInputs(**leaves), directions)
     grads = torch.autograd.grad(y, list(leaves.values()), grad_y.to(y.dtype))
     return {'y': y.detach(), **{f'gradient of {name}': grad for name, grad in zip(NAMES, grads, strict=True)}}

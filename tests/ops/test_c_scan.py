@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from vmambair_arch.ops import (
     PLANE_DIRECTIONS,
     SEQUENCE_DIRECTIONS,
+    ScanInputs,
     c_library,
     c_scan,
     choose,
@@ -40,7 +41,7 @@ class Scan(nn.Module):
         self.parameters_of_scan = nn.ParameterList(list(inputs.values())[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        return omni_scan(x, self.project(x), *self.parameters_of_scan)
+        return omni_scan(ScanInputs(x, self.project(x), *self.parameters_of_scan))
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_every_instruction_set_rounds_to_bfloat16_as_torch_does(isa):
     x = inputs['x'].bfloat16()
     x[0, 0, 0, :2] = torch.tensor([float('nan'), float('inf')])
     inputs = {**inputs, 'x': x, 'x_dbl': torch.zeros_like(inputs['x_dbl'], dtype=torch.bfloat16)}
-    y = c(*inputs.values(), (0,))
+    y = c(ScanInputs(**inputs), (0,))
     # B is 0: the skip D x is all there is, except where 0 times infinity got into a state.
     assert torch.equal(y[..., 2:], (inputs['D'][0] * x.float()).bfloat16()[..., 2:])
     assert torch.isnan(y[..., :2]).all()
@@ -129,7 +130,8 @@ def test_softplus_and_its_slope_to_float32_precision(isa):
     one = torch.ones(1, 1, 1, z.numel())
     bias = z[None].clone().requires_grad_()
     d = z.numel()
-    y = c(one, torch.ones(1, 1, 1, 3), torch.zeros(1, d, 1), bias, -torch.ones(1, d, 1), torch.zeros(1, d), (0,))
+    A, D = -torch.ones(1, d, 1), torch.zeros(1, d)
+    y = c(ScanInputs(one, torch.ones(1, 1, 1, 3), torch.zeros(1, d, 1), bias, A, D), (0,))
     y.sum().backward()
     exact = torch.nn.functional.softplus(z.double(), threshold=1000)
     slope = torch.sigmoid(z.double())
@@ -261,13 +263,13 @@ def test_autocast_leaves_the_scan_alone(network, x, dtype):
         y = network(x)
     assert x_dbl.dtype == dtype
     assert y.dtype == torch.float32
-    exact = (t.double() for t in (x, x_dbl, *network.parameters_of_scan))
-    assert_close(y, omni_scan(*exact, backend='reference'), 2e-6, 'y under autocast')
+    exact = ScanInputs(*(t.double() for t in (x, x_dbl, *network.parameters_of_scan)))
+    assert_close(y, omni_scan(exact, backend='reference'), 2e-6, 'y under autocast')
 
 
 def test_a_second_derivative_is_refused_not_wrong():
     inputs = [t.requires_grad_() for t in scan_inputs(1, 2, 3, 4, 2, 1).values()]
-    (grad,) = torch.autograd.grad(c(*inputs).sum(), inputs[:1], create_graph=True)
+    (grad,) = torch.autograd.grad(c(ScanInputs(*inputs)).sum(), inputs[:1], create_graph=True)
     with pytest.raises(RuntimeError, match='second derivative'):
         grad.sum().backward()
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vmambair_arch.ops import c_library, depthwise, depthwise_gelu_gate, depthwise_silu
+from vmambair_arch.ops import c_library, depthwise, depthwise_gelu_gate, depthwise_silu, using
 
 needs_kernel = pytest.mark.skipif(not c_library.isa_names(), reason='the C kernels were not built (no compiler)')
 FUNCTIONS = {'silu': depthwise_silu, 'gelu_gate': depthwise_gelu_gate}
@@ -120,7 +120,7 @@ def test_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(exact.float(), _plain('silu', x, weight, bias), atol=1e-5)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         depthwise_silu(x, weight, bias)
-    with depthwise.torch_only():
+    with using('torch'):
         depthwise_gelu_gate(x, weight, bias)
     with pytest.raises(AssertionError):
         depthwise_silu(x, weight, bias)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_cases import CPU_BACKENDS, NAMES, assert_close, outputs_and_gradients, scan_inputs
 
-from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, omni_scan, scan_order
+from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, in_use, omni_scan, scan_order, using
 
 every_backend = pytest.mark.parametrize('backend', CPU_BACKENDS)
 
@@ -100,7 +102,7 @@ def test_all_equal_inputs(backend, value):
 def test_nan_is_not_hidden(backend):
     inputs = scan_inputs(1, 4, 5, 18, 4, 2)
     inputs['x'][0, 2, 3, 1] = float('nan')
-    y = omni_scan(*inputs.values(), backend=backend)
+    y = omni_scan(ScanInputs(**inputs), backend=backend)
     assert torch.isnan(y[..., 1]).all()  # every pixel is before or after it in some direction
     assert torch.isfinite(y[..., 2:]).all()
 
@@ -135,7 +137,7 @@ def test_non_contiguous_inputs(backend):
 def gradients_of(inputs, grad_y, backend):
     # detach keeps the strides, unlike clone
     leaves = [t.detach().requires_grad_() for t in inputs.values()]
-    y = omni_scan(*leaves, backend=backend)
+    y = omni_scan(ScanInputs(*leaves), backend=backend)
     return [y, *torch.autograd.grad(y, leaves, grad_y)]
 
 
@@ -146,9 +148,9 @@ def test_one_pixel_for_a_whole_batch(backend):
     x = inputs['x'].expand(3, 4, 6, 5).detach().requires_grad_()
     x_dbl = inputs['x_dbl'].expand(3, 4, 6, -1).detach().requires_grad_()
     rest = list(inputs.values())[2:]
-    omni_scan(x, x_dbl, *rest, backend=backend).sum().backward()
+    omni_scan(ScanInputs(x, x_dbl, *rest), backend=backend).sum().backward()
     copies = [t.detach().contiguous().requires_grad_() for t in (x, x_dbl)]
-    omni_scan(*copies, *rest, backend='reference').sum().backward()
+    omni_scan(ScanInputs(*copies, *rest), backend='reference').sum().backward()
     torch.testing.assert_close(x.grad, copies[0].grad, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x_dbl.grad, copies[1].grad, rtol=1e-5, atol=1e-5)
 
@@ -180,7 +182,7 @@ def test_half_precision_parameters(backend):
 def test_an_empty_batch(backend):
     inputs = {name: t.requires_grad_() for name, t in scan_inputs(1, 4, 5, 6, 4, 2).items()}
     x, x_dbl, *parameters = inputs.values()
-    y = omni_scan(x[:0], x_dbl[:0], *parameters, backend=backend)
+    y = omni_scan(ScanInputs(x[:0], x_dbl[:0], *parameters), backend=backend)
     assert y.shape == (0, 4, 5, 6)
     y.sum().backward()
     assert not inputs['A'].grad.any()
@@ -194,7 +196,7 @@ def test_a_gradient_alone_is_the_one_of_all(backend, name):
         lambda *args: omni_scan(*args, backend=backend), inputs, PLANE_DIRECTIONS, torch.ones_like(inputs['x'])
     )
     inputs[name].requires_grad_()
-    omni_scan(*inputs.values(), backend=backend).sum().backward()
+    omni_scan(ScanInputs(**inputs), backend=backend).sum().backward()
     torch.testing.assert_close(inputs[name].grad, together[f'gradient of {name}'])
     assert all(t.grad is None for other, t in inputs.items() if other != name)
 
@@ -202,12 +204,12 @@ def test_a_gradient_alone_is_the_one_of_all(backend, name):
 def test_torch_gradients_by_finite_differences():
     inputs = scan_inputs(2, 2, 3, 2, 2, 1)
     leaves = [t.double().requires_grad_() for t in inputs.values()]
-    assert torch.autograd.gradcheck(lambda *args: omni_scan(*args, backend='torch'), leaves)
+    assert torch.autograd.gradcheck(lambda *args: omni_scan(ScanInputs(*args), backend='torch'), leaves)
 
 
 def test_reference_gradients_by_finite_differences():
     leaves = [t.double().requires_grad_() for t in scan_inputs(1, 2, 3, 2, 2, 1).values()]
-    assert torch.autograd.gradcheck(lambda *args: omni_scan(*args, backend='reference'), leaves)
+    assert torch.autograd.gradcheck(lambda *args: omni_scan(ScanInputs(*args), backend='reference'), leaves)
 
 
 def test_a_scan_written_out_by_hand():
@@ -220,7 +222,7 @@ def test_a_scan_written_out_by_hand():
     h2 = torch.tensor(step[1] * -0.7).exp().item() * h1 + step[1] * 0.5 * 3
     wanted = torch.tensor([-1.0 * h1 + 0.3 * 2, 2.0 * h2 + 0.3 * 3]).view(1, 1, 2, 1)
     for backend in ('reference', *CPU_BACKENDS):
-        y = omni_scan(x, x_dbl.view(1, 1, 2, 3), weight, bias, A, D, (0,), backend=backend)
+        y = omni_scan(ScanInputs(x, x_dbl.view(1, 1, 2, 3), weight, bias, A, D), (0,), backend=backend)
         torch.testing.assert_close(y, wanted)
 
 
@@ -229,3 +231,46 @@ def test_directions_read_the_map_as_the_paper_draws_them():
     assert scan_order(1, 2, 3).tolist() == [0, 3, 1, 4, 2, 5]
     assert scan_order(2, 2, 3).tolist() == [5, 4, 3, 2, 1, 0]
     assert scan_order(3, 2, 3).tolist() == [5, 2, 4, 1, 3, 0]
+
+
+def test_using_a_backend_lasts_for_the_block():
+    inputs = ScanInputs(**scan_inputs(1, 3, 4, 5, 4, 2))
+    before = in_use('cpu', torch.float32)
+    with using('torch'):
+        assert in_use('cpu', torch.float32) == 'torch'
+        with using('reference'):
+            assert torch.equal(omni_scan(inputs), omni_scan(inputs, backend='reference'))
+        with pytest.raises(ValueError, match='x_dbl'), using('reference'):
+            omni_scan(inputs._replace(x_dbl=inputs.x))
+        assert in_use('cpu', torch.float32) == 'torch'
+    assert in_use('cpu', torch.float32) == before
+
+
+def test_using_a_function_calls_it_instead_of_a_scan():
+    inputs = ScanInputs(**scan_inputs(1, 3, 4, 5, 4, 2))
+    seen = []
+
+    def note(given, directions):
+        seen.append((given, directions))
+        return given.x
+
+    with using(note):
+        assert omni_scan(inputs) is inputs.x
+    assert seen == [(inputs, PLANE_DIRECTIONS)]
+    assert omni_scan(inputs) is not inputs.x
+
+
+def test_using_what_does_not_exist():
+    with pytest.raises(ValueError, match="backend 'cuda' is not one of"), using('cuda'):
+        pass
+
+
+def test_using_a_backend_is_for_one_thread():
+    with using('reference'), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(in_use, 'cpu', torch.float32).result() != 'reference'
+
+
+def test_the_loop_for_exports_is_the_same_scan():
+    inputs = ScanInputs(**scan_inputs(2, 3, 4, 5, 4, 2))
+    with using('loop'), torch.no_grad():
+        assert_close(omni_scan(inputs), omni_scan(inputs, backend='reference'), 2e-6, 'y')

@@ -11,7 +11,15 @@ import pytest
 import torch
 from scan_cases import assert_close, outputs_and_gradients, scan_inputs
 
-from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, choose, omni_scan, selective_scan, triton_scan
+from vmambair_arch.ops import (
+    PLANE_DIRECTIONS,
+    SEQUENCE_DIRECTIONS,
+    ScanInputs,
+    choose,
+    omni_scan,
+    selective_scan,
+    triton_scan,
+)
 
 triton = pytest.importorskip('triton', reason='torch brings Triton on Linux only')
 
@@ -115,7 +123,7 @@ def test_the_states_of_a_chunk_stay_in_registers(tmp_path, monkeypatch):
     assert 'ld.local' not in ptx
     states_of_a_lane = triton_scan.TILE // 32
     # One exp for every state, one for every softplus.
-    assert ptx.count('ex2.approx') == triton_scan.T * states_of_a_lane + triton_scan.T
+    assert ptx.count('ex2.approx') == triton_scan.CHUNK_PIXELS * (states_of_a_lane + 1)
 
 
 # --- the choice ------------------------------------------------------------------------------------------------------
@@ -200,5 +208,5 @@ def test_on_a_gpu(shape, directions, delta, dtype):
 def test_every_pixel_of_every_image_has_a_scan_of_its_own_on_a_gpu():
     """The channel scan without pooling: more sequences than the second axis of a grid can have."""
     inputs = {name: t.cuda() for name, t in scan_inputs(40000, 1, 12, 2, 16, 6, SEQUENCE_DIRECTIONS).items()}
-    wanted = omni_scan(*(t.double() for t in inputs.values()), SEQUENCE_DIRECTIONS, backend='torch')
-    assert_close(omni_scan(*inputs.values(), SEQUENCE_DIRECTIONS, backend='triton'), wanted, 4e-6, 'y')
+    wanted = omni_scan(ScanInputs(*(t.double() for t in inputs.values())), SEQUENCE_DIRECTIONS, backend='torch')
+    assert_close(omni_scan(ScanInputs(**inputs), SEQUENCE_DIRECTIONS, backend='triton'), wanted, 4e-6, 'y')

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .oss_block import OSSBlock
+from .oss_block import BlockOptions, OSSBlock
 
 SCALES = (1, 2, 3, 4)
 
@@ -23,6 +23,16 @@ _CHOICES = {
     'channel_fusion': ('mul', 'add'),
     'pointwise': ('conv', 'linear'),
 }
+
+_LOWEST = {
+    'inp_channels': 1,
+    'out_channels': 1,
+    'dim': 1,
+    'num_refinement_blocks': 0,
+    'd_state': 1,
+    'channel_width': 1,
+}
+"""The smallest of the whole numbers."""
 
 HIDDEN = ('channel_fusion', 'channel_pool')
 """Arguments that leave no trace in the names and shapes of the parameters."""
@@ -49,7 +59,7 @@ def decode_form(form: Tensor) -> dict[str, object]:
         raise ValueError(f"the key '{FORM_KEY}' of the checkpoint is damaged: {error}") from None
 
 
-def check_arguments(name: str, **arguments: object) -> None:
+def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
     """Raise a ValueError that names the argument where one is not of its kind."""
     for key, value in arguments.items():
         if key in _CHOICES:
@@ -57,12 +67,11 @@ def check_arguments(name: str, **arguments: object) -> None:
                 raise ValueError(f'{name}: {key} must be one of {_CHOICES[key]}, got {value!r}')
         elif key == 'num_blocks':
             # isinstance(True, int) holds, but nobody means it.
-            if not value or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in value):
+            counts = value if isinstance(value, list) else [value]
+            if not counts or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in counts):
                 raise ValueError(f'{name}: num_blocks must be whole numbers >= 0, got {value!r}')
-        else:
-            lowest = 0 if key == 'num_refinement_blocks' else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-                raise ValueError(f'{name}: {key} must be a whole number >= {lowest}, got {value!r}')
+        elif key in _LOWEST and (not isinstance(value, int) or isinstance(value, bool) or value < _LOWEST[key]):
+            raise ValueError(f'{name}: {key} must be a whole number >= {_LOWEST[key]}, got {value!r}')
 
 
 class Network(nn.Module):
@@ -82,15 +91,25 @@ class Network(nn.Module):
     use_checkpoint: bool = False
     upright: bool = False
 
-    def _remember(self, constructor: Callable, arguments: dict[str, object]) -> None:
-        """Keep `locals()` of a constructor as `config`, in the order of its signature.
+    def _describe(self, constructor: type[Network], block: BlockOptions, **own: object) -> None:
+        """Check the arguments of a constructor, and keep them as `config` in the order of its signature.
 
         Most of a configuration shows in the names and shapes of the parameters. What does not (`HIDDEN`) follows the
         rule of the official forms; a network outside them carries it in a buffer, so that whoever saves the state
         dict, BasicSR's own models included, saves the whole truth.
+
+        Args:
+            constructor: the class whose arguments they are.
+            block: those that every block shares.
+            own: the others.
+
+        Raises:
+            ValueError: an argument outside its range, named.
         """
-        names = [name for name in inspect.signature(constructor).parameters if name != 'self']
-        self.config = {n: list(v) if isinstance(v := arguments[n], tuple) else v for n in names}
+        given = vars(block) | own
+        names = inspect.signature(constructor).parameters
+        self.config = {n: list(v) if isinstance(v := given[n], tuple) else v for n in names}
+        _check_arguments(constructor.__name__, self.config)
         hidden = {name: self.config[name] for name in HIDDEN}
         if self.config['channel_directions'] and hidden != official_form(
             self.config['channel_width'], self.config['scale']

@@ -7,13 +7,14 @@ K plane directions. Maps are channels last, (b, h, w, d).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, depthwise_gelu_gate, depthwise_silu, omni_scan
+from ..ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, depthwise_gelu_gate, depthwise_silu, omni_scan
 from .layers import LayerNorm, pointwise
 
 LIFTED_RANK = 6
@@ -23,8 +24,41 @@ DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 """Range of the step size at the start of training (Mamba, appendix; the release)."""
 
 
-def _pointwise_layer(dim_in: int, dim_out: int, *, bias: bool, linear: bool) -> nn.Module:
-    return nn.Linear(dim_in, dim_out, bias) if linear else nn.Conv2d(dim_in, dim_out, 1, bias=bias)
+@dataclass(frozen=True)
+class BlockOptions:
+    """What every OSS block of a network has in common, all but its width.
+
+    Attributes:
+        ffn_expansion_factor: hidden channels of the EFFN over the channels of the block.
+        bias: biases in the EFFN.
+        LayerNorm_type: 'WithBias' or 'BiasFree', for norm1 and norm2.
+        d_state: state size N of both scans.
+        plane_directions: K, 1 to 4; fewer than 4 read in the first K directions of `ops.PLANE_DIRECTIONS`.
+        channel_directions: 2 scans the channels forward and backward, 1 forward only, 0 leaves the channel scan out.
+        channel_width: 1 scans the average itself; more lifts it to that many channels by 1x1 convolutions.
+        channel_fusion: 'mul' for y * c + y (the paper), 'add' for y + c (the released deraining network).
+        channel_pool: False scans the channels of every pixel instead of their average (section 4.3).
+        effn: False leaves the EFFN out (Table 4, V3).
+        pointwise: 'linear' stores the 1x1 convolutions as linear layers (Table 4, V4).
+    """
+
+    ffn_expansion_factor: float = 2.66
+    bias: bool = False
+    LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias'
+    d_state: int = 16
+    plane_directions: int = 4
+    channel_directions: int = 2
+    channel_width: int = 2
+    channel_fusion: Literal['mul', 'add'] = 'mul'
+    channel_pool: bool = True
+    effn: bool = True
+    pointwise: Literal['conv', 'linear'] = 'conv'
+
+
+def _pointwise_layer(dim_in: int, dim_out: int, bias: bool, options: BlockOptions) -> nn.Module:
+    return (
+        nn.Linear(dim_in, dim_out, bias) if options.pointwise == 'linear' else nn.Conv2d(dim_in, dim_out, 1, bias=bias)
+    )
 
 
 def _uniform(*shape: int, bound: float) -> nn.Parameter:
@@ -53,35 +87,18 @@ class OSSModule(nn.Module):
 
     Args:
         dim: channels d.
-        d_state: state size N of both scans.
-        plane_directions: K, 1 to 4; fewer than 4 read in the first K directions of `ops.PLANE_DIRECTIONS`.
-        channel_directions: 2 scans the channels forward and backward, 1 forward only, 0 leaves step 3 out.
-        channel_width: 1 scans the average itself; more lifts it to that many channels by 1x1 convolutions.
-        channel_fusion: 'mul' for y * c + y (the paper), 'add' for y + c (the released deraining network).
-        channel_pool: False scans the channels of every pixel instead of their average (section 4.3).
-        linear: 1x1 convolutions are stored as linear layers (Table 4, V4).
+        options: see `BlockOptions`.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        d_state: int = 16,
-        plane_directions: int = 4,
-        channel_directions: int = 2,
-        channel_width: int = 2,
-        channel_fusion: Literal['mul', 'add'] = 'mul',
-        channel_pool: bool = True,
-        linear: bool = False,
-    ) -> None:
+    def __init__(self, dim: int, options: BlockOptions = BlockOptions()) -> None:
         super().__init__()
-        self.channel_fusion = channel_fusion
-        self.channel_pool = channel_pool
-        self.directions = PLANE_DIRECTIONS[:plane_directions]
-        self.sequence_directions = SEQUENCE_DIRECTIONS[:channel_directions]
-        K, R, N = plane_directions, math.ceil(dim / 16), d_state
+        self.channel_fusion = options.channel_fusion
+        self.channel_pool = options.channel_pool
+        self.directions = PLANE_DIRECTIONS[: options.plane_directions]
+        self.sequence_directions = SEQUENCE_DIRECTIONS[: options.channel_directions]
+        K, R, N = options.plane_directions, math.ceil(dim / 16), options.d_state
 
-        self.in_conv = _pointwise_layer(dim, 2 * dim, bias=True, linear=linear)
+        self.in_conv = _pointwise_layer(dim, 2 * dim, True, options)
         self.conv2d = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.x_proj_weight = _uniform(K, R + 2 * N, dim, bound=dim**-0.5)
         self.dt_projs_weight = _uniform(K, dim, R, bound=R**-0.5)
@@ -89,8 +106,8 @@ class OSSModule(nn.Module):
         self.A_logs = _s4d_real(K * dim, N)
         self.Ds = nn.Parameter(torch.ones(K * dim))
         self.out_norm = LayerNorm(dim)
-        if channel_directions:
-            K, dc = channel_directions, channel_width
+        if options.channel_directions:
+            K, dc = options.channel_directions, options.channel_width
             Rc = R if dc == 1 else LIFTED_RANK
             self.xc_proj_weight = _uniform(K, Rc + 2 * N, dc, bound=dc**-0.5)
             if dc == 1:
@@ -105,13 +122,12 @@ class OSSModule(nn.Module):
                 self.conv_cout = nn.Conv2d(dc, 1, 1)
             self.Dsc = nn.Parameter(torch.ones(K * dc))
             self.channel_norm = LayerNorm(dim)
-        self.out_conv = _pointwise_layer(dim, dim, bias=True, linear=linear)
+        self.out_conv = _pointwise_layer(dim, dim, True, options)
 
     def scan_plane(self, x: Tensor) -> Tensor:
         """(b, h, w, d) -> (b, h, w, d): the sum of the plane directions."""
-        return _project_and_scan(
-            x, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds, self.directions
-        )
+        parameters = _ScanParameters(self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        return _project_and_scan(x, parameters, self.directions)
 
     def scan_channels(self, y: Tensor) -> Tensor:
         """(b, h, w, d) -> (b, 1, 1, d), or (b, h, w, d) without pooling: what the channel scan reads, normalised."""
@@ -122,15 +138,10 @@ class OSSModule(nn.Module):
         lifted = self.xc_proj_weight.shape[-1] > 1
         if lifted:
             sequence = pointwise(sequence, self.conv_cin.weight, self.conv_cin.bias)
-        sequence = _project_and_scan(
-            sequence,
-            self.xc_proj_weight,
-            self.dtc_projs_weight,
-            self.dtc_projs_bias,
-            self.Ac_logs,
-            self.Dsc,
-            self.sequence_directions,
+        parameters = _ScanParameters(
+            self.xc_proj_weight, self.dtc_projs_weight, self.dtc_projs_bias, self.Ac_logs, self.Dsc
         )
+        sequence = _project_and_scan(sequence, parameters, self.sequence_directions)
         if lifted:
             sequence = pointwise(sequence, self.conv_cout.weight, self.conv_cout.bias)
         return self.channel_norm(sequence.reshape(b, h, w, d))
@@ -148,32 +159,35 @@ class OSSModule(nn.Module):
         return pointwise(y, self.out_conv.weight, self.out_conv.bias)
 
 
-def _project_and_scan(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A_logs: Tensor,
-    Ds: Tensor,
-    directions: tuple[int, ...],
-) -> Tensor:
+class _ScanParameters(NamedTuple):
+    """Parameters of a scan in K directions: (K, R + 2N, d), (K, d, R), (K, d), (K * d, N) and (K * d,)."""
+
+    x_proj: Tensor
+    dt_weight: Tensor
+    dt_bias: Tensor
+    A_logs: Tensor
+    Ds: Tensor
+
+
+def _project_and_scan(x: Tensor, parameters: _ScanParameters, directions: tuple[int, ...]) -> Tensor:
     """Project a map (b, h, w, d) to dt, B and C of all directions in one product, and scan it."""
+    x_proj, dt_weight, dt_bias, A_logs, Ds = parameters
     K, d, _ = dt_weight.shape
     # At least float32: A is raised to the power of a whole image.
     A = -torch.exp(A_logs.to(torch.promote_types(A_logs.dtype, torch.float32))).view(K, d, -1)
-    x_dbl = F.linear(x, x_proj_weight.flatten(0, 1))
-    return omni_scan(x, x_dbl, dt_weight, dt_bias, A, Ds.view(K, d), directions)
+    x_dbl = F.linear(x, x_proj.flatten(0, 1))
+    return omni_scan(ScanInputs(x, x_dbl, dt_weight, dt_bias, A, Ds.view(K, d)), directions)
 
 
 class EFFN(nn.Module):
     """Efficient feed-forward network: 1x1 to 2h, depthwise 3x3, gelu(a) * b, 1x1 back (section 3.2)."""
 
-    def __init__(self, dim: int, *, expansion: float = 2.66, bias: bool = False, linear: bool = False) -> None:
+    def __init__(self, dim: int, options: BlockOptions = BlockOptions()) -> None:
         super().__init__()
-        hidden = int(dim * expansion)
-        self.project_in = _pointwise_layer(dim, 2 * hidden, bias=bias, linear=linear)
+        hidden, bias = int(dim * options.ffn_expansion_factor), options.bias
+        self.project_in = _pointwise_layer(dim, 2 * hidden, bias, options)
         self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
-        self.project_out = _pointwise_layer(hidden, dim, bias=bias, linear=linear)
+        self.project_out = _pointwise_layer(hidden, dim, bias, options)
 
     def forward(self, x: Tensor) -> Tensor:
         x = pointwise(x, self.project_in.weight, self.project_in.bias)
@@ -186,32 +200,18 @@ class OSSBlock(nn.Module):
 
     Args:
         dim: channels d.
-        ffn_expansion_factor: hidden channels of the EFFN over d.
-        bias: biases in the EFFN.
-        LayerNorm_type: 'WithBias' or 'BiasFree', for norm1 and norm2.
-        effn: False leaves the second half out (Table 4, V3).
-        linear, **scan: see `OSSModule`.
+        options: see `BlockOptions`.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        ffn_expansion_factor: float = 2.66,
-        bias: bool = False,
-        LayerNorm_type: Literal['WithBias', 'BiasFree'] = 'WithBias',
-        effn: bool = True,
-        linear: bool = False,
-        **scan: object,
-    ) -> None:
+    def __init__(self, dim: int, options: BlockOptions = BlockOptions()) -> None:
         super().__init__()
-        bias_free = LayerNorm_type == 'BiasFree'
+        bias_free = options.LayerNorm_type == 'BiasFree'
         self.norm1 = LayerNorm(dim, bias_free)
-        self.attn = OSSModule(dim, linear=linear, **scan)
-        self.effn = effn
-        if effn:
+        self.attn = OSSModule(dim, options)
+        self.effn = options.effn
+        if self.effn:
             self.norm2 = LayerNorm(dim, bias_free)
-            self.ffn = EFFN(dim, expansion=ffn_expansion_factor, bias=bias, linear=linear)
+            self.ffn = EFFN(dim, options)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))

@@ -7,9 +7,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Network, check_arguments
+from .base import Network
 from .layers import LayerNorm, conv, to_channels_first, to_channels_last, upsampling_tail
-from .oss_block import OSSBlock
+from .oss_block import BlockOptions, OSSBlock
 
 
 class OSSNet(Network):
@@ -48,33 +48,20 @@ class OSSNet(Network):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        check_arguments(
-            'OSSNet', inp_channels=inp_channels, out_channels=out_channels, dim=dim, num_blocks=[num_blocks],
-            LayerNorm_type=LayerNorm_type, scale=scale, d_state=d_state, plane_directions=plane_directions,
-            channel_directions=channel_directions, channel_width=channel_width, channel_fusion=channel_fusion,
+        options = BlockOptions(
+            ffn_expansion_factor, bias, LayerNorm_type, d_state, plane_directions, channel_directions, channel_width,
+            channel_fusion, channel_pool, effn,
+        )  # fmt: skip
+        self._describe(
+            OSSNet, options, inp_channels=inp_channels, out_channels=out_channels, dim=dim, num_blocks=num_blocks,
+            scale=scale, checkpoint=checkpoint,
         )  # fmt: skip
         if inp_channels != out_channels:
             raise ValueError(f'OSSNet: inp_channels {inp_channels} and out_channels {out_channels} must be equal')
-        self._remember(OSSNet, locals())
         self.scale = scale
         self.use_checkpoint = checkpoint
         self.conv_first = nn.Conv2d(inp_channels, dim, 3, padding=1)
-        self.body = nn.ModuleList(
-            OSSBlock(
-                dim,
-                ffn_expansion_factor=ffn_expansion_factor,
-                bias=bias,
-                LayerNorm_type=LayerNorm_type,
-                effn=effn,
-                d_state=d_state,
-                plane_directions=plane_directions,
-                channel_directions=channel_directions,
-                channel_width=channel_width,
-                channel_fusion=channel_fusion,
-                channel_pool=channel_pool,
-            )
-            for _ in range(num_blocks)
-        )
+        self.body = nn.ModuleList(OSSBlock(dim, options) for _ in range(num_blocks))
         self.norm = LayerNorm(dim)
         self.conv_after_body = nn.Conv2d(dim, dim, 3, padding=1)
         if scale == 1:

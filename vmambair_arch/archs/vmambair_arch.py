@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import nearest
-from .base import Network, check_arguments
+from .base import Network
 from .layers import Downsample, Upsample, conv, pad_to_multiple, to_channels_first, to_channels_last, upsampling_tail
-from .oss_block import OSSBlock
+from .oss_block import BlockOptions, OSSBlock
 
 LEVELS = 4
 MULTIPLE = 2 ** (LEVELS - 1)
@@ -107,11 +107,14 @@ class VmambaIR(Network):
     ) -> None:
         super().__init__()
         num_blocks = tuple(num_blocks)
-        check_arguments(
-            'VmambaIR', inp_channels=inp_channels, out_channels=out_channels, dim=dim, num_blocks=num_blocks,
-            LayerNorm_type=LayerNorm_type, scale=scale, d_state=d_state, plane_directions=plane_directions,
-            channel_directions=channel_directions, channel_width=channel_width, channel_fusion=channel_fusion,
-            pointwise=pointwise, num_refinement_blocks=num_refinement_blocks,
+        options = BlockOptions(
+            ffn_expansion_factor, bias, LayerNorm_type, d_state, plane_directions, channel_directions, channel_width,
+            channel_fusion, channel_pool, effn, pointwise,
+        )  # fmt: skip
+        self._describe(
+            VmambaIR, options, inp_channels=inp_channels, out_channels=out_channels, dim=dim, num_blocks=num_blocks,
+            num_refinement_blocks=num_refinement_blocks, scale=scale, dual_pixel_task=dual_pixel_task,
+            checkpoint=checkpoint,
         )  # fmt: skip
         if len(num_blocks) != LEVELS:
             raise ValueError(f'VmambaIR: num_blocks must name {LEVELS} levels, got {list(num_blocks)}')
@@ -122,28 +125,11 @@ class VmambaIR(Network):
                 f'VmambaIR: inp_channels {inp_channels} and out_channels {out_channels} differ, so the input cannot '
                 'be added to the output; set dual_pixel_task: true to drop that residual'
             )
-        self._remember(VmambaIR, locals())
         self.scale = scale
         self.use_checkpoint = checkpoint
 
         def blocks(width: int, count: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                OSSBlock(
-                    width,
-                    ffn_expansion_factor=ffn_expansion_factor,
-                    bias=bias,
-                    LayerNorm_type=LayerNorm_type,
-                    effn=effn,
-                    linear=pointwise == 'linear',
-                    d_state=d_state,
-                    plane_directions=plane_directions,
-                    channel_directions=channel_directions,
-                    channel_width=channel_width,
-                    channel_fusion=channel_fusion,
-                    channel_pool=channel_pool,
-                )
-                for _ in range(count)
-            )
+            return nn.ModuleList(OSSBlock(width, options) for _ in range(count))
 
         self.patch_embed = _PatchEmbed(inp_channels, dim)
         self.encoder_level1 = blocks(dim, num_blocks[0])

@@ -96,14 +96,14 @@ def _try_scan(device: object, backend: str) -> Line:
     """Run the chosen backend against the definition on a small map."""
     import torch
 
-    from ..ops import omni_scan
+    from ..ops import ScanInputs, omni_scan
 
     def timed(name: str) -> tuple[torch.Tensor, float]:
         fastest = float('inf')
         for _ in range(3):
             start = time.perf_counter()
             with torch.no_grad():
-                y = omni_scan(*inputs, backend=name)
+                y = omni_scan(inputs, backend=name)
             if y.is_cuda:
                 torch.cuda.synchronize()
             fastest = min(fastest, time.perf_counter() - start)
@@ -113,9 +113,8 @@ def _try_scan(device: object, backend: str) -> Line:
     h = w = 32
     d, K, N, R = 48, 4, 16, 3
     shapes = ((1, h, w, d), (1, h, w, K * (R + 2 * N)), (K, d, R), (K, d), (K, d, N), (K, d))
-    inputs = [torch.randn(shape).mul(0.5) for shape in shapes]
-    inputs[4] = -inputs[4].exp()
-    inputs = [tensor.to(device) for tensor in inputs]
+    random = ScanInputs(*(torch.randn(shape).mul(0.5) for shape in shapes))
+    inputs = ScanInputs(*(tensor.to(device) for tensor in random._replace(A=-random.A.exp())))
     wanted, slow = timed('reference')
     try:
         got, fast = timed(backend)

@@ -27,10 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..archs import ARCHS, PRESETS, VmambaIR, oss_block
+from ..archs import ARCHS, PRESETS, VmambaIR
 from ..errors import UserError, nearest
 from ..files import replacing
 from ..inference.tiles import peak_memory
+from ..ops import ScanInputs, using
 from ..options import load_options
 
 RIVALS: dict[str, dict[str, Any]] = {
@@ -142,19 +143,15 @@ def _counted_scans() -> Iterator[list[_Scan]]:
     """Every scan inside is noted instead of run."""
     scans: list[_Scan] = []
 
-    def note(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, *args: object) -> Tensor:
-        K, d, R = dt_weight.shape
-        pixels = x.numel() // d
+    def note(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
+        K, d, R = inputs.dt_weight.shape
+        pixels = inputs.x.numel() // d
         steps = pixels * K * d
-        scans.append(_Scan(x_dbl.numel() * d, steps * R, steps, steps * A.shape[-1]))
-        return torch.empty_like(x)
+        scans.append(_Scan(inputs.x_dbl.numel() * d, steps * R, steps, steps * inputs.A.shape[-1]))
+        return torch.empty_like(inputs.x)
 
-    real = oss_block.omni_scan
-    oss_block.omni_scan = note
-    try:
+    with using(note):
         yield scans
-    finally:
-        oss_block.omni_scan = real
 
 
 @dataclass(frozen=True)

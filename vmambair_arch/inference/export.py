@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..archs import oss_block
+from .. import ops
 from ..archs.base import Network
 from ..archs.vmambair_arch import MULTIPLE, VmambaIR
 from ..checkpoints.load import METADATA_KEY
 from ..errors import UserError
 from ..files import replacing
-from ..ops import depthwise, loop_scan
 from .onnx_graph import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
 from .onnx_network import network_graph
 
@@ -50,18 +47,6 @@ def _mirrored(length: int, like: Tensor) -> Tensor:
     return torch.where(index < length, index, 2 * (length - 1) - index)
 
 
-@contextmanager
-def _scan_as_loop() -> Iterator[None]:
-    """Let the networks that are traced in the meantime scan with torch's own loop operator, and convolve with torch."""
-    before = oss_block.omni_scan
-    oss_block.omni_scan = loop_scan.omni_scan
-    try:
-        with depthwise.torch_only():
-            yield
-    finally:
-        oss_block.omni_scan = before
-
-
 def export_program(network: Network, size: tuple[int, int] | None = None) -> torch.export.ExportedProgram:
     """The network as torch.export's program for one RGB image (1, 3, h, w), in and out in 0..1.
 
@@ -74,7 +59,7 @@ def export_program(network: Network, size: tuple[int, int] | None = None) -> tor
         3: torch.export.Dim('width', min=SMALLEST, max=LARGEST),
     }
     image = torch.rand(1, network.config['inp_channels'], *(size or EXAMPLE))
-    with torch.no_grad(), _scan_as_loop():
+    with torch.no_grad(), ops.using('loop'):
         return torch.export.export(
             _AnySize(network).eval(),
             (image,),

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from . import c_library
-from .scan_operator import define, empty_results
+from .reference import ScanInputs
+from .scan_operator import define, empty_results, is_differentiated
 
-CHUNK = 32
-"""Pixels between two kept states: `CHUNK` in csrc/scan.h."""
+PIXELS_BETWEEN_STATES = 32
+"""`CHUNK` in csrc/scan.h: the state before every so many pixels is kept for the backward pass."""
 LANES = 16
 """The widest vector; channels are dealt out to threads in multiples of it."""
 BACKWARD_CHANNELS = 96
@@ -77,20 +78,12 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     return c_library.why_not()
 
 
-def omni_scan(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-) -> Tensor:
+def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`."""
-    inputs = (_readable(x), _readable(x_dbl), dt_weight.float(), dt_bias.float(), A.float(), D.float())
+    x, x_dbl, *parameters = inputs
+    readable = ScanInputs(_readable(x), _readable(x_dbl), *(t.float() for t in parameters))
     # The backward pass takes states that were not kept as a reason to compute them again.
-    keep_states = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    y, _ = torch.ops.vmambair.c_scan(*inputs, directions, keep_states)
+    y, _ = torch.ops.vmambair.c_scan(*readable, directions, is_differentiated(readable))
     return y.to(x.dtype)
 
 
@@ -101,17 +94,15 @@ def _readable(t: Tensor) -> Tensor:
 # --- what the operators do -------------------------------------------------------------------------------------------
 
 
-def _problem(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    states: Tensor,
-    directions: Sequence[int],
-) -> _Problem:
-    """Pointers into tensors, which the caller keeps alive; the parameters must be contiguous."""
+def _as_the_kernel_reads(inputs: ScanInputs) -> ScanInputs:
+    """Channels side by side in the maps, which may have any strides otherwise; contiguous parameters."""
+    x, x_dbl, *parameters = inputs
+    return ScanInputs(_last_dim_together(x), _last_dim_together(x_dbl), *(t.contiguous() for t in parameters))
+
+
+def _problem(inputs: ScanInputs, states: Tensor, directions: Sequence[int]) -> _Problem:
+    """Pointers into tensors as the kernel reads them, which the caller keeps alive."""
+    x, x_dbl, dt_weight, dt_bias, A, D = inputs
     (b, h, w, d), (K, _, R), N = x.shape, dt_weight.shape, A.shape[-1]
     work = x.numel() * K * N
     return _Problem(
@@ -157,21 +148,12 @@ def _arrays(result: Tensor, count: int) -> list[Tensor]:
     return [result] * own + [result.new_empty(result.shape, dtype=torch.float32) for _ in range(count - own)]
 
 
-def _forward(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-    keep_states: bool,
-) -> tuple[Tensor, Tensor]:
-    inputs = [_last_dim_together(x), _last_dim_together(x_dbl), *(t.contiguous() for t in (dt_weight, dt_bias, A, D))]
-    y, states = empty_results(x, _states_shape(x, dt_weight, A, directions), keep_states)
+def _forward(inputs: ScanInputs, directions: Sequence[int], keep_states: bool) -> tuple[Tensor, Tensor]:
+    inputs = _as_the_kernel_reads(inputs)
+    y, states = empty_results(inputs.x, _states_shape(inputs, directions), keep_states)
     if not y.numel():
         return y, states
-    problem = _problem(*inputs, states, directions)
+    problem = _problem(inputs, states, directions)
     parts = _parts(problem)
     sums = _arrays(y, max(parts, 2))
     _check(
@@ -180,33 +162,24 @@ def _forward(
     return y, states
 
 
-def _states_shape(x: Tensor, dt_weight: Tensor, A: Tensor, directions: Sequence[int]) -> tuple[int, ...]:
-    b, h, w, d = x.shape
-    return b, len(directions), (h * w + CHUNK - 1) // CHUNK, A.shape[-1], d
+def _states_shape(inputs: ScanInputs, directions: Sequence[int]) -> tuple[int, ...]:
+    b, h, w, d = inputs.x.shape
+    kept = (h * w + PIXELS_BETWEEN_STATES - 1) // PIXELS_BETWEEN_STATES
+    return b, len(directions), kept, inputs.A.shape[-1], d
 
 
-def _backward(
-    grad_y: Tensor,
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    states: Tensor,
-    directions: Sequence[int],
-) -> tuple[Tensor, ...]:
-    inputs = [_last_dim_together(x), _last_dim_together(x_dbl), *(t.contiguous() for t in (dt_weight, dt_bias, A, D))]
-    grads = tuple(t.new_empty(t.shape) for t in inputs)
-    if not x.numel():
-        return tuple(grad.zero_() for grad in grads)
+def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Sequence[int]) -> ScanInputs:
+    inputs = _as_the_kernel_reads(inputs)
+    grads = ScanInputs(*(t.new_empty(t.shape) for t in inputs))
+    if not inputs.x.numel():
+        return ScanInputs(*(grad.zero_() for grad in grads))
     if not states.numel():
-        states = _forward(*inputs, directions, True)[1]
-    problem = _problem(*inputs, states, directions)
+        states = _forward(inputs, directions, True)[1]
+    problem = _problem(inputs, states, directions)
     grad_y = grad_y.float().contiguous()
     parts, groups = _parts(problem), -(-problem.d // BACKWARD_CHANNELS)
-    sums, partial = _arrays(grads[0], max(parts, 2)), _arrays(grads[1], groups)
-    per_image = x.new_empty(problem.b, problem.K, problem.N + problem.R + 2, problem.d, dtype=torch.float32)
+    sums, partial = _arrays(grads.x, max(parts, 2)), _arrays(grads.x_dbl, groups)
+    per_image = inputs.x.new_empty(problem.b, problem.K, problem.N + problem.R + 2, problem.d, dtype=torch.float32)
     _check(
         _functions().vmambair_scan_backward(
             problem, grad_y.data_ptr(), _pointers(sums), parts, _pointers(partial), BACKWARD_CHANNELS,

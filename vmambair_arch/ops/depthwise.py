@@ -7,8 +7,6 @@ elsewhere they are torch's. Same numbers either way, to the rounding of float32.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ctypes import c_int32, c_int64, c_void_p
 from functools import lru_cache
 
@@ -17,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import c_library
-from .selective_scan import choose
+from .selective_scan import in_use
 
 SILU, GELU_GATE = 1, 2
 """Codes of csrc/depthwise.h."""
@@ -70,23 +68,8 @@ def _can_fuse(x: Tensor, weight: Tensor, channels: int) -> bool:
         and x.dtype == weight.dtype == torch.float32  # what does not fit together is for torch to refuse
         and channels >= MIN_CHANNELS
         and not torch.is_autocast_enabled('cpu')
-        and not _torch_only
-        and choose(x.device, x.dtype).backend.name == 'c'
+        and in_use('cpu', x.dtype) == 'c'
     )
-
-
-_torch_only = False
-
-
-@contextmanager
-def torch_only() -> Iterator[None]:
-    """Leave everything to torch meanwhile: for exports to formats that know torch's operators alone."""
-    global _torch_only
-    before, _torch_only = _torch_only, True
-    try:
-        yield
-    finally:
-        _torch_only = before
 
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:

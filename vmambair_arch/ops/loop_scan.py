@@ -12,21 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import COLUMN_MAJOR, COLUMN_MAJOR_REVERSED, ROW_MAJOR_REVERSED
+from .reference import COLUMN_MAJOR, COLUMN_MAJOR_REVERSED, ROW_MAJOR_REVERSED, ScanInputs
 
 
-def omni_scan(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-) -> Tensor:
+def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`; the state is float32."""
     from torch._higher_order_ops.scan import scan
 
+    x, x_dbl, dt_weight, dt_bias, A, D = inputs
     N, R = A.shape[-1], dt_weight.shape[-1]
     dbl = x_dbl.float().chunk(len(directions), -1)
     # (L, b, K, ·): the loop runs over the first dimension and all directions at once.

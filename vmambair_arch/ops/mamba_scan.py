@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import torch_scan
+from .reference import ScanInputs
 
 
 @lru_cache(maxsize=1)
@@ -31,26 +32,19 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if kernel else f'mamba-ssm cannot be imported ({why})'
 
 
-def omni_scan(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-) -> Tensor:
+def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`; the K directions are K groups of mamba-ssm's kernel."""
     kernel, why = _kernel()
     if kernel is None:
         raise RuntimeError(f'mamba-ssm cannot be imported ({why})')
+    x = inputs.x
     with torch.autocast(x.device.type, enabled=False):
-        full, dbl, dt_weight, dt_bias, A, D = (t.float() for t in (x, x_dbl, dt_weight, dt_bias, A, D))
-        us, delta, B, C, orders = torch_scan.sequences(full, dbl, dt_weight, dt_bias, directions, A.shape[-1])
+        full = ScanInputs(*(t.float() for t in inputs))
+        us, delta, B, C, orders = torch_scan.sequences(full, directions)
         b, K, L, d = us.shape
         channels_first = [t.permute(0, 1, 3, 2).contiguous() for t in (us, delta, B, C)]
         u, delta, B, C = channels_first
         # delta arrives after softplus: the kernel is told to leave it alone.
-        y = kernel(u.view(b, K * d, L), delta.view(b, K * d, L), A.reshape(K * d, -1), B, C, D.reshape(-1))
+        y = kernel(u.view(b, K * d, L), delta.view(b, K * d, L), full.A.reshape(K * d, -1), B, C, full.D.reshape(-1))
         y = torch_scan.merge(y.view(b, K, d, L).transpose(2, 3), orders)
     return y.view(x.shape).to(x.dtype)

@@ -14,12 +14,23 @@ Glossary (the letters of the Mamba and VmambaIR papers, kept throughout this pac
     B, C    how a pixel writes to and reads from the state (b, L, N)
     D       skip (d)
 
+and the names of the six tensors that a scan of a map is given (`ScanInputs`):
+
+    x           the map (b, h, w, d); u is x in the order of a direction
+    x_dbl       x projected by `x_proj`, one product for all directions: for each of them dt, B and C of every pixel,
+                (b, h, w, K * (R + 2N)); the name is Mamba's
+    dt          the R numbers of a pixel that its step sizes are made of
+    dt_weight   raises dt to the d channels (K, d, R)
+    dt_bias     is added there: delta = softplus(dt_weight dt + dt_bias) (K, d)
+    A, D        as above, one for each direction: (K, d, N) and (K, d)
+
 Every other backend is tested against this file in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +39,26 @@ from torch import Tensor
 ROW_MAJOR, COLUMN_MAJOR, ROW_MAJOR_REVERSED, COLUMN_MAJOR_REVERSED = range(4)
 PLANE_DIRECTIONS = (ROW_MAJOR, COLUMN_MAJOR, ROW_MAJOR_REVERSED, COLUMN_MAJOR_REVERSED)
 SEQUENCE_DIRECTIONS = (ROW_MAJOR, ROW_MAJOR_REVERSED)
+
+
+class ScanInputs(NamedTuple):
+    """The six tensors of a scan of maps, or their gradients; the letters are those of the glossary above.
+
+    Attributes:
+        x: (b, h, w, d), floating point.
+        x_dbl: (b, h, w, K * (R + 2N)), for each direction dt, B and C of every pixel.
+        dt_weight: (K, d, R).
+        dt_bias: (K, d).
+        A: (K, d, N), negative.
+        D: (K, d).
+    """
+
+    x: Tensor
+    x_dbl: Tensor
+    dt_weight: Tensor
+    dt_bias: Tensor
+    A: Tensor
+    D: Tensor
 
 
 def scan_order(direction: int, h: int, w: int, device: torch.device | None = None) -> Tensor:
@@ -66,16 +97,9 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
     return torch.stack(ys, 1) + D * u
 
 
-def omni_scan(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int] = PLANE_DIRECTIONS,
-) -> Tensor:
+def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Scan a map in several directions and add what they read; arguments as in `vmambair_arch.ops.omni_scan`."""
+    x, x_dbl, dt_weight, dt_bias, A, D = inputs
     h, w = x.shape[1:3]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     u = x.to(dtype).flatten(1, 2)

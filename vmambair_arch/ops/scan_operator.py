@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .reference import ScanInputs
+
 _LIBRARY = torch.library.Library('vmambair', 'FRAGMENT')
-_TENSORS = 'Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D'
-_GRADIENTS = ', '.join(['Tensor'] * 6)
+_COUNT = len(ScanInputs._fields)
+_TENSORS = ', '.join(f'Tensor {name}' for name in ScanInputs._fields)
+_GRADIENTS = ', '.join(['Tensor'] * _COUNT)
 
 
 def define(
     name: str,
     devices: Sequence[str],
-    forward: Callable[..., tuple[Tensor, Tensor]],
-    backward: Callable[..., tuple[Tensor, ...]],
-    states_shape: Callable[[Tensor, Tensor, Tensor, Sequence[int]], tuple[int, ...]],
+    forward: Callable[[ScanInputs, Sequence[int], bool], tuple[Tensor, Tensor]],
+    backward: Callable[[Tensor, ScanInputs, Tensor, Sequence[int]], ScanInputs],
+    states_shape: Callable[[ScanInputs, Sequence[int]], tuple[int, ...]],
 ) -> None:
     """Make `torch.ops.vmambair.<name>`, an operator like any other for autograd, torch.compile, torch.export and fakes.
 
     Args:
         name: of the operator; its gradient is `<name>_backward`.
         devices: dispatch keys that it serves, 'CPU' or 'CUDA'.
-        forward: (x, x_dbl, dt_weight, dt_bias, A, D, directions, keep_states) -> y and the states that the backward
-            pass goes on from, both as `empty_results` makes them.
-        backward: (grad_y, x, x_dbl, dt_weight, dt_bias, A, D, states, directions) -> gradients of the six tensors.
-            Takes empty states as a reason to compute them again.
-        states_shape: (x, dt_weight, A, directions) -> shape of the states.
+        forward: (inputs, directions, keep_states) -> y and the states that the backward pass goes on from, both as
+            `empty_results` makes them.
+        backward: (grad_y, inputs, states, directions) -> gradients of the inputs. Takes empty states as a reason to
+            compute them again.
+        states_shape: (inputs, directions) -> shape of the states.
     """
 
-    def forward_fake(*inputs: Tensor | Sequence[int] | bool) -> tuple[Tensor, Tensor]:
-        x, _, dt_weight, _, A, _, directions, keep_states = inputs
-        return empty_results(x, states_shape(x, dt_weight, A, directions), keep_states)
+    # Operators take tensors, one after the other; the functions of a backend take them by name.
+    def forward_flat(*flat: Any) -> tuple[Tensor, Tensor]:
+        return forward(ScanInputs(*flat[:_COUNT]), *flat[_COUNT:])
 
-    def backward_fake(grad_y: Tensor, *inputs: Tensor | Sequence[int]) -> tuple[Tensor, ...]:
-        return tuple(t.new_empty(t.shape) for t in inputs[:6])
+    def backward_flat(grad_y: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+        return tuple(backward(grad_y, ScanInputs(*flat[:_COUNT]), *flat[_COUNT:]))
+
+    def forward_fake(*flat: Any) -> tuple[Tensor, Tensor]:
+        inputs, (directions, keep_states) = ScanInputs(*flat[:_COUNT]), flat[_COUNT:]
+        return empty_results(inputs.x, states_shape(inputs, directions), keep_states)
+
+    def backward_fake(grad_y: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+        return tuple(t.new_empty(t.shape) for t in flat[:_COUNT])
 
     def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         *tensors, directions, _ = inputs
@@ -46,7 +57,7 @@ def define(
 
     def autograd_backward(ctx, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_y is None:
-            return (None,) * 8
+            return (None,) * (_COUNT + 2)
         operator = getattr(torch.ops.vmambair, f'{name}_backward')
         return *operator(grad_y, *ctx.saved_tensors, ctx.directions), None, None
 
@@ -60,12 +71,17 @@ def define(
     ):
         _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
     for device in devices:
-        _LIBRARY.impl(name, forward, device)
-        _LIBRARY.impl(f'{name}_backward', backward, device)
+        _LIBRARY.impl(name, forward_flat, device)
+        _LIBRARY.impl(f'{name}_backward', backward_flat, device)
     torch.library.register_fake(forward_name, forward_fake, lib=_LIBRARY)
     torch.library.register_fake(backward_name, backward_fake, lib=_LIBRARY)
     torch.library.register_autograd(forward_name, autograd_backward, setup_context=setup_context, lib=_LIBRARY)
     torch.library.register_autograd(backward_name, no_second_derivative, lib=_LIBRARY)
+
+
+def is_differentiated(inputs: ScanInputs) -> bool:
+    """Whether a gradient of a scan of these may be asked for."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
 
 
 def empty_results(x: Tensor, states_shape: tuple[int, ...], keep_states: bool) -> tuple[Tensor, Tensor]:

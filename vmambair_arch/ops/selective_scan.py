@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .reference import PLANE_DIRECTIONS
+from .reference import PLANE_DIRECTIONS, ScanInputs
 
 ENV = 'VMAMBAIR_SCAN'
 logger = logging.getLogger('vmambair_arch')
@@ -121,15 +123,7 @@ def _say(choice: Choice, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def omni_scan(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int] = PLANE_DIRECTIONS,
-    *,
-    backend: str | None = None,
+    inputs: ScanInputs, directions: Sequence[int] = PLANE_DIRECTIONS, *, backend: str | None = None
 ) -> Tensor:
     """Omni selective scan (VmambaIR, section 3.3): read a map in K directions, add what they read.
 
@@ -144,15 +138,10 @@ def omni_scan(
     A sequence is a map of height 1 read in directions (0, 2).
 
     Args:
-        x: (b, h, w, d), floating point.
-        x_dbl: (b, h, w, K * (R + 2N)), for each direction dt, B and C of every pixel: x projected by `x_proj`. The
-            projection is pointwise, so it is taken once on the map as it lies.
-        dt_weight: (K, d, R).
-        dt_bias: (K, d).
-        A: (K, d, N), negative.
-        D: (K, d).
+        inputs: the map x, what it is projected to, and the parameters. The projection is pointwise, so it is taken once
+            on the map as it lies.
         directions: K of the four codes of `reference.scan_order`.
-        backend: a name of `BACKENDS` or 'reference'; default: `choose`.
+        backend: a name of `BACKENDS`, 'reference' or 'loop'; default: what `using` says, or `choose`.
 
     Returns:
         y: (b, h, w, d), dtype of x.
@@ -160,35 +149,71 @@ def omni_scan(
     Raises:
         ValueError: shapes that do not fit together, an unknown backend.
     """
-    _check(x, x_dbl, dt_weight, dt_bias, A, D, directions)
-    directions = tuple(directions)
-    name = _loaded(x.device.type, x.dtype, backend)
-    return _LOADED[name](x, x_dbl, dt_weight, dt_bias, A, D, directions)
+    _check(inputs, directions)
+    name = in_use(inputs.x.device.type, inputs.x.dtype, backend)
+    return _LOADED[name](inputs, tuple(directions))
 
 
-_LOADED: dict[str, Callable[..., Tensor]] = {'reference': reference.omni_scan}
-"""The `omni_scan` of every backend that has served."""
+Scan = Callable[[ScanInputs, Sequence[int]], Tensor]
+
+_LOADED: dict[str, Scan] = {'reference': reference.omni_scan}
+"""The `omni_scan` of every backend that was used."""
+
+_EXPORT_ONLY = Backend('loop', 'loop_scan', (), 'pip install torch')
+"""Never chosen: for graphs that leave Python, by name."""
+
+_USING: ContextVar[str | None] = ContextVar('vmambair_scan_using', default=None)
+
+
+@contextmanager
+def using(backend: str | Scan) -> Iterator[None]:
+    """Scan with one backend inside the `with` block, in this thread, whatever would have been chosen.
+
+    What is fused with the C kernels' help (`depthwise`) is left to torch unless the backend is 'c'. A network that
+    torch.compile has compiled already keeps the backend it was compiled with.
+
+    Args:
+        backend: a name of `BACKENDS`, 'reference', 'loop' (a loop that torch.export can keep), or a function of the
+            inputs and the directions that is called in place of a scan.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    name = backend if isinstance(backend, str) else f'function {id(backend)}'
+    if isinstance(backend, str):
+        _load(name)
+    else:
+        _LOADED[name] = backend
+    token = _USING.set(name)
+    try:
+        yield
+    finally:
+        _USING.reset(token)
+        if not isinstance(backend, str):
+            del _LOADED[name]
 
 
 @torch.compiler.assume_constant_result
-def _loaded(device_type: str, dtype: torch.dtype, name: str | None) -> str:
-    """The name of the backend to use, which is in `_LOADED` afterwards.
+def in_use(device_type: str, dtype: torch.dtype, name: str | None = None) -> str:
+    """The name of the backend that scans tensors of `dtype` on this kind of device; its scan is loaded afterwards.
 
     torch.compile runs this while it traces, for it cannot follow an import.
     """
-    if name is None:
-        name = choose(torch.device(device_type), dtype).backend.name
-    if name not in _LOADED:
-        backend = next((b for b in BACKENDS if b.name == name), None)
-        if backend is None:
-            raise ValueError(f"backend '{name}' is not one of reference, {', '.join(backend_names())}")
-        _LOADED[name] = backend.load().omni_scan
+    name = name or _USING.get() or choose(torch.device(device_type), dtype).backend.name
+    _load(name)
     return name
 
 
-def _check(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, directions: Sequence[int]
-) -> None:
+def _load(name: str) -> None:
+    if name not in _LOADED:
+        backend = next((b for b in (*BACKENDS, _EXPORT_ONLY) if b.name == name), None)
+        if backend is None:
+            raise ValueError(f"backend '{name}' is not one of reference, loop, {', '.join(backend_names())}")
+        _LOADED[name] = backend.load().omni_scan
+
+
+def _check(inputs: ScanInputs, directions: Sequence[int]) -> None:
+    x, x_dbl, dt_weight, dt_bias, A, D = inputs
     if x.ndim != 4:
         raise ValueError(f'x must be (b, h, w, d), got {tuple(x.shape)}')
     if dt_weight.ndim != 3 or A.ndim != 3:

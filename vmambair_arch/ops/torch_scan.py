@@ -1,7 +1,7 @@
 """The omni selective scan in plain PyTorch: runs wherever torch runs, forward and backward, in bounded memory.
 
 A sequential loop over L pixels is slow because every step is a handful of tiny kernels. Here the sequence is cut
-twice. *Chunks* of `CHUNK` pixels are advanced together, so one step of the loop moves every chunk by one pixel:
+twice. *Chunks* of `CHUNK_PIXELS` pixels are advanced together, so one step of the loop moves every chunk by one pixel:
 first from an empty state to learn what a chunk adds, then, once the states at the chunk borders are known, again to
 read y. *Segments* of many chunks follow one another and are recomputed in the backward pass, so that the memory of
 the graph is that of one segment whatever the size of the image.
@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .reference import scan_order
+from .reference import ScanInputs, scan_order
 
-CHUNK = 32
+CHUNK_PIXELS = 32
 SEGMENT_ELEMENTS = 1 << 22
 """State elements (b * K * pixels * d * N) of one segment: 16 MiB in float32 for every tensor that the graph keeps."""
 
@@ -68,7 +68,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Selective scan of K stacked sequences without the skip; shapes as in `_segment`. Returns y (b, K, L, d)."""
     b, K, L, d = u.shape
     N = A.shape[-1]
-    chunk = min(CHUNK, L)
+    chunk = min(CHUNK_PIXELS, L)
     pixels = max(SEGMENT_ELEMENTS // max(b * K * d * N, 1) // chunk, 1) * chunk
     # delta = 0 and u = 0 leave the state as it is: a pad of zeros changes nothing that is kept.
     pad = -L % chunk
@@ -86,15 +86,14 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     return torch.cat(ys, 2)[:, :, :L]
 
 
-def sequences(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, directions: Sequence[int], N: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+def sequences(inputs: ScanInputs, directions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """Unroll a map into the sequences its directions read: what an unfused scan wants.
 
     Returns u, delta (b, K, L, d), B, C (b, K, L, N) and the K orders.
     """
+    x, x_dbl, dt_weight, dt_bias, A, _ = inputs
     h, w = x.shape[1:3]
-    R = dt_weight.shape[-1]
+    R, N = dt_weight.shape[-1], A.shape[-1]
     orders = [scan_order(k, h, w, x.device) for k in directions]
     u = x.flatten(1, 2)
     per_direction = x_dbl.flatten(1, 2).chunk(len(orders), -1)
@@ -110,19 +109,12 @@ def merge(ys: Tensor, orders: Sequence[Tensor]) -> Tensor:
     return sum(y.new_zeros(y.shape).index_copy(1, order, y) for y, order in zip(ys.unbind(1), orders, strict=True))
 
 
-def omni_scan(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-) -> Tensor:
+def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`."""
+    x = inputs.x
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(x.device.type, enabled=False):
-        full, dbl, dt_weight, dt_bias, A, D = (t.to(dtype) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
-        us, delta, B, C, orders = sequences(full, dbl, dt_weight, dt_bias, directions, A.shape[-1])
-        y = merge(scan(us, delta, A, B, C), orders).view(x.shape) + full * D.sum(0)
+        full = ScanInputs(*(t.to(dtype) for t in inputs))
+        u, delta, B, C, orders = sequences(full, directions)
+        y = merge(scan(u, delta, full.A, B, C), orders).view(x.shape) + full.x * full.D.sum(0)
     return y.to(x.dtype)

@@ -19,12 +19,13 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .scan_operator import define, empty_results
+from .reference import ScanInputs
+from .scan_operator import define, empty_results, is_differentiated
 
-T = 4
-"""Pixels of a chunk: they are loaded together and their states live in registers."""
-CHUNKS = 16
-"""Chunks of a segment. Segments run side by side, a segment's chunks one after the other."""
+CHUNK_PIXELS = 4
+"""Pixels of a chunk (`T` in the kernels): they are loaded together and their states live in registers."""
+SEGMENT_CHUNKS = 16
+"""Chunks of a segment (`CHUNKS` in the kernels). Segments run side by side, a segment's chunks one after the other."""
 TILE = 512
 """States (channels x N) that one warp holds: 16 for each of 32 lanes."""
 CARRY_SEGMENTS, CARRY_LANES = 16, 128
@@ -59,20 +60,10 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def omni_scan(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-) -> Tensor:
+def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`."""
-    inputs = (x, x_dbl, dt_weight, dt_bias, A, D)
     # The backward pass takes states that were not kept as a reason to compute them again.
-    keep_states = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    return torch.ops.vmambair.triton_scan(*inputs, directions, keep_states)[0]
+    return torch.ops.vmambair.triton_scan(*inputs, directions, is_differentiated(inputs))[0]
 
 
 # --- what the operators do -------------------------------------------------------------------------------------------
@@ -91,8 +82,8 @@ class _Problem:
     directions: tuple[int, ...]
 
     @classmethod
-    def of(cls, x: Tensor, dt_weight: Tensor, A: Tensor, directions: Sequence[int]) -> _Problem:
-        return cls(*x.shape, A.shape[-1], dt_weight.shape[-1], tuple(directions))
+    def of(cls, inputs: ScanInputs, directions: Sequence[int]) -> _Problem:
+        return cls(*inputs.x.shape, inputs.A.shape[-1], inputs.dt_weight.shape[-1], tuple(directions))
 
     @property
     def K(self) -> int:  # noqa: N802 the glossary's letter
@@ -100,7 +91,7 @@ class _Problem:
 
     @property
     def segments(self) -> int:
-        return _cut(self.h * self.w, CHUNKS * T)
+        return _cut(self.h * self.w, SEGMENT_CHUNKS * CHUNK_PIXELS)
 
     @property
     def axes(self) -> int:
@@ -123,7 +114,7 @@ class _Problem:
     def scan_sizes(self) -> dict[str, int]:
         """Compile-time arguments of the kernels that walk over pixels, but for the tile."""
         padded = {'NP': _power_of_two(self.N), 'RP': _power_of_two(self.R)}
-        return {**self.sizes(), 'R': self.R, **padded, 'CHUNKS': CHUNKS, 'T': T}
+        return {**self.sizes(), 'R': self.R, **padded, 'CHUNKS': SEGMENT_CHUNKS, 'T': CHUNK_PIXELS}
 
     def carry_sizes(self) -> dict[str, int]:
         """Compile-time arguments of the carry."""
@@ -183,10 +174,9 @@ def _carry(problem: _Problem, added: Tensor, delta_sum: Tensor, A: Tensor, again
     return before
 
 
-def _segment_states(
-    problem: _Problem, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor
-) -> Tensor:
+def _segment_states(problem: _Problem, inputs: ScanInputs) -> Tensor:
     """The state before every segment: (b, K, segments, N, d), float32."""
+    x, x_dbl, dt_weight, dt_bias, A, _ = inputs
     if problem.segments == 1:
         return x.new_zeros(problem.states_shape, dtype=torch.float32)
     added = x.new_empty(problem.states_shape, dtype=torch.float32)
@@ -199,22 +189,14 @@ def _segment_states(
     return _carry(problem, added, delta_sum, A, against=False)
 
 
-def _forward(
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-    keep_states: bool,
-) -> tuple[Tensor, Tensor]:
-    x, x_dbl, dt_weight, dt_bias, A, D = (t.contiguous() for t in (x, x_dbl, dt_weight, dt_bias, A, D))
-    problem = _Problem.of(x, dt_weight, A, directions)
+def _forward(inputs: ScanInputs, directions: Sequence[int], keep_states: bool) -> tuple[Tensor, Tensor]:
+    inputs = ScanInputs(*(t.contiguous() for t in inputs))
+    x, x_dbl, dt_weight, dt_bias, A, D = inputs
+    problem = _Problem.of(inputs, directions)
     if not x.numel():
         return empty_results(x, problem.states_shape, keep_states)
     with _on_device_of(x):
-        before = _segment_states(problem, x, x_dbl, dt_weight, dt_bias, A)
+        before = _segment_states(problem, inputs)
         sums = x.new_empty(problem.axes, *x.shape, dtype=torch.float32)
         tile = problem.tile()
         _kernels().outputs_kernel[(problem.blocks(tile) * problem.segments * problem.b * problem.axes,)](
@@ -230,36 +212,26 @@ def _total(partial: Tensor, like: Tensor) -> Tensor:
     return (partial[0] if len(partial) == 1 else partial.sum(0)).to(like.dtype)
 
 
-def _states_shape(x: Tensor, dt_weight: Tensor, A: Tensor, directions: Sequence[int]) -> tuple[int, ...]:
-    return _Problem.of(x, dt_weight, A, directions).states_shape
+def _states_shape(inputs: ScanInputs, directions: Sequence[int]) -> tuple[int, ...]:
+    return _Problem.of(inputs, directions).states_shape
 
 
-def _backward(
-    grad_y: Tensor,
-    x: Tensor,
-    x_dbl: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    states: Tensor,
-    directions: Sequence[int],
-) -> tuple[Tensor, ...]:
-    inputs = tuple(t.contiguous() for t in (x, x_dbl, dt_weight, dt_bias, A, D))
+def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Sequence[int]) -> ScanInputs:
+    inputs = ScanInputs(*(t.contiguous() for t in inputs))
     x, x_dbl, dt_weight, dt_bias, A, D = inputs
     grad_y = grad_y.contiguous()
-    problem = _Problem.of(x, dt_weight, A, directions)
+    problem = _Problem.of(inputs, directions)
     if not x.numel():
-        return tuple(torch.zeros_like(t) for t in inputs)
+        return ScanInputs(*(torch.zeros_like(t) for t in inputs))
 
     def partial(*shape: int) -> Tensor:
         return x.new_empty(*shape, dtype=torch.float32)
 
     with _on_device_of(x):
-        before = states if states.numel() else _segment_states(problem, *inputs[:5])
+        before = states if states.numel() else _segment_states(problem, inputs)
         segments, sizes = problem.segments, problem.scan_sizes()
         b, K, d = problem.b, problem.K, problem.d
-        borders, handed = partial(b, K, segments, CHUNKS, problem.N, d), partial(*problem.states_shape)
+        borders, handed = partial(b, K, segments, SEGMENT_CHUNKS, problem.N, d), partial(*problem.states_shape)
         delta_sum = partial(b, K, segments, d)
         tile = problem.tile()
         _kernels().chunk_states_kernel[(problem.blocks(tile) * segments * b * K,)](
@@ -278,7 +250,7 @@ def _backward(
             x, x_dbl, grad_y, dt_weight, dt_bias, A, D, borders, received, *sums,
             problem.h, problem.w, segments, b, d, AXES=problem.axes, **sizes, **tile, **ONE_WARP,
         )  # fmt: skip
-    return tuple(_total(gradient, t) for gradient, t in zip(sums, inputs, strict=True))
+    return ScanInputs(*(_total(gradient, t) for gradient, t in zip(sums, inputs, strict=True)))
 
 
 # On CPUs in Triton's interpreter only.
