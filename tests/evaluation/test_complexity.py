@@ -149,7 +149,7 @@ def test_table_quotes_the_published_beside_the_measured() -> None:
     assert set(PRESETS) >= {row.name for row in rows}
 
 
-PROFILE = Path(__file__).resolve().parents[1] / 'benchmarks' / 'results' / 'profile.md'
+PROFILE = Path(__file__).resolve().parents[2] / 'benchmarks' / 'results' / 'profile.md'
 
 
 def _profiled() -> dict[str, dict[str, str]]:
