@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import nearest
 from .keys import KeysRead, Path, keys_read_by, uses
@@ -34,27 +34,58 @@ TEXT = {'name', 'suffix', 'project', 'resume_id', 'filename_tmpl'}
 _NUMBER = re.compile(r'([-+]?)(\d+\.?\d*|\.\d+)(?:[eE]([-+]?\d+))?')
 
 
-def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: type(v) is int and v >= least, f'a whole number from {least} up'
+class Rule(NamedTuple):
+    """What a value must be.
+
+    Attributes:
+        fits: whether a value does.
+        what: the same in words.
+        schema: the same as a JSON schema.
+    """
+
+    fits: Callable[[Any], bool]
+    what: str
+    schema: Mapping[str, Any]
 
 
-def _count(least: int) -> tuple[Callable[[Any], bool], str]:
+def _whole(least: int) -> Rule:
+    schema = {'type': 'integer', 'minimum': least}
+    return Rule(lambda v: type(v) is int and v >= least, f'a whole number from {least} up', schema)
+
+
+def _count(least: int) -> Rule:
     """As `_whole`; `!!float 3e5` is one as well."""
-    return lambda v: type(v) in (int, float) and v >= least and v == int(v), f'a whole number from {least} up'
+    return _whole(least)._replace(fits=lambda v: type(v) in (int, float) and v >= least and v == int(v))
 
 
-def _or_none(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: v is None or rule[0](v), rule[1]
+def _or_none(rule: Rule) -> Rule:
+    kinds = [rule.schema['type'], 'null']
+    return Rule(lambda v: v is None or rule.fits(v), rule.what, {**rule.schema, 'type': kinds})
 
 
-_SHARE = (lambda v: type(v) in (int, float) and 0 <= v < 1, 'a number from 0 to below 1')
-_FLAG = (lambda v: isinstance(v, bool), 'true or false')
-_TEXT = (lambda v: isinstance(v, str) and v != '', 'text, in quotes where it looks like a number')
-_SECTION = (lambda v: isinstance(v, Mapping), 'a section')
-VALUES: dict[Path, tuple[Callable[[Any], bool], str]] = {
+_SHARE = Rule(
+    lambda v: type(v) in (int, float) and 0 <= v < 1,
+    'a number from 0 to below 1',
+    {'type': 'number', 'minimum': 0, 'exclusiveMaximum': 1},
+)
+_POSITIVE = Rule(
+    lambda v: type(v) in (int, float) and v > 0, 'a number above 0', {'type': 'number', 'exclusiveMinimum': 0}
+)
+_FLAG = Rule(lambda v: isinstance(v, bool), 'true or false', {'type': 'boolean'})
+_TEXT = Rule(
+    lambda v: isinstance(v, str) and v != '',
+    'text, in quotes where it looks like a number',
+    {'type': 'string', 'minLength': 1},
+)
+_SECTION = Rule(lambda v: isinstance(v, Mapping), 'a section', {'type': 'object'})
+VALUES: dict[Path, Rule] = {
     ('name',): _TEXT,
     ('scale',): _whole(1),
-    ('num_gpu',): (lambda v: v == 'auto' or (type(v) is int and v >= 0), "'auto' or a whole number from 0 up"),
+    ('num_gpu',): Rule(
+        lambda v: v == 'auto' or (type(v) is int and v >= 0),
+        "'auto' or a whole number from 0 up",
+        {'anyOf': [{'const': 'auto'}, {'type': 'integer', 'minimum': 0}]},
+    ),
     ('manual_seed',): _or_none(_whole(0)),
     ('train', 'total_iter'): _count(1),
     ('train', 'warmup_iter'): _count(-1),
@@ -77,7 +108,7 @@ VALUES: dict[Path, tuple[Callable[[Any], bool], str]] = {
     ('datasets', '*', 'batch_size_per_gpu'): _whole(1),
     ('datasets', '*', 'num_worker_per_gpu'): _whole(0),
     ('datasets', '*', 'gt_size'): _or_none(_whole(1)),
-    ('datasets', '*', 'dataset_enlarge_ratio'): (lambda v: type(v) in (int, float) and v > 0, 'a number above 0'),
+    ('datasets', '*', 'dataset_enlarge_ratio'): _POSITIVE,
     ('datasets', '*', 'use_hflip'): _FLAG,
     ('datasets', '*', 'use_rot'): _FLAG,
 }
@@ -91,10 +122,10 @@ def check_sections(options: Options, training: bool, report: Report) -> tuple[Ke
         The keys that pipeline and model read, and whether these are all of them.
     """
     _check_numbers(options, (), report)
-    for path, (fits, what) in VALUES.items():
+    for path, rule in VALUES.items():
         for place, value in _at(options, path):
-            if not fits(value) and not _looks_like_number(place[-1], value):
-                report.faults.append(f'{dotted(*place)} must be {what}, not {value!r}')
+            if not rule.fits(value) and not _looks_like_number(place[-1], value):
+                report.faults.append(f'{dotted(*place)} must be {rule.what}, not {value!r}')
     known, strict = _known_keys(options, training, report)
     _check_presence(options, training, known, report)
     check_keys(options, (), known, strict, report)
