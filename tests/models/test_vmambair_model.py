@@ -399,7 +399,7 @@ def test_everything_is_in_the_state(build, options):
 
 def test_a_resume_makes_up_for_the_validation_that_follows_a_save(build, options, monkeypatch):
     """BasicSR saves and then validates: the state of the best iteration does not know yet that it is the best."""
-    monkeypatch.setattr('vmambair_arch.models.vmambair_model.build_dataset', lambda section: Images((8, 8), (9, 9)))
+    monkeypatch.setattr('vmambair_arch.models.validation.build_dataset', lambda section: Images((8, 8), (9, 9)))
     model = build()
     train(model, 4)  # val_freq is 4
     model.save(0, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import replacing
@@ -98,3 +98,65 @@ def last_checkpoint(states: str | Path) -> str:
 def write_error(error: UserError, states: str | Path) -> UserError:
     """`error` of a failed save, with what is left and how to go on."""
     return UserError(f'{error}; {last_checkpoint(states)}: make room, then go on with --auto_resume', exit_code=1)
+
+
+class CheckpointFolder:
+    """The networks and states of one experiment: `models/net_<label>_<iteration>.pth`, `training_states/<it>.state`.
+
+    Args:
+        models, states: the two folders.
+        keep_last: number of states to keep; 0 keeps all.
+    """
+
+    def __init__(self, models: str | Path, states: str | Path, keep_last: int = 0) -> None:
+        self.models, self.states, self.keep_last = Path(models), Path(states), keep_last
+
+    def write(
+        self,
+        name: int | str,
+        networks: Mapping[str, Mapping[str, Any]],
+        state: Mapping[str, Any] | None = None,
+        spare: Collection[int] = (),
+    ) -> None:
+        """Networks first and the state last: where there is a state, its networks are whole. Then old ones go.
+
+        Args:
+            name: the iteration, or `latest`.
+            networks: the content of each file by label.
+            state: what goes into the training state; none is written where None.
+            spare: iterations whose networks stay, as those with the best metrics.
+
+        Raises:
+            UserError: something cannot be written (exit code 1), or a weight is not finite (3); earlier checkpoints
+                are as they were.
+        """
+        if bad := first_non_finite({f'net_{label}': content for label, content in networks.items()}):
+            left = last_checkpoint(self.states)
+            raise UserError(f'not saved: {bad} holds NaN or infinite values; {left}', exit_code=3)
+        try:
+            for label, content in networks.items():
+                write_checkpoint(self.models / f'net_{label}_{name}.pth', content)
+            if state is not None:
+                write_checkpoint(self.states / f'{name}.state', state)
+        except UserError as error:
+            raise write_error(error, self.states) from error
+        prune(self.models, self.states, self.keep_last, spare)
+
+
+def network_content(net: nn.Module, averaged: nn.Module | None = None) -> dict[str, Any]:
+    """What a file of a network holds: `params`, `params_ema` where weights are averaged, and what describes it.
+
+    Args:
+        net: without a wrapper of DistributedDataParallel.
+        averaged: the network of the averaged weights.
+    """
+    content: dict[str, Any] = {'params': _on_cpu(net.state_dict())}
+    if config := getattr(net, 'config', None):
+        content['vmambair'] = {'arch': net.arch, 'config': config}
+    if averaged is not None:
+        content['params_ema'] = _on_cpu(averaged.state_dict())
+    return content
+
+
+def _on_cpu(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in state_dict.items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from basicsr.data import build_dataset
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch.utils.data import DataLoader, Subset
@@ -18,6 +19,42 @@ if TYPE_CHECKING:
     from basicsr.models.sr_model import SRModel
 
 Scores = dict[str, float]
+
+
+class Schedule:
+    """Which validations are due, done and owed. A state is saved before the validation of its iteration.
+
+    Args:
+        opt: the parsed options, with the sections `val` and `datasets`.
+
+    Attributes:
+        resumed: data sets whose validation the resumed state owes.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self._val_freq: int = (opt.get('val') or {}).get('val_freq', 0)
+        self.sections: dict[str, dict[str, Any]] = {
+            section['name']: section for key, section in opt['datasets'].items() if key.startswith('val')
+        }
+        self._done: dict[str, int | str] = {}
+        self.resumed: list[str] = []
+
+    def done(self, name: str, iteration: int | str) -> None:
+        """The data set `name` was validated with the weights of `iteration`."""
+        self._done[name] = iteration
+
+    def owed(self, iteration: int) -> list[str]:
+        """The data sets whose validation at `iteration` is due and not done."""
+        if not self._val_freq or iteration % self._val_freq:
+            return []
+        return [name for name in self.sections if self._done.get(name) != iteration]
+
+    def loaders_to_make_up(self) -> Iterator[DataLoader]:
+        """Loaders of what the resumed state owes, each once."""
+        names, self.resumed = self.resumed, []
+        for name, section in self.sections.items():
+            if name in names:
+                yield DataLoader(build_dataset(section))
 
 
 def validate(model: SRModel, dataset: Any, current_iter: int | str, save_img: bool) -> Scores | None:

@@ -12,12 +12,10 @@ import signal
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.archs import build_network
-from basicsr.data import build_dataset
 from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
@@ -25,19 +23,18 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..inference.tiles import restore
 from ..ranks.distributed import barrier, gather
 from ..ranks.signals import StopRequest
-from . import checkpointing
 from .bad_steps import BadSteps, suspects
+from .checkpointing import CheckpointFolder, last_checkpoint, network_content
 from .lr_schedulers import build_scheduler
 from .optimizers import build_optimizer
 from .progress import ProgressBar
 from .rng import rng_state, set_rng_state, unchanged_rng
-from .validation import log_scores, validate
+from .validation import Schedule, log_scores, validate
 
 RESTORMER_CLIP = 0.01
 """Largest gradient norm under Restormer's `use_grad_clip: true`."""
@@ -101,11 +98,12 @@ class VmambaIRModel(SRModel):
         self.best_metric_results: dict[str, dict] = {}
         self.current_iter = 0
         self.stop = StopRequest()
-        self._stop_signal = 0
+        self.schedule = Schedule(self.opt)
+        path = self.opt['path']
+        keep_last = self.opt['logger'].get('keep_last', 0)
+        self.checkpoints = CheckpointFolder(path['models'], path['training_states'], keep_last)
         self._epoch = 0
         self._last_saved: tuple[int, list[str]] = (-1, [])
-        self._validated: dict[str, int] = {}
-        self._to_make_up: list[str] = []
         self._log_values: dict[str, float] = {}
         self._saved_rng: dict[str, Any] | None = None
         self._bar = ProgressBar(int(train['total_iter']), self.opt['rank'])
@@ -176,9 +174,9 @@ class VmambaIRModel(SRModel):
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Begins an iteration, the one place where the one before is complete, validation included: stops here."""
         self.stop.listen()
-        if self._to_make_up:
-            self._make_up_for_validation(current_iter - 1)
-        if self._stop_signal:
+        for loader in self.schedule.loaders_to_make_up():  # the weights are still those of the resumed iteration
+            self.validation(loader, current_iter - 1, None, self.opt['val'].get('save_img', False))
+        if self.stop.agreed:
             self._save_and_exit(current_iter - 1)
         if self._saved_rng is not None:
             # Only now: building the data loaders drew numbers that the uninterrupted run did not.
@@ -270,7 +268,7 @@ class VmambaIRModel(SRModel):
             self.bad_steps.add(
                 self.current_iter,
                 suspects(label, self.get_bare_model(net), batches, self.batch_keys, self.paths, logged),
-                checkpointing.last_checkpoint(self.opt['path']['training_states']),
+                last_checkpoint(self.checkpoints.states),
             )
         optimizer.zero_grad(set_to_none=True)
         return False
@@ -321,7 +319,7 @@ class VmambaIRModel(SRModel):
             shared[:-2] /= self.opt['world_size']
         *values, bad_ranks, stopped_ranks = shared.tolist()
         if stopped_ranks:
-            self._stop_signal = max(gather(self.stop.signal))
+            self.stop.agree()
         return dict(zip(logged, values, strict=True)), not bad_ranks
 
     # ------------------------------------------------------------ validation
@@ -333,10 +331,10 @@ class VmambaIRModel(SRModel):
             scores = validate(self, dataloader.dataset, current_iter, save_img)
         if scores is None:
             get_root_logger().warning(f'Validation {name} at {current_iter} is put off until the run goes on')
-            self._stop_signal = max(gather(self.stop.signal))
+            self.stop.agree()
             return
         if self.is_train:
-            self._validated[name] = current_iter
+            self.schedule.done(name, current_iter)
         if self.is_train and scores:
             self._initialize_best_metric_results(name)
             for metric, value in scores.items():
@@ -344,25 +342,6 @@ class VmambaIRModel(SRModel):
         if scores and self.opt['rank'] == 0:
             log_scores(self, scores, name, current_iter, tb_logger)
         barrier()
-
-    def _owed(self, iteration: int) -> list[str]:
-        """The data sets whose validation at `iteration` is due and not done: states are saved before it."""
-        options = self.opt.get('val')
-        if not options or iteration % options['val_freq']:
-            return []
-        return [name for name in self._validation_sets() if self._validated.get(name) != iteration]
-
-    def _validation_sets(self) -> dict[str, dict[str, Any]]:
-        """Their sections, by name."""
-        return {section['name']: section for key, section in self.opt['datasets'].items() if key.startswith('val')}
-
-    def _make_up_for_validation(self, iteration: int) -> None:
-        """Validate what the resumed state owes; the weights are still those of its iteration."""
-        names, self._to_make_up = self._to_make_up, []
-        for name, section in self._validation_sets().items():
-            if name in names:
-                loader = DataLoader(build_dataset(section))
-                self.validation(loader, iteration, None, self.opt['val'].get('save_img', False))
 
     @torch.no_grad()
     def test(self) -> None:
@@ -386,15 +365,11 @@ class VmambaIRModel(SRModel):
 
     def networks_to_save(self) -> dict[str, dict[str, Any]]:
         """The content of `net_<label>_<iteration>.pth` by label: `params`, and what else belongs to it."""
-        content = {}
-        for label in self.labels:
-            net = self.get_bare_model(self.net(label))
-            content[label] = {'params': _on_cpu(net.state_dict())}
-            if config := getattr(net, 'config', None):
-                content[label]['vmambair'] = {'arch': net.arch, 'config': config}
-        if self.ema_decay > 0:
-            content['g']['params_ema'] = _on_cpu(self.net_g_ema.state_dict())
-        return content
+        averaged = self.net_g_ema if self.ema_decay > 0 else None
+        return {
+            label: network_content(self.get_bare_model(self.net(label)), averaged if label == 'g' else None)
+            for label in self.labels
+        }
 
     def rank_state(self) -> dict[str, Any]:
         """What of the training state is each rank's own, in tensors and plain values: its random numbers."""
@@ -418,27 +393,12 @@ class VmambaIRModel(SRModel):
             self._bar.close()
             self.stop.leave()
         else:
-            self._epoch, self._last_saved = epoch, (current_iter, self._owed(current_iter))
+            self._epoch, self._last_saved = epoch, (current_iter, self.schedule.owed(current_iter))
         ranks = gather(self.rank_state()) if current_iter != -1 else []
         if self.opt['rank'] == 0:
-            self._write(current_iter, ranks)
-
-    def _write(self, current_iter: int, ranks: list[dict[str, Any]]) -> None:
-        models, states = Path(self.opt['path']['models']), Path(self.opt['path']['training_states'])
-        networks = self.networks_to_save()
-        if bad := checkpointing.first_non_finite({f'net_{label}': content for label, content in networks.items()}):
-            left = checkpointing.last_checkpoint(states)
-            raise UserError(f'not saved: {bad} holds NaN or infinite values; {left}', exit_code=3)
-        try:
-            for label, content in networks.items():
-                name = 'latest' if current_iter == -1 else current_iter
-                checkpointing.write_checkpoint(models / f'net_{label}_{name}.pth', content)
-            if current_iter != -1:
-                checkpointing.write_checkpoint(states / f'{current_iter}.state', self._state(current_iter, ranks))
-        except UserError as error:
-            raise checkpointing.write_error(error, states) from error
-        best = {record['iter'] for records in self.best_metric_results.values() for record in records.values()}
-        checkpointing.prune(models, states, self.opt['logger'].get('keep_last', 0), best)
+            state = self._state(current_iter, ranks) if current_iter != -1 else None
+            best = {record['iter'] for records in self.best_metric_results.values() for record in records.values()}
+            self.checkpoints.write('latest' if state is None else current_iter, self.networks_to_save(), state, best)
 
     def _state(self, current_iter: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -449,7 +409,7 @@ class VmambaIRModel(SRModel):
             'scaler': self.scaler.state_dict(),
             'best_metric_results': self.best_metric_results,
             'bad_steps': self.bad_steps.count,
-            'owed': self._owed(current_iter),
+            'owed': self.schedule.owed(current_iter),
             'ranks': ranks,
         }
 
@@ -475,7 +435,7 @@ class VmambaIRModel(SRModel):
             self.scaler.load_state_dict(resume_state['scaler'])
         self.best_metric_results = resume_state.get('best_metric_results', {})
         self.bad_steps.count = resume_state.get('bad_steps', 0)
-        self._to_make_up = resume_state.get('owed', [])
+        self.schedule.resumed = resume_state.get('owed', [])
         ranks = resume_state.get('ranks', [])
         if len(ranks) == self.opt['world_size']:
             self.load_rank_state(ranks[self.opt['rank']])
@@ -486,18 +446,14 @@ class VmambaIRModel(SRModel):
             )
 
     def _save_and_exit(self, iteration: int) -> None:
-        name = signal.Signals(self._stop_signal).name
-        if (iteration, self._owed(iteration)) != self._last_saved:
+        name = signal.Signals(self.stop.agreed).name
+        if (iteration, self.schedule.owed(iteration)) != self._last_saved:
             self.save(self._epoch, iteration)
         get_root_logger().info(f'{name}: saved iteration {iteration}; go on with --auto_resume')
         self._bar.close()
         barrier()  # a launcher ends all ranks as soon as one has gone, even one that is still saving
-        raise SystemExit(128 + self._stop_signal)
+        raise SystemExit(128 + self.stop.agreed)
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != 'params'}
-
-
-def _on_cpu(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in state_dict.items()}

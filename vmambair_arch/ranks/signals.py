@@ -8,6 +8,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from .distributed import gather
+
 _PATIENCE = 3
 
 
@@ -18,10 +20,12 @@ class StopRequest:
 
     Attributes:
         signal: its number; 0 while there was none.
+        agreed: the number by which all ranks stop after this iteration; 0 while they go on.
     """
 
     def __init__(self) -> None:
         self.signal = 0
+        self.agreed = 0
         self._count = 0
         self._previous: dict[int, Any] = {}
 
@@ -31,6 +35,10 @@ class StopRequest:
             return
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._remember)
+
+    def agree(self) -> None:
+        """All ranks call this together, once one of them was asked to stop: they must save the same iteration."""
+        self.agreed = max(gather(self.signal))
 
     def leave(self) -> None:
         """Put back who listened before, and forget what was heard."""
