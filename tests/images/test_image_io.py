@@ -14,7 +14,7 @@ import pytest
 from PIL import ImageCms
 
 from vmambair_arch.errors import UserError
-from vmambair_arch.images import image_io
+from vmambair_arch.images import codecs, image_io
 from vmambair_arch.images.image_io import Image, decode_image, encode_image, from_pil, read_image, to_pil, write_image
 
 ORIENTATION = 0x0112
@@ -254,7 +254,7 @@ def test_a_chunk_may_not_claim_four_gigabytes(monkeypatch):
     data = bytearray(encode_image(Image(np.full((64, 64, 3), 0.5, np.float32), bits=16), 'PNG'))
     data[33:37] = struct.pack('>I', 2**32 - 100)
     seen = []
-    monkeypatch.setattr(image_io.cv2, 'imdecode', lambda array, flags: seen.append(array.size))
+    monkeypatch.setattr(codecs.cv2, 'imdecode', lambda array, flags: seen.append(array.size))
     with pytest.raises(UserError, match='damaged'):
         decode_image(bytes(data))
     assert not seen or max(seen) < 100

@@ -1,0 +1,103 @@
+"""What Pillow leaves to us: several channels of 16 bits, in PNG and TIFF."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import zlib
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import PIL.Image
+from PIL import TiffImagePlugin
+
+from .metadata import EXIF_START, ORIENTATION, exif_to_write, turn
+from .pixels import Image, from_array
+
+_PNG = b'\x89PNG\r\n\x1a\n'
+_ICC = 34675
+logger = logging.getLogger('vmambair_arch')
+
+
+def is_deep(source: PIL.Image.Image, data: bytes) -> bool:
+    """Whether the file has 16 bits a channel, whatever Pillow makes of it."""
+    if source.format == 'PNG':
+        return data[24] == 16
+    return source.format == 'TIFF' and set(source.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())) == {16}
+
+
+def decode_deep(data: bytes, source: PIL.Image.Image, orientation: int, name: str) -> Image | None:
+    """The image with all 16 bits, which Pillow cuts to 8 where there is more than one channel and OpenCV keeps.
+
+    None for a variant of the format that OpenCV does not know. Two decoders must agree on the upper 8 bits; that rules
+    out any doubt about channel order or orientation.
+    """
+    plain = _plain_png(data) if source.format == 'PNG' else data
+    deep = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
+    shallow = np.asarray(source)
+    if deep is not None and deep.dtype == np.uint16 and deep.ndim == 3:
+        deep = cv2.cvtColor(deep, cv2.COLOR_BGRA2RGBA if deep.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        if shallow.shape[-1] == 2:  # OpenCV has no grey with alpha
+            deep = deep[..., [0, -1]]
+        for pixels in (deep, turn(deep, orientation)):
+            if pixels.shape == shallow.shape and np.array_equal(pixels >> 8, shallow):
+                return replace(from_array(pixels), icc=source.info.get('icc_profile'))
+    if deep is None and source.format == 'PNG':  # of which OpenCV knows every variant
+        raise OSError('its data cannot be decoded')
+    logger.warning('%s: read with 8 of its 16 bits a channel; this variant of the format is not known', name)
+    return None
+
+
+def _plain_png(data: bytes) -> bytes:
+    """The header and the pixels alone: OpenCV makes room for what any chunk claims to hold, Pillow does not."""
+    chunks, at = [], len(_PNG)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from('>I', data, at)
+        kind, following = data[at + 4 : at + 8], at + 12 + length
+        if following <= len(data) and kind == (b'IDAT' if chunks else b'IHDR'):
+            chunks.append(data[at:following])
+        at = following
+    return _PNG + b''.join(chunks) + _png_chunk(b'IEND', b'')
+
+
+def encode_png16(pixels: np.ndarray, image: Image) -> bytes:
+    """16 bits and several channels: OpenCV writes the pixels, profile and EXIF go in as chunks behind the header."""
+    order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    png = cv2.imencode('.png', cv2.cvtColor(pixels, order))[1].tobytes()
+    chunks = b''
+    if image.icc:
+        chunks += _png_chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(image.icc))
+    if exif := exif_to_write(image):
+        chunks += _png_chunk(b'eXIf', exif.removeprefix(EXIF_START))
+    header = len(_PNG) + 25  # and IHDR
+    return png[:header] + chunks + png[header:]
+
+
+def encode_tiff16(pixels: np.ndarray, image: Image) -> bytes:
+    """16 bits and several channels: a directory that Pillow writes and one deflated strip (TIFF 6.0, section 2)."""
+    height, width, channels = pixels.shape
+    strip = zlib.compress(pixels.astype('<u2').tobytes())
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    directory[TiffImagePlugin.IMAGEWIDTH] = width
+    directory[TiffImagePlugin.IMAGELENGTH] = height
+    directory[TiffImagePlugin.BITSPERSAMPLE] = (16,) * channels
+    directory[TiffImagePlugin.COMPRESSION] = 8  # deflate
+    directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 2  # RGB
+    directory[TiffImagePlugin.SAMPLESPERPIXEL] = channels
+    directory[TiffImagePlugin.ROWSPERSTRIP] = height
+    directory[TiffImagePlugin.STRIPBYTECOUNTS] = len(strip)
+    directory[ORIENTATION] = image.orientation
+    if channels == 4:
+        directory[TiffImagePlugin.EXTRASAMPLES] = 2  # alpha, not premultiplied
+    if image.icc:
+        directory[_ICC] = image.icc
+    directory[TiffImagePlugin.STRIPOFFSETS] = 0  # behind the directory, which Pillow adds
+    buffer = io.BytesIO()
+    directory.save(buffer)
+    return buffer.getvalue() + strip
+
+
+def _png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))

@@ -1,0 +1,123 @@
+"""Decoded pictures: RGB float32 0..1, to and from arrays and Pillow images."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+
+import numpy as np
+import PIL.Image
+from PIL import ImageCms
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Image:
+    """A decoded picture and what must not get lost on the way back into a file.
+
+    Attributes:
+        rgb: (h, w, 3) float32 in 0..1, upright.
+        alpha: (h, w) float32 in 0..1, upright; None where there is none.
+        grey: written back with one channel.
+        bits: 8 or 16 a channel.
+        icc: the embedded ICC profile.
+        exif: the EXIF block as it was, orientation tag included.
+        orientation: that tag, 1 to 8; 1 is upright.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None = None
+    grey: bool = False
+    bits: int = 8
+    icc: bytes | None = None
+    exif: bytes | None = None
+    orientation: int = 1
+
+
+def from_pil(source: PIL.Image.Image) -> Image:
+    """A Pillow image of any mode but LAB, HSV and F, as it lies (an orientation tag is not applied).
+
+    Raises:
+        UserError: a mode that has no meaning as a picture here.
+    """
+    icc = source.info.get('icc_profile')
+    mode = source.mode
+    if mode.startswith('I'):
+        values = np.asarray(source).astype(np.int64)
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise UserError('32-bit integer images are not supported; convert it to 16 or 8 bits a channel')
+        return replace(from_array(values.astype(np.uint16)), icc=icc)
+    if mode in ('F', 'LAB', 'HSV'):
+        raise UserError(f'{mode} images are not supported; convert it to RGB with 8 or 16 bits a channel')
+    if mode == 'CMYK':
+        source, icc = _cmyk_to_rgb(source, icc), None
+        mode = 'RGB'
+    grey = mode in ('1', 'L', 'LA', 'La')
+    transparent = source.has_transparency_data
+    mode = ('LA' if transparent else 'L') if grey else ('RGBA' if transparent else 'RGB')
+    return replace(from_array(np.asarray(source.convert(mode))), icc=icc)
+
+
+def to_pil(image: Image) -> PIL.Image.Image:
+    """The upright Pillow image of mode L, LA, RGB or RGBA with 8 bits a channel, or I;16 for 16-bit grey."""
+    deep = image.bits == 16 and image.grey and image.alpha is None
+    result = PIL.Image.fromarray(to_array(image, np.uint16 if deep else np.uint8))
+    if image.icc:
+        result.info['icc_profile'] = image.icc
+    return result
+
+
+def from_array(array: np.ndarray) -> Image:
+    """An array as an image.
+
+    Args:
+        array: (h, w), or (h, w, c) with c = 1 grey, 2 grey and alpha, 3 RGB (not OpenCV's BGR), 4 RGB and alpha;
+            uint8, uint16 or floating point in 0..1.
+
+    Raises:
+        UserError: another shape or type, or no pixels.
+    """
+    channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
+    if channels not in (1, 2, 3, 4) or array.size == 0:
+        raise UserError(f'an image must be (h, w) or (h, w, 1 to 4) with pixels in it, got {array.shape}')
+    if array.dtype in (np.uint8, np.uint16):
+        values = array.astype(np.float32) / np.iinfo(array.dtype).max
+    elif np.issubdtype(array.dtype, np.floating):
+        values = array.astype(np.float32)
+    else:
+        raise UserError(f'an image must be uint8, uint16 or floating point in 0..1, got {array.dtype}')
+    values = values.reshape(*array.shape[:2], channels)
+    grey = channels < 3
+    return Image(
+        rgb=np.repeat(values[..., :1], 3, axis=2) if grey else np.ascontiguousarray(values[..., :3]),
+        alpha=np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None,
+        grey=grey,
+        bits=8 if array.dtype == np.uint8 else 16,
+    )
+
+
+def to_array(image: Image, dtype: type = np.float32) -> np.ndarray:
+    """(h, w) for grey, else (h, w, c) with c = 2 grey and alpha, 3 RGB, 4 RGB and alpha; upright.
+
+    Values are clipped to 0..1, and for an integer `dtype` rounded to its levels.
+    """
+    values = image.rgb.mean(axis=2, keepdims=True) if image.grey else image.rgb
+    if image.alpha is not None:
+        values = np.concatenate([values, image.alpha[..., None]], axis=2)
+    values = np.clip(values, 0, 1)
+    if np.issubdtype(dtype, np.integer):
+        values = np.rint(values * np.iinfo(dtype).max)
+    values = values.astype(dtype)
+    return values[..., 0] if values.shape[2] == 1 else values
+
+
+def _cmyk_to_rgb(source: PIL.Image.Image, icc: bytes | None) -> PIL.Image.Image:
+    if icc:
+        try:
+            return ImageCms.profileToProfile(
+                source, ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile('sRGB'), outputMode='RGB'
+            )
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a profile that is damaged or not for CMYK says nothing
+    return source.convert('RGB')
