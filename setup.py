@@ -70,7 +70,7 @@ setup(
     # The option files live at the top of the checkout, where people look for them, and travel inside the package.
     packages=[*find_packages(include=['vmambair_arch*', 'realesrgan_pipeline*']), 'vmambair_arch.options'],
     package_dir={'vmambair_arch.options': 'options'},
-    package_data={'vmambair_arch': ['weights/*', 'ops/csrc/*'], 'vmambair_arch.options': ['*.yml']},
+    package_data={'vmambair_arch': ['weights/*', 'ops/csrc/*'], 'vmambair_arch.options': ['*.yml', 'schema.json']},
     ext_modules=[] if sys.platform == 'win32' else [KERNELS],  # written for gcc and clang
     cmdclass={'build_ext': BuildKernels},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},  # the library knows no Python: one wheel for every version
@@ -80,7 +80,7 @@ setup(
         'pyiqa': ['pyiqa'],
         'web': ['gradio>=6'],
         'export': ['onnx', 'onnxruntime'],
-        'test': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff'],
+        'test': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff', 'jsonschema'],
     },
     entry_points={'console_scripts': ['vmambair=vmambair_arch.cli:main']},
 )

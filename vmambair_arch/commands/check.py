@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from ..plugin import launch
 
 EXAMPLES = ('vmambair check -opt options/train_derain.yml',)
 
 
+class _PrintSchema(argparse.Action):
+    """Like `--version`: prints, and needs no other argument."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        launch.import_basicsr()
+        from ..preflight import schema
+
+        print(schema.text(), end='')
+        parser.exit()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     launch.add_arguments(parser)
+    text = 'print the JSON schema of option files, for editors, and end'
+    parser.add_argument('--schema', action=_PrintSchema, nargs=0, help=text)
 
 
 def run(args: argparse.Namespace) -> int:
