@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,20 @@ Shape = Sequence[int | str]
 
 OLDEST_OPSET, DEFAULT_OPSET, NEWEST_OPSET = 13, 17, 25
 """Opsets a graph can be written for. The default is read by onnxruntime 1.12, OpenVINO 2023 and TensorRT 8.6 on."""
+
+
+class Elements(NamedTuple):
+    """What a loop runs over.
+
+    Attributes:
+        values: the elements along the first axis.
+        shape: of one element.
+        reverse: from the last to the first.
+    """
+
+    values: Value
+    shape: Shape
+    reverse: bool = False
 
 
 class Graph:
@@ -150,18 +164,16 @@ class Graph:
         self,
         step: Callable[[Graph, list[Value], list[Value]], tuple[list[Value], list[Value]]],
         states: Sequence[tuple[Value, Shape]],
-        sequences: Sequence[tuple[Value, Shape]],
-        outputs: int,
-        reverse: bool = False,
+        sequences: Sequence[Elements],
+        outputs: Sequence[bool],
     ) -> tuple[list[Value], list[Value]]:
         """A loop over the first axis of sequences.
 
         Args:
             step: (body, states, elements) -> new states and what is read at this step.
             states: before the first step, with their shapes.
-            sequences: all of one length, with the shapes of their elements.
-            outputs: how many values `step` reads.
-            reverse: from the last element to the first; what is read stays in place.
+            sequences: all of one length.
+            outputs: for each value that `step` reads, whether it is stacked from the last to the first.
 
         Returns:
             The states after the last step, and what was read, stacked along the first axis.
@@ -171,7 +183,8 @@ class Graph:
         body = Graph(self.opset, self.half, self)
         state_names = [self.name('state') for _ in states]
         elements = [self.name('element') for _ in sequences]
-        # A body may not give out what it took in, nor the same value twice.
+        shapes = [shape for _, shape in states] + [sequence.shape for sequence in sequences]
+        # A body may not give out what it took in.
         new_states, read = step(body, state_names, elements)
         given = [body.op('Identity', v) if v in state_names + elements else v for v in [*new_states, *read]]
         graph = helper.make_graph(
@@ -179,14 +192,15 @@ class Graph:
             self.name('step'),
             [
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-                for name, (_, shape) in zip(state_names + elements, [*states, *sequences], strict=True)
+                for name, shape in zip(state_names + elements, shapes, strict=True)
             ],
             [helper.make_tensor_value_info(v, TensorProto.FLOAT, None) for v in given],
             body.initializers,
         )
         results = self.split(
-            'Scan', *(v for v, _ in [*states, *sequences]), outputs=len(states) + outputs, body=graph,
-            num_scan_inputs=len(sequences),
-            scan_input_directions=[int(reverse)] * len(sequences), scan_output_directions=[int(reverse)] * outputs,
+            'Scan', *(v for v, _ in states), *(s.values for s in sequences), outputs=len(states) + len(outputs),
+            body=graph, num_scan_inputs=len(sequences),
+            scan_input_directions=[int(s.reverse) for s in sequences],
+            scan_output_directions=[int(reverse) for reverse in outputs],
         )  # fmt: skip
         return results[: len(states)], results[len(states) :]

@@ -101,11 +101,17 @@ def _layer(g: Graph, x: Value, layer: nn.Conv2d) -> Value:
 
 
 def _standardised(g: Graph, x: Value, norm: LayerNorm) -> Value:
-    """LayerNorm over the channels of a map (b, c, h, w), without its affine part."""
-    centred = g.op('Sub', x, g.mean(x, 1))
-    variance = g.mean(g.op('Mul', centred, centred), 1)
+    """LayerNorm over the channels of a map (b, c, h, w), without its affine part.
+
+    The means are products with a row of 1/c: a tenth of the time of onnxruntime's ReduceMean over an axis in between.
+    """
+    c = len(norm.body.weight)
+    mean = g.constant(np.full((1, c), 1 / c))
+    flat = g.reshape(x, 0, c, -1)
+    centred = g.op('Sub', flat, g.op('MatMul', mean, flat))
+    variance = g.op('MatMul', mean, g.op('Mul', centred, centred))
     deviation = g.op('Sqrt', g.op('Add', variance, g.constant(norm.eps)))
-    return g.op('Div', x if norm.bias_free else centred, deviation)
+    return g.op('Reshape', g.op('Div', flat if norm.bias_free else centred, deviation), g.op('Shape', x))
 
 
 def _norm(g: Graph, x: Value, norm: LayerNorm) -> Value:

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .onnx_graph import Graph, Value
+from .onnx_graph import Elements, Graph, Value
 
 Floats = npt.NDArray[np.float32]
 
-STEP_ELEMENTS = 1 << 17
+STEP_ELEMENTS = 1 << 16
 """Elements of the states that a step advances: a few such arrays fit a second-level cache."""
 FEWEST_CHUNKS, MOST_CHUNKS = 32, 128
 
@@ -56,6 +56,12 @@ class Weights:
     def at(self, directions: slice) -> Weights:
         return Weights(self.project[directions], self.bias[directions], self.A[directions])
 
+    def filled(self, G: int) -> Weights:
+        """With directions that read nothing, up to G."""
+        more = G - len(self.A)
+        project, bias, A = (np.pad(a, [(0, more)] + [(0, 0)] * (a.ndim - 1)) for a in (self.project, self.bias, self.A))
+        return Weights(project, bias, A)
+
     @property
     def d(self) -> int:
         return self.A.shape[1]
@@ -87,17 +93,10 @@ def plane_scan(g: Graph, x: Value, weights: Weights, skip: Floats) -> Value:
     u = g.op('Pad', u, g.shape(0, 0, 0, 0, 0, 0, 0, pad))
     u = g.transpose(g.reshape(u, batch, G, d, P, steps), 4, 0, 1, 2, 3)
 
-    y = _chunked(g, u, weights.at(slice(0, G)), P, None, reverse=False)
+    ways = [weights.at(slice(0, G))]
     if K > G:
-        back = u
-        if K - G < G:
-            back, y_back = (g.slice(v, g.ints(0), g.ints(K - G), axis=2) for v in (u, y))
-            rest = g.slice(y, g.ints(K - G), g.ints(G), axis=2)
-            y = g.op('Concat', _chunked(g, back, weights.at(slice(G, K)), P, y_back, reverse=True), rest, axis=2)
-        else:
-            y = _chunked(g, back, weights.at(slice(G, K)), P, y, reverse=True)
-
-    y = g.reshape(g.transpose(y, 1, 2, 3, 4, 0), batch, G, d, -1)
+        ways.append(weights.at(slice(G, K)).filled(G))
+    y = g.reshape(g.transpose(_chunked(g, u, ways, P), 1, 2, 3, 4, 0), batch, G, d, -1)
     y = g.slice(y, g.ints(0), length, axis=3)
     total = g.op('Mul', x, g.weight(skip.sum(0).reshape(d, 1, 1)))
     for order, part in enumerate(g.parts(y, [1] * G, axis=1) if G > 1 else [y]):
@@ -117,43 +116,66 @@ def chunks(states: int) -> int:
     return P
 
 
-def _chunked(g: Graph, u: Value, weights: Weights, P: int, y_before: Value | None, reverse: bool) -> Value:
-    """Both passes over u (T, b, G, d, P). Returns y (T, b, G, d, P), added to `y_before`."""
-    G, d, N = weights.A.shape
+def _chunked(g: Graph, u: Value, ways: list[Weights], P: int) -> Value:
+    """Both passes over u (T, b, G, d, P), forward and, with two `ways`, backward. Returns y (T, b, G, d, P)."""
+    G, d, N = ways[0].A.shape
     batch = g.side(u, 1)
+    pixels, states, shared = ('batch', G, d, P), (N, 'batch', G, d, P), (N, 'batch', G, 1, P)
     # Written out for every chunk: the product with delta then runs over arrays of one shape.
     everywhere = (N, 1, G, d, P)
-    pixels, states, shared = ('batch', G, d, P), (N, 'batch', G, d, P), (N, 'batch', G, 1, P)
 
     def add_up(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
         (u_t,) = elements
-        delta, B, C = _project(body, u_t, weights)
-        state = _advance(body, before[0], _decays(body, weights, everywhere), delta, body.op('Mul', delta, u_t), B)
-        return [state, body.op('Add', before[1], delta)], [delta, B, C]
+        deltas, Bs, Cs = _project(body, u_t, ways)
+        after = []
+        for k, (delta, B) in enumerate(zip(deltas, Bs, strict=True)):
+            added, sum_delta = before[2 * k : 2 * k + 2]
+            A, write = _decays(body, ways[k], everywhere), body.op('Mul', delta, u_t)
+            if k == 0:
+                added = _advance(body, added, A, delta, write, B)
+            else:
+                # Backward, a pixel comes before those that the loop has passed, and decays over all of them.
+                decay = body.op('Exp', body.op('Mul', sum_delta, A))
+                added = body.op('Add', added, body.op('Mul', decay, body.op('Mul', write, B)))
+            after += [added, body.op('Add', sum_delta, delta)]
+        return after, [*deltas, *Bs, *Cs]
 
     empty = g.op('Expand', g.constant(0.0), g.shape(N, batch, G, d, P))
     none = g.op('Expand', g.constant(0.0), g.shape(batch, G, d, P))
-    (added, sum_delta), (delta, B, C) = g.scan(add_up, [(empty, states), (none, pixels)], [(u, pixels)], 3, reverse)
+    n = len(ways)
+    sums, per_pixel = g.scan(add_up, [(empty, states), (none, pixels)] * n, [Elements(u, pixels)], [False] * 3 * n)
 
     def hand_on(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
-        decay_p, added_p = elements
-        return [body.op('Add', body.op('Mul', decay_p, before[0]), added_p)], [before[0]]
+        after = [
+            body.op('Add', body.op('Mul', decay_p, state), added_p)
+            for state, decay_p, added_p in zip(before, elements[::2], elements[1::2], strict=True)
+        ]
+        return after, before
 
-    decay = g.op('Exp', g.op('Mul', sum_delta, _decays(g, weights, everywhere)))
-    decay, added = (g.transpose(v, 4, 0, 1, 2, 3) for v in (decay, added))
+    decays_and_sums = []
+    for k, way in enumerate(ways):
+        decay = g.op('Exp', g.op('Mul', sums[2 * k + 1], _decays(g, way, everywhere)))
+        for values in (decay, sums[2 * k]):
+            decays_and_sums.append(Elements(g.transpose(values, 4, 0, 1, 2, 3), states[:4], k == 1))
     none = g.op('Expand', g.constant(0.0), g.shape(N, batch, G, d))
-    _, (before,) = g.scan(hand_on, [(none, states[:4])], [(decay, states[:4]), (added, states[:4])], 1, reverse)
+    _, befores = g.scan(hand_on, [(none, states[:4])] * n, decays_and_sums, [False, True][:n])
 
     def read(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
-        u_t, delta_t, B_t, C_t, *y_t = elements
-        write = body.op('Mul', delta_t, u_t)
-        state = _advance(body, before[0], _decays(body, weights, everywhere), delta_t, write, B_t)
-        y = _read(body, state, C_t, N, (-1, G, d, P))
-        return [state], [body.op('Add', y, y_t[0]) if y_t else y]
+        after, ys = [], []
+        for k, way in enumerate(ways):
+            u_t, delta, B, C = elements[4 * k : 4 * k + 4]
+            A = _decays(body, way, everywhere)
+            after.append(_advance(body, before[k], A, delta, body.op('Mul', delta, u_t), B))
+            ys.append(_read(body, after[k], C, N, (-1, G, d, P)))
+        return after, ys
 
-    sequences = [(u, pixels), (delta, pixels), (B, shared), (C, shared)] + ([(y_before, pixels)] if y_before else [])
-    _, (y,) = g.scan(read, [(g.transpose(before, 1, 2, 3, 4, 0), states)], sequences, 1, reverse)
-    return y
+    elements = []
+    for k in range(n):
+        elements += [Elements(values, pixels, k == 1) for values in (u, per_pixel[k])]
+        elements += [Elements(values, shared, k == 1) for values in (per_pixel[n + k], per_pixel[2 * n + k])]
+    starts = [(g.transpose(before, 1, 2, 3, 4, 0), states) for before in befores]
+    _, ys = g.scan(read, starts, elements, [False, True][:n])
+    return g.op('Add', *ys) if n == 2 else ys[0]
 
 
 def _decays(g: Graph, weights: Weights, shape: tuple[int, ...]) -> Value:
@@ -162,12 +184,16 @@ def _decays(g: Graph, weights: Weights, shape: tuple[int, ...]) -> Value:
     return g.op('Expand', A, g.ints(*shape)) if shape[-1] > 1 else A
 
 
-def _project(g: Graph, u: Value, weights: Weights) -> tuple[Value, Value, Value]:
-    """u (b, G, d, P) -> delta (b, G, d, P), B and C (N, b, G, 1, P)."""
-    d, N = weights.d, weights.N
-    delta, B, C = g.parts(g.op('MatMul', g.weight(weights.project), u), [d, N, N], axis=2)
-    B, C = (g.unsqueeze(g.transpose(v, 2, 0, 1, 3), 3) for v in (B, C))
-    return g.softplus(g.op('Add', delta, g.constant(weights.bias[..., None]))), B, C
+def _project(g: Graph, u: Value, ways: list[Weights]) -> tuple[list[Value], list[Value], list[Value]]:
+    """u (b, G, d, P) -> delta (b, G, d, P), B and C (N, b, G, 1, P) of each way, by one product for all."""
+    d, N, n = ways[0].d, ways[0].N, len(ways)
+    cuts = (slice(0, d), slice(d, d + N), slice(d + N, None))
+    weight = np.concatenate([way.project[:, cut] for cut in cuts for way in ways], 1)
+    bias = np.concatenate([way.bias for way in ways], 1)[..., None]
+    deltas, shared = g.parts(g.op('MatMul', g.weight(weight), u), [d * n, 2 * N * n], axis=2)
+    deltas = g.softplus(g.op('Add', deltas, g.constant(bias)))
+    shared = g.parts(g.unsqueeze(g.transpose(shared, 2, 0, 1, 3), 3), [N] * 2 * n, axis=0)
+    return g.parts(deltas, [d] * n, axis=2) if n > 1 else [deltas], shared[:n], shared[n:]
 
 
 def _advance(g: Graph, state: Value, A: Value, delta: Value, write: Value, B: Value) -> Value:
@@ -206,13 +232,14 @@ def sequence_scan(g: Graph, u: Value, weights: Weights, skip: Floats) -> Value:
             body: Graph, before: list[Value], elements: list[Value], one: Weights = one
         ) -> tuple[list[Value], list[Value]]:
             u_t, y_t = elements
-            delta, B, C = _project(body, u_t, one)
+            (delta,), (B,), (C,) = _project(body, u_t, [one])
             A = _decays(body, one, (N, 1, 1, d, 1))
             state = _advance(body, before[0], A, delta, body.op('Mul', delta, u_t), B)
             return [state], [body.op('Add', y_t, _read(body, state, C, N, (1, 1, d, -1)))]
 
         empty = g.op('Expand', g.constant(0.0), g.shape(N, 1, 1, d, P))
-        _, (y,) = g.scan(step, [(empty, (N, *pixels))], [(u, pixels), (y, pixels)], 1, reverse=k == 1)
+        sequences = [Elements(values, pixels, k == 1) for values in (u, y)]
+        _, (y,) = g.scan(step, [(empty, (N, *pixels))], sequences, [k == 1])
     return y
 
 
