@@ -37,7 +37,7 @@ class BuildKernels(build_ext):
 CSRC = 'vmambair_arch/ops/csrc'
 KERNELS = Extension(
     'vmambair_arch.ops._kernels',
-    sources=[f'{CSRC}/{name}.c' for name in ('scan', 'depthwise', 'avx512', 'avx2', 'neon', 'portable')],
+    sources=[f'{CSRC}/{name}.c' for name in ('scan', 'depthwise', 'onnxruntime', 'avx512', 'avx2', 'neon', 'portable')],
     depends=[
         f'{CSRC}/{name}.h' for name in ('scan', 'scan_worker', 'depthwise', 'depthwise_worker', 'parallel', 'vec')
     ],

@@ -13,6 +13,7 @@ from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.errors import UserError
 from vmambair_arch.inference.export import SMALLEST, export
 from vmambair_arch.inference.onnx_graph import NEWEST_OPSET, OLDEST_OPSET
+from vmambair_arch.ops import c_library
 
 SIZES = ((SMALLEST, SMALLEST), (27, 40), (64, 33))
 FORMS = {
@@ -52,9 +53,14 @@ def of_form(name):
     return network
 
 
-def opened(path):
+def opened(path, with_kernel=False):
     onnxruntime = pytest.importorskip('onnxruntime')
-    return onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    options = onnxruntime.SessionOptions()
+    if with_kernel:
+        if why := c_library.why_not():
+            pytest.skip(why)
+        options.register_custom_ops_library(str(c_library.LIBRARY))
+    return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
 
 
 def restored_by_torch(network, image):
@@ -62,8 +68,8 @@ def restored_by_torch(network, image):
         return network(image).clamp(0, 1).numpy()
 
 
-def check_onnx(network, path, sizes=SIZES, batches=(1,), limit=1e-4):
-    session = opened(path)
+def check_onnx(network, path, sizes=SIZES, batches=(1,), limit=1e-4, with_kernel=False):
+    session = opened(path, with_kernel)
     for size in sizes:
         for batch in batches:
             image = torch.rand(batch, network.config['inp_channels'], *size)
@@ -146,6 +152,44 @@ def test_steps_large_enough_to_forget_do_not_overflow(tmp_path, onnx):
     check_onnx(network, tmp_path / 'a.onnx', sizes=SIZES[1:2])
 
 
+@pytest.mark.parametrize('form', FORMS)
+def test_onnx_with_the_kernel_restores_the_same(tmp_path, onnx, form):
+    network = of_form(form)
+    export(network, tmp_path / 'a.onnx', kernel=True)
+    check_onnx(network, tmp_path / 'a.onnx', sizes=((1, 1), *SIZES[:2]), batches=(1, 3), with_kernel=True)
+
+
+def test_onnx_with_the_kernel_needs_its_library_and_says_so(tmp_path, onnx, capsys):
+    save_checkpoint(tmp_path / 'a.pth', of_form('scale 2'))
+    assert cli.main(['export', str(tmp_path / 'a.pth'), str(tmp_path / 'a.onnx'), '--kernel']) == 0
+    assert f'register_custom_ops_library({str(c_library.LIBRARY)!r})' in capsys.readouterr().out
+    with pytest.raises(Exception, match='OmniScan'):
+        opened(tmp_path / 'a.onnx')
+    opened(tmp_path / 'a.onnx', with_kernel=True)
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'shape'),
+    [('x_dbl', (1, 5, 4, 21)), ('D', (2, 7)), ('A', (3, 8, 4)), ('x', (1, 5, 4, 8, 1)), ('dt_bias', (2,))],
+)
+def test_the_operator_of_the_kernel_refuses_shapes_that_do_not_fit(onnx, wrong, shape):
+    """Sizes are K = 2, d = 8, R = 2, N = 4; the kernel would read past the end of what it is given."""
+    fit = {'x': (1, 5, 4, 8), 'x_dbl': (1, 5, 4, 20), 'dt_weight': (2, 8, 2), 'dt_bias': (2, 8), 'A': (2, 8, 4)}
+    shapes = {**fit, 'D': (2, 8), wrong: shape}
+    helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node('OmniScan', list(shapes), ['y'], domain='vmambair')],
+        'scan',
+        [helper.make_tensor_value_info(name, FLOAT, [None] * len(shape)) for name, shape in shapes.items()],
+        [helper.make_tensor_value_info('y', FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid('', 17), helper.make_opsetid('vmambair', 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    session = opened(model.SerializeToString(), with_kernel=True)
+    with pytest.raises(Exception, match='OmniScan: '):
+        session.run(None, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+
+
 def test_openvino_restores_the_same_in_float32(tmp_path, onnx):
     openvino = pytest.importorskip('openvino')
     network = of_form('scale 2')
@@ -192,7 +236,7 @@ def test_bad_targets(tmp_path, tiny, capsys, checkpoint):
     assert cli.main(['export', str(checkpoint), str(tmp_path / 'a.onnx'), '--opset', '12']) == 2
     assert 'opset 12: networks are written for the ONNX opsets 13 to 25' in capsys.readouterr().err
     assert cli.main(['export', str(checkpoint), str(tmp_path / 'a.pt2'), '--half']) == 2
-    assert 'a.pt2: float16 weights and an opset are options of .onnx files' in capsys.readouterr().err
+    assert 'a.pt2: float16 weights, an opset and the kernel are options of .onnx files' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -15,12 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--half', action='store_true', help='.onnx: weights as float16, half the file')
     parser.add_argument('--opset', type=int, help='.onnx: the ONNX operator set to write, 13 to 25 (default: 17)')
+    parser.add_argument(
+        '--kernel', action='store_true', help='.onnx: scan with the C kernel, for an onnxruntime that loads our library'
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     from ..checkpoints.convert import open_network
     from ..inference.export import export
     from ..inference.onnx_graph import DEFAULT_OPSET
+    from ..ops.c_library import LIBRARY
 
     export(
         open_network(args.checkpoint),
@@ -28,5 +32,8 @@ def run(args: argparse.Namespace) -> None:
         tuple(args.size[::-1]) if args.size else None,
         half=args.half,
         opset=DEFAULT_OPSET if args.opset is None else args.opset,
+        kernel=args.kernel,
     )
     print('wrote', args.target)
+    if args.kernel:
+        print(f'open it with: session_options.register_custom_ops_library({str(LIBRARY)!r})')

@@ -77,6 +77,7 @@ def export(
     *,
     half: bool = False,
     opset: int = DEFAULT_OPSET,
+    kernel: bool = False,
 ) -> None:
     """Write a network for other programs.
 
@@ -88,6 +89,8 @@ def export(
         size: height and width to fix; see `export_program`.
         half: `.onnx` only: keep the weights as float16 in the file; runtimes compute with them in float32.
         opset: `.onnx` only: OLDEST_OPSET to NEWEST_OPSET.
+        kernel: `.onnx` only: scan with our C kernel, for sessions of onnxruntime that have registered
+            `ops.c_library.LIBRARY` as a library of custom operators. Nothing else can read such a file.
 
     Raises:
         UserError: another suffix, a size or an opset out of range, an option that the format does not have, a missing
@@ -102,17 +105,19 @@ def export(
         if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
             raise UserError(f'opset {opset}: networks are written for the ONNX opsets {OLDEST_OPSET} to {NEWEST_OPSET}')
         with replacing(target) as temporary:
-            _write_onnx(network, temporary, size, opset, half)
+            _write_onnx(network, temporary, size, opset, half, kernel)
         return
-    if half or opset != DEFAULT_OPSET:
-        raise UserError(f'{target}: float16 weights and an opset are options of .onnx files')
+    if half or kernel or opset != DEFAULT_OPSET:
+        raise UserError(f'{target}: float16 weights, an opset and the kernel are options of .onnx files')
     if size and not all(SMALLEST <= side <= LARGEST for side in size):
         raise UserError(f'an exported network takes sides of {SMALLEST} to {LARGEST} pixels, got {size[1]}x{size[0]}')
     with replacing(target) as temporary:
         torch.export.save(export_program(network, size), temporary)
 
 
-def _write_onnx(network: Network, path: Path, size: tuple[int, int] | None, opset: int, half: bool) -> None:
+def _write_onnx(
+    network: Network, path: Path, size: tuple[int, int] | None, opset: int, half: bool, kernel: bool
+) -> None:
     try:
         import onnx
     except ImportError:
@@ -120,7 +125,7 @@ def _write_onnx(network: Network, path: Path, size: tuple[int, int] | None, opse
     if opset > onnx.defs.onnx_opset_version():
         newest = onnx.defs.onnx_opset_version()
         raise UserError(f'opset {opset}: the installed onnx {onnx.__version__} knows the opsets up to {newest}')
-    model = network_graph(network, size, opset, half)
+    model = network_graph(network, size, opset, half, kernel)
     about = {'arch': network.arch, 'config': network.config, 'scale': network.scale}
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(about)})
     onnx.checker.check_model(model)

@@ -44,13 +44,16 @@ class Graph:
         opset: of the default ONNX domain.
         half: keep constants of many elements as float16 in the file; they are cast to float32 when it is loaded.
         parent: the graph whose loop this is the body of.
+        kernel: for a runtime that has loaded the C kernels.
     """
 
     HALF_FROM = 64
     """Elements from which on a constant is worth two bytes instead of four, and the node that casts it."""
 
-    def __init__(self, opset: int = DEFAULT_OPSET, half: bool = False, parent: Graph | None = None) -> None:
-        self.opset, self.half, self.parent = opset, half, parent
+    def __init__(
+        self, opset: int = DEFAULT_OPSET, half: bool = False, parent: Graph | None = None, kernel: bool = False
+    ) -> None:
+        self.opset, self.half, self.parent, self.kernel = opset, half, parent, kernel
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._known: dict[tuple[str, tuple[int, ...], bytes], Value] = {}

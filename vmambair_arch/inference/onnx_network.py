@@ -18,7 +18,7 @@ from ..archs.layers import LayerNorm
 from ..archs.oss_block import EFFN, OSSBlock, OSSModule
 from ..archs.vmambair_arch import MULTIPLE
 from .onnx_graph import DEFAULT_OPSET, Graph, Value
-from .onnx_scan import Floats, Weights, channel_scan, plane_scan, sequence_scan
+from .onnx_scan import DOMAIN, Floats, Weights, channel_scan, kernel_scan, plane_scan, sequence_scan
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +28,11 @@ CLOSED_FORM_UP_TO = 4096
 
 
 def network_graph(
-    network: Network, size: tuple[int, int] | None = None, opset: int = DEFAULT_OPSET, half: bool = False
+    network: Network,
+    size: tuple[int, int] | None = None,
+    opset: int = DEFAULT_OPSET,
+    half: bool = False,
+    kernel: bool = False,
 ) -> onnx.ModelProto:
     """The graph of a network in evaluation mode.
 
@@ -39,10 +43,11 @@ def network_graph(
         size: height and width to fix.
         opset: OLDEST_OPSET to NEWEST_OPSET.
         half: keep the weights as float16 in the file.
+        kernel: scan the plane with the operator OmniScan, which onnxruntime has when it has loaded the C kernels.
     """
     from onnx import TensorProto, helper
 
-    g = Graph(opset, half)
+    g = Graph(opset, half, kernel=kernel)
     if isinstance(network, VmambaIR):
         restored = _vmambair(g, network)
     elif isinstance(network, OSSNet):
@@ -64,9 +69,12 @@ def network_graph(
         ],
         g.initializers,
     )
-    opsets = [helper.make_opsetid('', opset)]
+    opsets = [helper.make_opsetid('', opset)] + [helper.make_opsetid(DOMAIN, 1)] * kernel
     return helper.make_model(
-        graph, producer_name='vmambair-arch', opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets)
+        graph,
+        producer_name='vmambair-arch',
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets, ignore_unknown=True),
     )
 
 
@@ -124,10 +132,12 @@ def _oss_module(g: Graph, x: Value, module: OSSModule, norm: LayerNorm) -> Value
     d = len(bias) // 2
     u = g.silu(_layer(g, _conv(g, x, weight[:d], bias[:d], norm), module.conv2d))
     z = g.silu(_conv(g, x, weight[d:], bias[d:], norm))
-    weights = Weights.of(
-        *(_array(p) for p in (module.x_proj_weight, module.dt_projs_weight, module.dt_projs_bias, module.A_logs))
-    )
-    y = plane_scan(g, u, weights, _array(module.Ds).reshape(-1, d))
+    projections = [_array(p) for p in (module.x_proj_weight, module.dt_projs_weight, module.dt_projs_bias)]
+    skip = _array(module.Ds).reshape(-1, d)
+    if g.kernel:
+        y = kernel_scan(g, u, *projections, -np.exp(_array(module.A_logs)).reshape(len(skip), d, -1), skip)
+    else:
+        y = plane_scan(g, u, Weights.of(*projections, _array(module.A_logs)), skip)
     y = g.op('Mul', _norm(g, y, module.out_norm), z)
     if module.sequence_directions:
         c = _channels(g, y, module, d)

@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float32]
 
 STEP_ELEMENTS = 1 << 16
 """Elements of the states that a step advances: a few such arrays fit a second-level cache."""
+DOMAIN = 'vmambair'
+"""Of the operator OmniScan."""
 FEWEST_CHUNKS, MOST_CHUNKS = 32, 128
 
 
@@ -106,6 +108,18 @@ def plane_scan(g: Graph, x: Value, weights: Weights, skip: Floats) -> Value:
             part = g.transpose(g.reshape(part, batch, d, w, h), 0, 1, 3, 2)
         total = g.op('Add', total, part)
     return total
+
+
+def kernel_scan(g: Graph, x: Value, x_proj: Floats, dt_weight: Floats, dt_bias: Floats, A: Floats, D: Floats) -> Value:
+    """`plane_scan` by the C kernel, as the operator OmniScan of `ops/csrc/onnxruntime.c`.
+
+    Args:
+        x: (b, d, h, w). The others as in `ops.omni_scan`, and x_proj (K, R + 2N, d).
+    """
+    x = g.transpose(x, 0, 2, 3, 1)
+    x_dbl = g.op('MatMul', x, g.weight(x_proj.reshape(-1, x_proj.shape[-1]).T))
+    parameters = [g.weight(parameter) for parameter in (dt_weight, dt_bias, A, D)]
+    return g.transpose(g.op('OmniScan', x, x_dbl, *parameters, domain=DOMAIN), 0, 3, 1, 2)
 
 
 def chunks(states: int) -> int:

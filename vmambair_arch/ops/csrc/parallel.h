@@ -10,7 +10,9 @@
 #define PRAGMA(text) _Pragma(#text)
 #define EXPORT __attribute__((visibility("default")))
 
-/* The name of the instruction set in use; see scan.c. */
+/* The instruction set in use; see scan.c. */
+const char *vmambair_isa_name(int i);
+int vmambair_isa_select(const char *name);
 const char *vmambair_isa_selected(void);
 
 #endif

@@ -58,7 +58,8 @@ EXPORT int vmambair_isa_select(const char *name)
     return -1;
 }
 
-EXPORT const char *vmambair_isa_selected(void) { return chosen->name; }
+/* NULL: none so far */
+EXPORT const char *vmambair_isa_selected(void) { return chosen ? chosen->name : NULL; }
 
 /* out = 2^(t * scale), the exponential of the scan, `times` times over; count must be a multiple of 64. */
 EXPORT void vmambair_decay(const float *t, float scale, float *out, int64_t count, int64_t times)

@@ -54,6 +54,9 @@ typedef struct {
     void (*decay)(const float *t, float scale, float *out, int64_t count);
 } instruction_set;
 
+/* See scan.c. */
+int vmambair_scan_forward(const scan_problem *p, float *const *sums, int64_t parts, int64_t group, void *y);
+
 extern const instruction_set isa_avx512, isa_avx2, isa_neon, isa_portable;
 
 #endif
