@@ -51,7 +51,7 @@ BASE = [
     'torch>=2.4',
     'numpy',
     'opencv-python',
-    'pillow>=10.1',
+    'pillow>=11.3',  # with AVIF and XMP
     'pyyaml',
     'safetensors',
     'tqdm',
@@ -79,6 +79,9 @@ setup(
         'train': TRAIN,
         'pyiqa': ['pyiqa'],
         'web': ['gradio>=6'],
+        'video': ['av>=14'],
+        'heic': ['pillow-heif>=0.18'],
+        'hub': ['huggingface_hub>=0.30'],
         'export': ['onnx', 'onnxruntime'],
         'test': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff', 'jsonschema'],
     },

@@ -137,7 +137,7 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'just text', 'photo.png: is no PNG, JPEG, WebP, TIFF or BMP image'),
+        (b'just text', 'photo.png: is no PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC or JPEG 2000 image'),
         (bomb(), 'photo.png: too large (20000x10000 pixels'),
     ],
     ids=['text', 'bomb'],

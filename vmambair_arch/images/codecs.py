@@ -13,11 +13,11 @@ import numpy as np
 import PIL.Image
 from PIL import TiffImagePlugin
 
-from .metadata import EXIF_START, ORIENTATION, exif_to_write, turn
+from .metadata import EXIF_START, ORIENTATION, XMP_KEYWORD, exif_to_write, turn
 from .pixels import Image, from_array
 
 _PNG = b'\x89PNG\r\n\x1a\n'
-_ICC = 34675
+_ICC, _XMP = 34675, 700
 logger = logging.getLogger('vmambair_arch')
 
 
@@ -50,6 +50,20 @@ def decode_deep(data: bytes, source: PIL.Image.Image, orientation: int, name: st
     return None
 
 
+def warn_of_depth(data: bytes, name: str) -> None:
+    """Say that Pillow reads a JPEG 2000 or AVIF of more than 8 bits a channel with 8."""
+    bits = 8
+    head = data[:4096]
+    if (at := head.find(b'\xff\x4f\xff\x51')) >= 0 and len(head) > at + 42:  # SOC, SIZ: ISO/IEC 15444-1, A.5.1
+        bits = (head[at + 42] & 0x7F) + 1
+        channels = struct.unpack('>H', head[at + 40 : at + 42])[0]
+        bits = 8 if channels == 1 else bits  # grey keeps them
+    elif data[4:8] == b'ftyp' and (at := head.find(b'av1C')) >= 0 and len(head) > at + 6:
+        bits = 10 if head[at + 6] & 0x40 else 8  # high_bitdepth
+    if bits > 8:
+        logger.warning('%s: read with 8 of its %d or more bits a channel', name, bits)
+
+
 def _plain_png(data: bytes) -> bytes:
     """The header and the pixels alone: OpenCV makes room for what any chunk claims to hold, Pillow does not."""
     chunks, at = [], len(_PNG)
@@ -69,8 +83,13 @@ def encode_png16(pixels: np.ndarray, image: Image) -> bytes:
     chunks = b''
     if image.icc:
         chunks += _png_chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(image.icc))
+    if image.dpi:
+        metres = (round(value / 0.0254) for value in image.dpi)
+        chunks += _png_chunk(b'pHYs', struct.pack('>IIB', *metres, 1))
     if exif := exif_to_write(image):
         chunks += _png_chunk(b'eXIf', exif.removeprefix(EXIF_START))
+    for keyword, text in png_texts(image):
+        chunks += _png_chunk(b'iTXt', keyword.encode('latin-1', 'replace') + b'\0\0\0\0\0' + text.encode())
     header = len(_PNG) + 25  # and IHDR
     return png[:header] + chunks + png[header:]
 
@@ -93,10 +112,22 @@ def encode_tiff16(pixels: np.ndarray, image: Image) -> bytes:
         directory[TiffImagePlugin.EXTRASAMPLES] = 2  # alpha, not premultiplied
     if image.icc:
         directory[_ICC] = image.icc
+    if image.xmp:
+        directory[_XMP] = image.xmp
+        directory.tagtype[_XMP] = 1  # bytes
+    if image.dpi:
+        directory[TiffImagePlugin.X_RESOLUTION], directory[TiffImagePlugin.Y_RESOLUTION] = image.dpi
+        directory[TiffImagePlugin.RESOLUTION_UNIT] = 2  # inches
     directory[TiffImagePlugin.STRIPOFFSETS] = 0  # behind the directory, which Pillow adds
     buffer = io.BytesIO()
     directory.save(buffer)
     return buffer.getvalue() + strip
+
+
+def png_texts(image: Image) -> list[tuple[str, str]]:
+    """Keyword and text of every text chunk, the XMP packet among them."""
+    packet = [(XMP_KEYWORD, image.xmp.decode('utf-8', 'replace'))] if image.xmp else []
+    return packet + list(image.text)
 
 
 def _png_chunk(kind: bytes, body: bytes) -> bytes:

@@ -8,10 +8,12 @@
 | alpha or a transparent palette entry | apart, in `Image.alpha` | alpha |
 | 16 bit (PNG, TIFF) | the same 0..1 | 16 bit where the format has it (PNG, TIFF), else 8 |
 | EXIF orientation | pixels turned upright | pixels turned back and the tag kept: the file lies as the source did |
-| ICC profile, EXIF | carried along | kept |
+| ICC profile, EXIF, XMP, resolution, texts of a PNG | carried along | kept where the format can (`formats.KINDS`) |
+| lossless WebP | noted | lossless, unless a quality is asked for |
 
-The content of a file decides what it is, not its name. More than one frame or page is refused, since a still picture
-in its place would lose the rest; the second picture that phones put in a JPEG (MPO) does not count.
+The content of a file decides what it is, not its name. More than one frame or page is refused here, since a still
+picture in its place would lose the rest (`frames` takes moving ones); the second picture that phones put in a JPEG or
+HEIC does not count.
 """
 
 from __future__ import annotations
@@ -23,21 +25,26 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
+from PIL import PngImagePlugin
 
 from ..errors import UserError
 from ..files import replacing
-from .codecs import decode_deep, encode_png16, encode_tiff16, is_deep
-from .metadata import ORIENTATION, exif_to_write, read_exif, turn, turn_back
+from .codecs import decode_deep, encode_png16, encode_tiff16, is_deep, png_texts, warn_of_depth
+from .formats import FORMATS, KINDS, SUFFIXES, decoders, format_of, looks_like_heif, open_heif, what_it_is
+from .metadata import ORIENTATION, exif_to_write, read_exif, read_notes, turn, turn_back
 from .pixels import Image, from_array, from_pil, to_array, to_pil
 
 __all__ = [
     'FORMATS',
     'MAX_PIXELS',
+    'SUFFIXES',
+    'Facts',
     'Image',
     'check_regular',
     'decode_image',
@@ -46,6 +53,7 @@ __all__ = [
     'from_array',
     'from_pil',
     'image_size',
+    'inspect_image',
     'read_image',
     'to_array',
     'to_pil',
@@ -54,33 +62,53 @@ __all__ = [
 
 MAX_PIXELS = 2**27
 """Largest image that is decoded unless the caller says otherwise: 134 megapixels, 1.6 GB as float32."""
+QUALITY = 95
+"""Of lossy formats, where none is asked for."""
 
-FORMATS = {
-    '.png': 'PNG',
-    '.jpg': 'JPEG',
-    '.jpeg': 'JPEG',
-    '.webp': 'WEBP',
-    '.tif': 'TIFF',
-    '.tiff': 'TIFF',
-    '.bmp': 'BMP',
-}
-"""Suffixes that are read and written, and Pillow's name of each format."""
-
-_DECODERS = tuple(dict.fromkeys(FORMATS.values()))
 _MAX_BYTES_PER_PIXEL = 32  # several times what four channels of 16 bits take
+_HEAD = 2**16
 _limit_lock = threading.Lock()
 logger = logging.getLogger('vmambair_arch')
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a header says.
+
+    Attributes:
+        format: Pillow's name.
+        width, height: pixels, upright.
+        alpha: whether there is transparency.
+        frames: 1 for a still picture.
+        lossy: it was stored with losses.
+    """
+
+    format: str
+    width: int
+    height: int
+    alpha: bool
+    frames: int
+    lossy: bool
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Decode an image file.
 
     Args:
-        path: PNG, JPEG, WebP, TIFF or BMP, whatever its name says.
+        path: any format of `formats.KINDS`, or a GIF of one frame, whatever its name says.
         max_pixels: a file that declares more is refused before anything is decoded.
 
     Raises:
         UserError: missing, empty, truncated, no image, animated, too large, of a colour space that is not supported.
+    """
+    return decode_image(read_bytes(path, max_pixels=max_pixels), name=str(path), max_pixels=max_pixels)
+
+
+def read_bytes(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The bytes of a file that may be an image of at most `max_pixels`.
+
+    Raises:
+        UserError: missing, no regular file, larger than any such image.
     """
     path = Path(path)
     check_regular(path)
@@ -88,10 +116,23 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image:
         size = path.stat().st_size
         if size > _MAX_BYTES_PER_PIXEL * max_pixels:
             raise UserError(_too_large(str(path), f'{size} bytes', max_pixels))
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
-    return decode_image(data, name=str(path), max_pixels=max_pixels)
+
+
+def inspect_image(path: str | Path, *, max_pixels: int | None = None) -> Facts:
+    """What the header of an image file says; no pixel is decoded.
+
+    Raises:
+        UserError: missing, no image, or more pixels than `max_pixels`.
+    """
+    path = Path(path)
+    check_regular(path)
+    with _opened(path, str(path), max_pixels) as source:
+        width, height = source.size[::-1] if read_exif(source)[1] >= 5 else source.size
+        kind, lossy = _stored(source)
+        return Facts(kind, width, height, source.has_transparency_data, _frames(source), lossy)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -100,14 +141,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         UserError: missing, or no image.
     """
-    path = Path(path)
-    check_regular(path)
-    try:
-        with _no_pillow_limit(), PIL.Image.open(path, formats=_DECODERS) as source:
-            sideways = read_exif(source)[1] >= 5
-            return source.size[::-1] if sideways else source.size
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f'{path}: is no PNG, JPEG, WebP, TIFF or BMP image, or its header is damaged') from error
+    facts = inspect_image(path)
+    return facts.width, facts.height
 
 
 def check_regular(path: Path) -> None:
@@ -126,37 +161,47 @@ def check_regular(path: Path) -> None:
 
 def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXELS) -> Image:
     """`read_image` for the bytes of a file; `name` stands in its messages."""
-    if not data:
-        raise UserError(f'{name}: is empty (0 bytes)')
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # damaged EXIF and the like: what matters is raised
-            return _decode(data, name, max_pixels)
-    except UserError:
-        raise
-    except PIL.UnidentifiedImageError as error:
-        raise UserError(f'{name}: is no PNG, JPEG, WebP, TIFF or BMP image, or its header is damaged') from error
-    except PIL.Image.DecompressionBombError as error:
-        raise UserError(_too_large(name, str(error), max_pixels)) from error
-    except Exception as error:  # decoders raise nearly anything on a damaged file
-        raise UserError(f'{name}: is a damaged or truncated image ({error or type(error).__name__})') from error
+    with _opened(data, name, max_pixels) as source:
+        frames = _frames(source)
+        if frames > 1:
+            raise UserError(f'{name}: has {frames} frames or pages; extract those you want as single images first')
+        deep = is_deep(source, data)
+        warn_of_depth(data, name)
+        exif, orientation = read_exif(source)
+        kind, lossy = _stored(source)
+        source.load()
+        turned = source.format == 'TIFF' and ORIENTATION not in source.getexif()  # by Pillow, as it loads
+        image = decode_deep(data, source, orientation, name) if deep and source.mode in ('RGB', 'RGBA', 'LA') else None
+        image = from_pil(source) if image is None else image
+        pending = 1 if turned else orientation
+        return replace(
+            image,
+            rgb=turn(image.rgb, pending),
+            alpha=None if image.alpha is None else turn(image.alpha, pending),
+            exif=exif,
+            orientation=orientation,
+            format=kind,
+            lossy=lossy,
+            **read_notes(source),
+        )
 
 
-def write_image(path: str | Path, image: Image, *, quality: int = 95) -> None:
+def write_image(path: str | Path, image: Image, *, quality: int | None = None) -> None:
     """Encode `image` in the format that the suffix of `path` names, whole or not at all.
 
     Args:
-        path: one of the suffixes of `FORMATS`; missing folders are made.
+        path: one of `SUFFIXES`; missing folders are made.
         image: values are clipped to 0..1 and rounded to the nearest level.
-        quality: 1 to 100, JPEG (always 4:4:4) and WebP, whose 100 is lossless.
+        quality: 1 to 100 of JPEG, WebP, AVIF and HEIC, always 4:4:4; 100 is lossless for WebP. Default: 95, and
+            lossless for a picture from a lossless WebP that becomes one again.
 
     Raises:
         UserError: unknown suffix, alpha in a JPEG or BMP, too large for the format, or the file cannot be written.
     """
     path = Path(path)
     format = format_of(path)
-    if image.alpha is not None and format in ('JPEG', 'BMP'):
-        raise UserError(f'{path}: {format} cannot hold the transparency of this image; write it as png, webp or tiff')
+    if image.alpha is not None and not KINDS[format].alpha:
+        raise UserError(f'{path}: {no_alpha(format)}')
     try:
         data = encode_image(image, format, quality=quality)
     except (OSError, ValueError, struct.error) as error:
@@ -165,69 +210,153 @@ def write_image(path: str | Path, image: Image, *, quality: int = 95) -> None:
         temporary.write_bytes(data)
 
 
-def format_of(path: str | Path) -> str:
-    """Pillow's name of the format that the suffix of an output names.
-
-    Raises:
-        UserError: unknown suffix.
-    """
-    suffix = Path(path).suffix
-    if suffix.lower() not in FORMATS:
-        raise UserError(f"{path}: no image format has the suffix '{suffix}'; use one of {', '.join(FORMATS)}")
-    return FORMATS[suffix.lower()]
+def no_alpha(format: str) -> str:
+    return f'{format} cannot hold the transparency of this image; write it as png, webp or tiff'
 
 
-def encode_image(image: Image, format: str, *, quality: int = 95) -> bytes:
+def encode_image(image: Image, format: str, *, quality: int | None = None) -> bytes:
     """The bytes of a file of Pillow's format `format`; see `write_image`."""
-    deep = image.bits == 16 and format in ('PNG', 'TIFF')
+    deep = image.bits == 16 and KINDS[format].deep
     pixels = turn_back(to_array(image, np.uint16 if deep else np.uint8), image.orientation)
     if deep and pixels.ndim == 3:  # Pillow has no mode for it
         if pixels.shape[2] == 2:  # which hardly any program reads with 16 bits
             pixels = pixels[..., [0, 0, 0, 1]]
         encode = encode_png16 if format == 'PNG' else encode_tiff16
         return encode(pixels, image)
-    options: dict[str, object] = {
-        'JPEG': {'quality': quality, 'subsampling': 0},
-        'WEBP': {'quality': quality, 'lossless': quality == 100, 'exact': True},
-        'TIFF': {'compression': 'tiff_adobe_deflate'},
-    }.get(format, {})
-    if image.icc:
-        options['icc_profile'] = image.icc
-    if exif := exif_to_write(image):
+    if format in ('AVIF', 'HEIF') and (pixels.ndim == 2 or pixels.shape[2] == 2):
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        pixels = pixels[..., [0, 0, 0, *range(1, pixels.shape[2])]]
+    options = _options(image, format, quality)
+    exif = exif_to_write(image)
+    if exif and 'exif' in KINDS[format].keeps:
         try:
-            return _save(pixels, format, exif=exif, **options)
+            return _save(pixels, format, exif=_with_xmp(exif, image, format), **options)
         except Exception as error:  # a block that can be parsed can still hold what cannot be written
             logger.warning('EXIF left out but for the orientation: it cannot be written as %s (%s)', format, error)
-            if exif := exif_to_write(replace(image, exif=None)):
-                options['exif'] = exif
+            exif = exif_to_write(replace(image, exif=None))
+    if format == 'TIFF' and (exif or image.xmp):
+        options['exif'] = _with_xmp(exif, image, format)
+    elif exif:
+        options['exif'] = exif
     return _save(pixels, format, **options)
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> Image:
-    with _no_pillow_limit():
-        source = PIL.Image.open(io.BytesIO(data), formats=_DECODERS)
-    with source:
-        if source.width * source.height > max_pixels:
-            raise UserError(_too_large(name, f'{source.width}x{source.height} pixels', max_pixels))
-        frames = getattr(source, 'n_frames', 1)
-        if frames > 1 and source.format != 'MPO':
-            raise UserError(f'{name}: has {frames} frames or pages; extract those you want as single images first')
-        deep = is_deep(source, data)
-        exif, orientation = read_exif(source)
-        source.load()
-        turned = source.format == 'TIFF' and ORIENTATION not in source.getexif()  # by Pillow, as it loads
-        image = decode_deep(data, source, orientation, name) if deep and source.mode in ('RGB', 'RGBA', 'LA') else None
-        if image is None:
-            try:
-                image = from_pil(source)
-            except UserError as error:
-                raise UserError(f'{name}: {error}') from error
-    pending = 1 if turned else orientation
-    alpha = None if image.alpha is None else turn(image.alpha, pending)
-    return replace(image, rgb=turn(image.rgb, pending), alpha=alpha, exif=exif, orientation=orientation)
+def lost_in(image: Image, format: str) -> list[str]:
+    """What of an image a format does not hold, in words."""
+    kind = KINDS[format]
+    carried = {'icc': image.icc, 'exif': image.exif, 'xmp': image.xmp, 'dpi': image.dpi, 'text': image.text}
+    words = {'icc': 'the colour profile', 'exif': 'EXIF', 'xmp': 'XMP', 'dpi': 'the resolution (dpi)', 'text': 'texts'}
+    lost = [words[key] for key, value in carried.items() if value and key not in kind.keeps]
+    return lost + (['8 of 16 bits a channel'] if image.bits == 16 and image.format and not kind.deep else [])
 
 
-def _save(pixels: np.ndarray, format: str, **options: object) -> bytes:
+def _options(image: Image, format: str, quality: int | None) -> dict[str, Any]:
+    again = quality is None and image.format == 'WEBP' and not image.lossy
+    asked = QUALITY if quality is None else quality
+    options: dict[str, Any] = {
+        'JPEG': {'quality': asked, 'subsampling': 0},
+        'WEBP': {'quality': asked, 'lossless': asked == 100 or again, 'exact': True},
+        'AVIF': {'quality': asked, 'subsampling': '4:4:4'},
+        'HEIF': {'quality': asked, 'chroma': 444},
+        'TIFF': {'compression': 'tiff_adobe_deflate'},
+    }.get(format, {})
+    keeps = KINDS[format].keeps
+    if image.icc and 'icc' in keeps:
+        options['icc_profile'] = image.icc
+    if image.dpi and 'dpi' in keeps:
+        options['dpi'] = image.dpi
+    if format == 'PNG':
+        options['pnginfo'] = chunks = PngImagePlugin.PngInfo()
+        for keyword, text in png_texts(image):
+            chunks.add_itxt(keyword, text)
+    elif image.xmp and 'xmp' in keeps and format != 'TIFF':
+        options['xmp'] = image.xmp
+    return options
+
+
+def _with_xmp(exif: bytes | None, image: Image, format: str) -> bytes | PIL.Image.Exif | None:
+    """TIFF has one directory for both."""
+    if format != 'TIFF' or not image.xmp:
+        return exif
+    block = PIL.Image.Exif()
+    if exif:
+        block.load(exif)
+    block[_XMP] = image.xmp
+    return block
+
+
+_XMP = 700
+
+
+def _stored(source: PIL.Image.Image) -> tuple[str, bool]:
+    """Pillow's name of the format, the usual one, and whether pixels were stored with losses."""
+    kind = {'MPO': 'JPEG'}.get(source.format or '', source.format or '')
+    if kind == 'WEBP':
+        return kind, b'VP8L' not in _head(source)
+    return kind, KINDS[kind].lossy if kind in KINDS else False
+
+
+def _head(source: PIL.Image.Image) -> bytes:
+    """The start of a WebP: its first picture chunk, behind a colour profile."""
+    file = source.fp
+    if file is None:
+        return b''
+    at = file.tell()
+    file.seek(0)
+    head = b''
+    file.seek(12)
+    while len(chunk := file.read(8)) == 8:
+        head += chunk[:4]
+        if chunk[:4] in (b'VP8L', b'VP8 ', b'ANMF'):
+            head += file.read(24)[16:20] if chunk[:4] == b'ANMF' else b''
+            break
+        length = struct.unpack('<I', chunk[4:])[0]
+        file.seek(length + length % 2, 1)
+    file.seek(at)
+    return head
+
+
+def _frames(source: PIL.Image.Image) -> int:
+    """The second picture of a phone's JPEG or HEIC is the same in another form."""
+    return 1 if source.format in ('MPO', 'HEIF') else getattr(source, 'n_frames', 1)
+
+
+@contextmanager
+def _opened(data: bytes | Path, name: str, max_pixels: int | None) -> Iterator[PIL.Image.Image]:
+    """An image whose header has been read and is within the limit; what goes wrong in the block is one UserError."""
+    if isinstance(data, bytes) and not data:
+        raise UserError(f'{name}: is empty (0 bytes)')
+    try:
+        head = data[:_HEAD] if isinstance(data, bytes) else _first_bytes(data)
+        if not head:
+            raise UserError(f'{name}: is empty (0 bytes)')
+        if looks_like_heif(head) and not open_heif():
+            raise UserError(f'{name}: {what_it_is(head)}')
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # damaged EXIF and the like: what matters is raised
+            with _no_pillow_limit():
+                source = PIL.Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=decoders())
+            with source:
+                if max_pixels is not None and source.width * source.height > max_pixels:
+                    raise UserError(_too_large(name, f'{source.width}x{source.height} pixels', max_pixels))
+                yield source
+    except UserError as error:
+        message = str(error)
+        raise (error if message.startswith(f'{name}: ') else UserError(f'{name}: {message}')) from error.__cause__
+    except PIL.UnidentifiedImageError as error:
+        raise UserError(f'{name}: {what_it_is(head)}') from error
+    except PIL.Image.DecompressionBombError as error:
+        raise UserError(_too_large(name, str(error), max_pixels or 0)) from error
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        raise UserError(f'{name}: is a damaged or truncated image ({error or type(error).__name__})') from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open('rb') as file:
+        return file.read(_HEAD)
+
+
+def _save(pixels: np.ndarray, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()

@@ -1,6 +1,10 @@
-"""What a file says beside its pixels: EXIF with the orientation, which is applied to pixels here as well."""
+"""What a file says beside its pixels: EXIF with the orientation, which is applied to pixels here as well; XMP,
+resolution, texts."""
 
 from __future__ import annotations
+
+import math
+from typing import TypedDict
 
 import numpy as np
 import PIL.Image
@@ -11,6 +15,8 @@ ORIENTATION = 0x0112
 """EXIF's tag of how pixels lie, 1 to 8; 1 is upright."""
 EXIF_START = b'Exif\0\0'
 """What a JPEG's EXIF block starts with; other formats leave it out."""
+XMP_KEYWORD = 'XML:com.adobe.xmp'
+"""PNG's name of the text that is an XMP packet."""
 _MAX_EXIF = 65_000  # what one JPEG segment holds
 # description, maker, model, orientation, resolution, software, date, artist, copyright, the Exif and GPS directories
 _TIFF_EXIF = (270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
@@ -34,6 +40,31 @@ def read_exif(source: PIL.Image.Image) -> tuple[bytes | None, int]:
         orientation = 1
     exif = EXIF_START + exif.removeprefix(EXIF_START)
     return exif if len(parsed) and len(exif) <= _MAX_EXIF else None, int(orientation)
+
+
+class Notes(TypedDict):
+    """What `read_notes` returns, by the names of `Image`'s attributes."""
+
+    xmp: bytes | None
+    dpi: tuple[float, float] | None
+    text: tuple[tuple[str, str], ...]
+
+
+def read_notes(source: PIL.Image.Image) -> Notes:
+    """XMP, resolution and texts of an image that has been loaded; what is damaged is left out."""
+    xmp = source.info.get('xmp') or source.info.get(XMP_KEYWORD)
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    dpi = source.info.get('dpi')
+    try:
+        across, down = (float(value) for value in dpi)
+        dpi = (across, down) if all(math.isfinite(v) and 1 <= v <= 1e5 for v in (across, down)) else None
+    except (TypeError, ValueError, ZeroDivisionError):
+        dpi = None
+    pairs = getattr(source, 'text', {}) if source.format == 'PNG' else {}
+    text = tuple((str(k), str(v)) for k, v in pairs.items() if k != XMP_KEYWORD and not k.startswith('Raw profile'))
+    fits = isinstance(xmp, bytes) and 0 < len(xmp) <= _MAX_EXIF
+    return {'xmp': xmp if fits else None, 'dpi': dpi, 'text': text}
 
 
 def exif_to_write(image: Image) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,9 @@ import PIL.Image
 from PIL import ImageCms
 
 from ..errors import UserError
+
+ROUNDING = 1e-3
+"""How far floating-point values may be outside of 0..1, as arithmetic leaves them; they are clipped in the end."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class Image:
         icc: the embedded ICC profile.
         exif: the EXIF block as it was, orientation tag included.
         orientation: that tag, 1 to 8; 1 is upright.
+        xmp: the XMP packet.
+        dpi: resolution across and down, in pixels an inch.
+        text: PNG's pairs of keyword and text.
+        format: Pillow's name of the format that it was read from.
+        lossy: it was stored with losses there.
     """
 
     rgb: np.ndarray
@@ -33,6 +42,11 @@ class Image:
     icc: bytes | None = None
     exif: bytes | None = None
     orientation: int = 1
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    text: tuple[tuple[str, str], ...] = ()
+    format: str | None = None
+    lossy: bool = False
 
 
 def from_pil(source: PIL.Image.Image) -> Image:
@@ -49,7 +63,8 @@ def from_pil(source: PIL.Image.Image) -> Image:
             raise UserError('32-bit integer images are not supported; convert it to 16 or 8 bits a channel')
         return replace(from_array(values.astype(np.uint16)), icc=icc)
     if mode in ('F', 'LAB', 'HSV'):
-        raise UserError(f'{mode} images are not supported; convert it to RGB with 8 or 16 bits a channel')
+        what = 'pictures of floating-point values' if mode == 'F' else f'{mode} images'
+        raise UserError(f'{what} are not supported; convert it to RGB with 8 or 16 bits a channel')
     if mode == 'CMYK':
         source, icc = _cmyk_to_rgb(source, icc), None
         mode = 'RGB'
@@ -76,7 +91,7 @@ def from_array(array: np.ndarray) -> Image:
             uint8, uint16 or floating point in 0..1.
 
     Raises:
-        UserError: another shape or type, or no pixels.
+        UserError: another shape or type, no pixels, or values that are not in 0..1.
     """
     channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
     if channels not in (1, 2, 3, 4) or array.size == 0:
@@ -85,6 +100,7 @@ def from_array(array: np.ndarray) -> Image:
         values = array.astype(np.float32) / np.iinfo(array.dtype).max
     elif np.issubdtype(array.dtype, np.floating):
         values = array.astype(np.float32)
+        _check_range(values)
     else:
         raise UserError(f'an image must be uint8, uint16 or floating point in 0..1, got {array.dtype}')
     values = values.reshape(*array.shape[:2], channels)
@@ -95,6 +111,15 @@ def from_array(array: np.ndarray) -> Image:
         grey=grey,
         bits=8 if array.dtype == np.uint8 else 16,
     )
+
+
+def _check_range(values: np.ndarray) -> None:
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError('an image must have finite values, got nan or infinity')
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        hint = '; divide it by 255, or give it as uint8' if low >= -ROUNDING and 2 < high <= 255 else ''
+        raise UserError(f'floating-point images must be in 0..1, got values from {low:g} to {high:g}{hint}')
 
 
 def to_array(image: Image, dtype: type = np.float32) -> np.ndarray:
