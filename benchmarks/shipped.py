@@ -20,7 +20,9 @@ import numpy as np
 
 from realesrgan_pipeline import imresize
 from vmambair_arch.checkpoints.card import write_card
-from vmambair_arch.checkpoints.convert import WEIGHTS, open_network, save_checkpoint
+from vmambair_arch.checkpoints.convert import save_checkpoint
+from vmambair_arch.checkpoints.find import WEIGHTS
+from vmambair_arch.checkpoints.load import load_model
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import add_rain
 from vmambair_arch.errors import UserError
@@ -123,7 +125,7 @@ def ship(task: str, source: str, validation: list[list[str]], compute: str, say=
     Raises:
         UserError: fp16 costs more than `TOLERANCE`.
     """
-    network = open_network(source)
+    network = load_model(source)
     target = WEIGHTS / f'{task}.safetensors'
     full = figures(task, Restorer(network), validation)
     before = figures(task, Restorer.from_pretrained(target), validation) if target.exists() else None

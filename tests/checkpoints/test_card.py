@@ -6,7 +6,8 @@ import yaml
 
 from vmambair_arch import cli
 from vmambair_arch.checkpoints.card import card
-from vmambair_arch.checkpoints.convert import digest, save_checkpoint
+from vmambair_arch.checkpoints.convert import save_checkpoint
+from vmambair_arch.checkpoints.load import digest
 
 
 def front(text):

@@ -12,16 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vmambair_arch import OSSNet, Restorer, VmambaIR, cli, load_model
-from vmambair_arch.checkpoints import convert as checkpoints
-from vmambair_arch.checkpoints.convert import (
-    convert,
-    describe,
-    digest,
-    find_checkpoint,
-    info,
-    open_network,
-    save_checkpoint,
-)
+from vmambair_arch.checkpoints import find as checkpoints
+from vmambair_arch.checkpoints.convert import convert, save_checkpoint
+from vmambair_arch.checkpoints.describe import describe, info
+from vmambair_arch.checkpoints.find import find_checkpoint
+from vmambair_arch.checkpoints.load import digest
 from vmambair_arch.errors import UserError
 
 ABOUT = {'task': 'derain', 'training_data': 'Rain13K', 'metrics': {'psnr_y/Rain100L': 39.09}, 'license': 'Apache-2.0'}
@@ -86,8 +81,8 @@ def test_half_the_space(tmp_path, tiny):
     assert half.stat().st_size < 0.6 * full.stat().st_size
     assert describe(half)['stored_as'] == 'float16'
     assert describe(half)['limits'] == 'none known'
-    assert not open_network(half).upright
-    network = open_network(half)
+    assert not load_model(half).upright
+    network = load_model(half)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     for name, parameter in tiny.state_dict().items():
         assert torch.equal(network.state_dict()[name], parameter.half().float())
@@ -189,7 +184,7 @@ def test_nothing_half_written(tmp_path, tiny, monkeypatch):
         path.write_bytes(b'half')
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints.torch, 'save', stop)
+    monkeypatch.setattr(torch, 'save', stop)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path / 'a.pth', tiny)
     assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
@@ -232,7 +227,7 @@ def test_networks_for_upright_pictures_say_so_through_every_file(tiny, tmp_path)
         first, second = tmp_path / f'a{suffix}', tmp_path / f'b{suffix}'
         save_checkpoint(first, tiny, upright=True)
         convert(first, second)
-        assert open_network(second).upright is True
+        assert load_model(second).upright is True
         assert describe(second)['upright'] is True
         save_checkpoint(second, tiny)
-        assert open_network(second).upright is False
+        assert load_model(second).upright is False

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from vmambair_arch import Restorer
-from vmambair_arch.checkpoints.convert import find_checkpoint, save_checkpoint
+from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.checkpoints.download import download
+from vmambair_arch.checkpoints.find import find_checkpoint
 from vmambair_arch.errors import UserError
 from vmambair_arch.files import cache_folder
 

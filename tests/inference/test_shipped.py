@@ -11,7 +11,8 @@ import torch
 
 from benchmarks import shipped
 from vmambair_arch import Restorer
-from vmambair_arch.checkpoints.convert import bundled, describe
+from vmambair_arch.checkpoints.describe import describe
+from vmambair_arch.checkpoints.find import bundled
 from vmambair_arch.cli import main
 from vmambair_arch.commands import demo
 from vmambair_arch.errors import UserError

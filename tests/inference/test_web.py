@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from vmambair_arch import Restorer, cli
-from vmambair_arch.checkpoints import convert as checkpoints
+from vmambair_arch.checkpoints import find as checkpoints
 from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import Image, read_image, write_image

@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import UserError
 from ..files import replacing
-from .convert import describe
+from .describe import describe
 
 TITLES = {'derain': 'Single-image deraining', 'realsr': 'Real-world super-resolution', 'sr': 'Super-resolution'}
 

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..checkpoints.convert import CLAIMS, convert, parse_metrics
+    from ..checkpoints.convert import convert, parse_metrics
+    from ..checkpoints.load import CLAIMS
 
     about = pick(args, CLAIMS) | {'metrics': parse_metrics(args.metrics)}
     convert(args.source, args.target, half=args.half, **about)

@@ -230,7 +230,7 @@ def show_shipped(out: str | Path | None = None, say: Callable[[str], None] = lam
     Raises:
         UserError: scikit-image, which has the photographs, is missing.
     """
-    from ..checkpoints.convert import bundled
+    from ..checkpoints.find import bundled
     from ..inference.restorer import Restorer
 
     out = _folder(out or 'demo_shipped')

@@ -21,13 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..checkpoints.convert import open_network
+    from ..checkpoints.load import load_model
     from ..inference.export import export
     from ..inference.onnx_graph import DEFAULT_OPSET
     from ..ops.c_library import LIBRARY
 
     export(
-        open_network(args.checkpoint),
+        load_model(args.checkpoint),
         args.target,
         tuple(args.size[::-1]) if args.size else None,
         half=args.half,

@@ -12,6 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..checkpoints.convert import info
+    from ..checkpoints.describe import info
 
     print(*info(args.checkpoint), sep='\n')

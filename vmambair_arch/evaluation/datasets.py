@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoints.convert import find_checkpoint
+from ..checkpoints.find import find_checkpoint
 from ..data.pairs import folder_images
 from ..errors import UserError
 

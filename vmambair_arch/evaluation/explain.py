@@ -174,7 +174,7 @@ def explain(
         UserError: bad files, `output` is `image` or no image file, a point, size or window that does not fit the image,
             or a place without texture.
     """
-    from ..checkpoints.convert import open_network
+    from ..checkpoints.load import load_model
     from ..inference.restorer import find_device
 
     # What cannot be written is said before the computation, not after.
@@ -182,7 +182,7 @@ def explain(
     if Path(output).resolve() == Path(image).resolve():
         raise UserError(f'{image}: would be overwritten by its explanation; choose another output')
     device = find_device(device)
-    network = open_network(checkpoint).to(device)
+    network = load_model(checkpoint).to(device)
     network.requires_grad_(False)
     picture = read_image(image).rgb
     size = min(size, *picture.shape[:2])

@@ -99,9 +99,10 @@ class Restorer:
         Raises:
             UserError: no such checkpoint, a damaged one, or one of another network.
         """
-        from ..checkpoints.convert import checkpoint_for, open_network
+        from ..checkpoints.find import checkpoint_for
+        from ..checkpoints.load import load_model
 
-        return cls(open_network(checkpoint_for(task) if source is None else source), **options)
+        return cls(load_model(checkpoint_for(task) if source is None else source), **options)
 
     def __call__(
         self, picture: Picture | str | Path, output: str | Path | None = None, *, progress: tiles.Progress | None = None

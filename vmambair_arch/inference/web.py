@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 
 from ..checkpoints.card import TITLES
-from ..checkpoints.convert import bundled, describe, find_checkpoint
+from ..checkpoints.describe import describe
+from ..checkpoints.find import bundled, find_checkpoint
 from ..errors import UserError
 from ..images.image_io import FORMATS, read_image, to_array, write_image
 from .restorer import Restorer

@@ -116,32 +116,34 @@ def wrap_networks_on_cpu() -> None:
 
 
 def load_weights_safely() -> None:
-    """`pretrain_network_g` knows no safetensors, and runs code in a file on torch < 2.6 (models/base_model.py:290).
+    """`pretrain_network_g` must hold the key `params`, be no safetensors, and may run code (models/base_model.py:275).
 
-    Can go with a BasicSR release that reads both kinds of file with weights_only.
+    The package's one reader of checkpoints in its place: bare state dicts, `params_ema` alone, wrappers' prefixes,
+    safetensors, half precision, names and addresses. Of several sets of parameters it takes the averaged one unless
+    `param_key_g` names another; a resumed network is always `params`. `strict_load_g: false` that leaves out nearly
+    everything is an error, and what it left out one warning with counts.
+
+    Can go with a BasicSR release that opens these with weights_only.
     """
-    from basicsr.models import base_model
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils import get_root_logger
 
-    from ..checkpoints.load import read_checkpoint, read_pickle
+    from ..checkpoints.load import fill
 
-    def load(path: str, map_location: object = None) -> Any:
-        if str(path).endswith('.safetensors'):
-            return {'params': read_checkpoint(path).state_dict}
-        return read_pickle(path)
+    original = BaseModel.load_network
 
-    base_model.torch = _Overlay(base_model.torch, load=load)
+    @functools.wraps(original)
+    def load_network(self: BaseModel, net: Any, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
+        paths = self.opt['path']
+        # Models hand on 'params' where the option file says nothing.
+        named = any(str(key).startswith('param_key') for key in paths)
+        default = param_key == 'params' and not named and not paths.get('resume_state')
+        net = self.get_bare_model(net)
+        said = fill(net, load_path, strict=strict, key=None if default else param_key)
+        note = f'Loading {type(net).__name__} from {load_path}{": " * bool(said)}{said}'
+        (get_root_logger().warning if 'left out' in said else get_root_logger().info)(note)
 
-
-class _Overlay(types.ModuleType):
-    """A module with some names replaced, for one reader of it."""
-
-    def __init__(self, module: types.ModuleType, **replaced: Any) -> None:
-        super().__init__(module.__name__)
-        self._module = module
-        self.__dict__.update(replaced)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+    BaseModel.load_network = load_network
 
 
 def resume_exactly() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,8 +105,10 @@ def _load_state(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
     fresh = opt['path'].get('ignore_resume_networks') or ()
     for network in (key for key in opt if key.startswith('network_') and key not in fresh):
         weights = Path(opt['path']['models']) / f'net_{network.removeprefix("network_")}_{state["iter"]}.pth'
-        if not zipfile.is_zipfile(weights):
-            raise UserError(f'{path} needs {weights}, which is {"broken" if weights.exists() else "missing"}')
+        try:
+            read_pickle(weights)
+        except UserError:
+            raise UserError(f'{path} needs {weights}, which is {"broken" if weights.exists() else "missing"}') from None
     return state
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,30 +49,30 @@ def _build(arch: type[nn.Module], arguments: dict[str, Any]) -> tuple[nn.Module 
 
 def check_pretrained(options: Options, networks: Mapping[str, nn.Module], report: Report) -> None:
     """Files that the networks start from: there, readable, and of these networks."""
-    from ..checkpoints.load import read_checkpoint
+    from ..checkpoints.load import asked_set, compare, read_checkpoint
 
     paths = options.get('path')
     if not isinstance(paths, Mapping):
         return
-    for key, file in paths.items():
+    for key, source in paths.items():
         label = str(key).removeprefix('pretrain_network_')
-        if label == key or not file:
+        if label == key or not source:
             continue
         where = f'path: {key}'
-        checkpoint, complaint = errors_of(lambda file=file: read_checkpoint(Path(str(file)).expanduser()))
+        checkpoint, complaint = errors_of(
+            lambda source=source, label=label: read_checkpoint(str(source), asked_set(paths, label))
+        )
         if complaint:
             report.faults.append(f'{where}: {complaint}')
-        elif label in networks and paths.get(f'strict_load_{label}', True):
-            _compare(networks[label].state_dict(), checkpoint.state_dict, f'{where}: {file}', report)
-
-
-def _compare(wanted: Mapping[str, Any], got: Mapping[str, Any], where: str, report: Report) -> None:
-    missing, extra = [k for k in wanted if k not in got], [k for k in got if k not in wanted]
-    differ = [k for k in wanted if k in got and wanted[k].shape != got[k].shape]
-    parts = [f'{len(names)} parameters {what} ({names[0]}, ...)' for names, what in
-             ((missing, 'are missing'), (extra, 'are unknown'), (differ, 'have another shape')) if names]  # fmt: skip
-    if parts:
-        report.faults.append(f'{where} is of another network: {"; ".join(parts)}')
+            continue
+        if checkpoint.said:
+            report.facts.append(f'{where}: {source}: {checkpoint.said}')
+        if label in networks:
+            fit = compare(networks[label].state_dict(), checkpoint.state_dict)
+            if fault := fit.fault(paths.get(f'strict_load_{label}', True)):
+                report.faults.append(f'{where}: {source} {fault}')
+            elif fit.left_out:
+                report.warnings.append(f'{where}: {source}: left out: {fit.left_out}')
 
 
 def check_optimizers(options: Options, model: type | None, report: Report) -> None:
