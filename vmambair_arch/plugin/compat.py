@@ -11,11 +11,13 @@ import atexit
 import functools
 import importlib
 import importlib.util
+import itertools
 import multiprocessing
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
@@ -146,6 +148,31 @@ def load_weights_safely() -> None:
     BaseModel.load_network = load_network
 
 
+def archive_under_a_free_name() -> None:
+    """A second run of one name in the same second fails: its archive has the name of the first's (utils/misc.py:35).
+
+    Can go with a BasicSR release that looks for a free name.
+    """
+    import basicsr.train
+    from basicsr.utils import get_time_str, misc
+
+    def mkdir_and_rename(path: str) -> None:
+        folder, now = Path(path), get_time_str()
+        if folder.exists():
+            names = (folder.with_name(f'{folder.name}_archived_{now}{suffix}') for suffix in _suffixes())
+            archive = next(name for name in names if not name.exists())
+            sys.stdout.write(f'Path already exists. Rename it to {archive}\n')
+            folder.rename(archive)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    misc.mkdir_and_rename = basicsr.train.mkdir_and_rename = mkdir_and_rename
+
+
+def _suffixes() -> Iterator[str]:
+    yield ''
+    yield from (f'_{number}' for number in itertools.count(2))
+
+
 def resume_exactly() -> None:
     """Where a run starts, and how many epochs it has: one function each, see `resume`.
 
@@ -268,6 +295,7 @@ AFTER_IMPORT: tuple[Callable[[], None], ...] = (
     start_ranks_anywhere,
     wrap_networks_on_cpu,
     load_weights_safely,
+    archive_under_a_free_name,
     resume_exactly,
     let_workers_outlive_signals,
     find_vgg_weights,
