@@ -95,10 +95,12 @@ def _through(coverage: np.ndarray, rng: np.random.Generator, angle: float) -> tu
 
 
 def _pole(coverage: np.ndarray, rng: np.random.Generator) -> None:
-    """A line right through, or one that ends: a pole, a cable, an edge of a roof."""
-    point, along = _through(coverage, rng, rng.uniform(-math.pi / 2, math.pi / 2))
+    """A line right through, or one that ends, where it could not be a streak: a pole, a cable, an edge of a roof."""
+    angle = rng.uniform(-math.pi / 2, math.pi / 2)
+    point, along = _through(coverage, rng, angle)
     reach = 2 * max(coverage.shape)
-    ends = [reach if rng.random() < 0.6 else rng.uniform(0.1, 0.6) * reach / 2 for _ in range(2)]
+    whole = abs(angle) < math.pi / 4  # a short one that leans as rain does cannot be told from rain
+    ends = [reach if rng.random() < 0.6 or whole else rng.uniform(0.1, 0.6) * reach / 2 for _ in range(2)]
     _line(coverage, point - ends[0] * along, point + ends[1] * along, _width(rng))
 
 
