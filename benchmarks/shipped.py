@@ -56,7 +56,7 @@ ABOUT = {
 BORDER = {'derain': 0, 'sr': 4}
 TOLERANCE = 0.01
 """dB that fp16 may cost, of pictures that change by more than rounding (below 40 dB)."""
-LOSS = 0.2
+LOSS = 0.5
 """dB that one figure may fall by where the others rise more."""
 CROP, DRY = 64, 256
 """Sides of what is shown of a photograph, with rain and without, pixels."""
