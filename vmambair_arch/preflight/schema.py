@@ -292,9 +292,9 @@ class Knowledge:
         """What a key means; '' where nobody says."""
         texts = self._texts
         if path[:1] == ('datasets',):
-            texts = _texts_of(self.datasets.values()) | _degradation_texts()
+            texts = _texts_of(self.datasets.values()) | degradation_texts()
         elif len(path) == 1:
-            texts = texts | _degradation_texts()
+            texts = texts | degradation_texts()
         # A line of MEANINGS for this very key, then the docstrings, then a line for keys of its kind.
         if path in MEANINGS:
             return MEANINGS[path]
@@ -308,7 +308,8 @@ def _all_fit(path: Path, known: Path) -> bool:
     return all(fnmatchcase(a, b) for a, b in zip(path, known, strict=True))
 
 
-def _degradation_texts() -> dict[str, str]:
+def degradation_texts() -> dict[str, str]:
+    """The keys of the real-world degradation, at the top of a file or in `datasets: train`, with their texts."""
     from realesrgan_pipeline.config import OPTION_NAMES, DegradationConfig, OrderConfig
 
     first = described(DegradationConfig) | described(OrderConfig)
