@@ -54,6 +54,7 @@ BASE = [
     'pillow>=11.3',  # with AVIF and XMP
     'pyyaml',
     'safetensors',
+    'shtab',
     'tqdm',
 ]
 # basicsr asks for torch while it is built: install torch, numpy and cython first and pass --no-build-isolation.
@@ -83,6 +84,7 @@ setup(
         'heic': ['pillow-heif>=0.18'],
         'hub': ['huggingface_hub>=0.30'],
         'export': ['onnx', 'onnxruntime'],
+        'docs': ['mkdocs-material', 'mkdocstrings[python]'],
         'test': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff', 'jsonschema'],
     },
     entry_points={'console_scripts': ['vmambair=vmambair_arch.cli:main']},

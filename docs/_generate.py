@@ -149,8 +149,11 @@ def _named(definition: dict[str, Any], only: Iterable[str]) -> str:
 
 
 def _section(section: dict[str, Any], required: Iterable[str] = ()) -> str:
+    from vmambair_arch.preflight.schema import MEANINGS
+
+    order = {path[-1]: number for number, path in reversed(list(enumerate(MEANINGS)))}  # that of people, not of letters
     rows = []
-    for key, value in section['properties'].items():
+    for key, value in sorted(section['properties'].items(), key=lambda item: order.get(item[0], len(order))):
         described = value.get('description', '')
         if not described and key not in required and 'default' not in value:
             continue

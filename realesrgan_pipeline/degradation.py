@@ -22,10 +22,11 @@ from .resize import resize
 class Degradation:
     """Degrade a batch.
 
-    >>> degrade = Degradation(DegradationConfig(scale=4))
-    >>> lq, drawn = degrade(torch.rand(2, 3, 64, 48), torch.Generator().manual_seed(0))
-    >>> lq.shape
-    torch.Size([2, 3, 16, 12])
+    Example:
+        >>> degrade = Degradation(DegradationConfig(scale=4))
+        >>> lq, drawn = degrade(torch.rand(2, 3, 64, 48), torch.Generator().manual_seed(0))
+        >>> lq.shape
+        torch.Size([2, 3, 16, 12])
     """
 
     def __init__(self, config: DegradationConfig | None = None) -> None:

@@ -36,6 +36,7 @@ def test_every_command_explains_itself_with_an_example_that_parses(name, capsys)
     [
         (['restor', 'a.png'], "unknown command 'restor' (did you mean 'restore'?)"),
         (['restore', 'a.png', '--tyle', '3'], "(did you mean '--tile'?)"),
+        (['restore', 'a.png', '--task', 'derian'], "(did you mean 'derain'?)"),
         (['doctor', '--nonsense'], 'unrecognized arguments: --nonsense'),
         ([], 'which command?'),
     ],

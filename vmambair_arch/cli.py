@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -38,6 +39,7 @@ GROUPS = {
     'environment': {
         'doctor': 'what is installed, which scan is used, and what would make it faster',
         'autoload': 'let plain `python -m basicsr.train` see this package, or no longer',
+        'completion': 'print the script that lets bash, zsh or fish complete commands and options',
     },
 }
 """Commands with a line each; nothing of a command is imported before it is asked for."""
@@ -45,13 +47,15 @@ COMMANDS = {name: text for group in GROUPS.values() for name, text in group.item
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are the package's one line, with a guess for a mistyped option."""
+    """An ArgumentParser whose errors are the package's one line, with a guess for a mistyped option or choice."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         _, _, unknown = message.partition('unrecognized arguments: ')
         options = [option for action in self._actions for option in action.option_strings]
         wrong = next((word for word in unknown.split() if word.startswith('-')), '')
         hint = nearest(wrong.partition('=')[0], options) if wrong else ''
+        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            hint = nearest(choice[1], re.findall(r'[\w-]+', choice[2]))
         sys.stderr.write(f'{self.prog}: error: {message}{hint}; see {self.prog} --help\n')
         self.exit(2)
 

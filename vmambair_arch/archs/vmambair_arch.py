@@ -55,6 +55,11 @@ class _PatchEmbed(nn.Module):
 class VmambaIR(Network):
     """Image restoration (scale 1) and super-resolution (scale 2, 3, 4) with omni selective scans.
 
+    Example:
+        >>> network = VmambaIR.from_preset('light', scale=4)
+        >>> network(torch.zeros(1, 3, 20, 24)).shape
+        torch.Size([1, 3, 80, 96])
+
     Args:
         inp_channels, out_channels: channels of the images.
         dim: width of level 1; levels 2, 3 and the latent are 2, 4 and 8 times as wide, decoder level 1 and the

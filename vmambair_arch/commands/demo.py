@@ -309,7 +309,8 @@ def _write_figures(figures: dict, path: Path) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('task', nargs='?', default='derain', help='derain (default), sr or realsr')
+    text = 'what to learn (default: %(default)s)'
+    parser.add_argument('task', nargs='?', choices=tuple(TASKS), default='derain', help=text)
     parser.add_argument('--shipped', action='store_true', help="train nothing: show the package's own networks")
     parser.add_argument('--out', metavar='DIR', help='folder for everything it writes (default: demo_TASK)')
 

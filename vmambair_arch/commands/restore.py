@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .arguments import pick
+from .arguments import TASKS, pick
 
 EXAMPLES = (
     'vmambair restore rainy.jpg -o clean.png',
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument('-i', '--input', metavar='INPUT', help='the same as an option')
     add('-o', '--output', default='results', help='folder, or file for a single input (default: %(default)s)')
     network = parser.add_mutually_exclusive_group()
-    network.add_argument('--task', default='derain', help="by the package's network: derain (default) or sr (x4)")
+    network.add_argument('--task', choices=TASKS, default='derain', help="by the package's network (default: derain)")
     network.add_argument('-m', '-n', '--model', '--model_name', help='by a checkpoint: file, https:// address or name')
     add('-s', '--outscale', type=float, help="final size over input size (default: the network's scale)")
     add('-t', '--tile', type=int, help='largest side of a tile; 0: whole (default: what memory allows)')

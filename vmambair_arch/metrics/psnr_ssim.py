@@ -33,6 +33,11 @@ def psnr(
 ) -> float:
     """Peak signal-to-noise ratio, 10 log10(255^2 / MSE), in dB; infinite for equal images.
 
+    Example:
+        >>> grey = np.full((32, 32), 100, np.uint8)
+        >>> round(psnr(grey + 1, grey), 2)
+        48.13
+
     Args:
         image, reference: (h, w, 3) RGB, or (h, w) or (h, w, 1) grey; uint8, or float 0..1, which is neither clipped
             nor rounded (round to 8 bits first where the figure is to be that of saved files).

@@ -1,0 +1,57 @@
+"""`vmambair completion`: the script that lets a shell complete commands, options, their choices and file names."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import UserError
+
+SHELLS = ('bash', 'zsh', 'fish')
+EXAMPLES = ('vmambair completion bash',)
+
+FILES = {
+    'opt', 'input', 'output', 'model', 'source', 'target', 'checkpoint', 'photo', 'image', 'methods', 'targets', 'data',
+}  # fmt: skip
+FOLDERS = {'truth', 'lq', 'weights', 'downloads', 'out', 'folder', 'experiment'}
+"""Arguments that name files and folders, by what `args` calls them; those of demo take folders to write to."""
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """The command line as one parser; `cli` has one a command, so that a command's options alone are imported."""
+    from .. import cli
+
+    parser = argparse.ArgumentParser(prog='vmambair')
+    parser.add_argument('--version', action='store_true', help='print the version')
+    commands = parser.add_subparsers(metavar='COMMAND')
+    for name, text in cli.COMMANDS.items():
+        one = cli.command_parser(name)
+        commands.add_parser(name, parents=[one], add_help=False, help=text, description=text)
+    return parser
+
+
+def script(shell: str) -> str:
+    """The completion script of a shell.
+
+    Raises:
+        UserError: shtab is not installed.
+    """
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        raise UserError('completion needs shtab; install it with: pip install shtab') from None
+
+    parser = whole_parser()
+    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for one in subparsers.choices.values():
+        for action in one._actions:
+            if action.dest in FILES | FOLDERS and not action.choices:
+                action.complete = shtab.FILE if action.dest in FILES else shtab.DIRECTORY  # type: ignore[attr-defined]
+    return str(shtab.complete(parser, shell))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('shell', choices=SHELLS, help='the shell to write for')
+
+
+def run(args: argparse.Namespace) -> None:
+    print(script(args.shell))
