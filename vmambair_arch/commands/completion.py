@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UserError
+from .table import COMMANDS, command_parser
 
 SHELLS = ('bash', 'zsh', 'fish')
 EXAMPLES = ('vmambair completion bash',)
@@ -17,14 +18,12 @@ FOLDERS = {'truth', 'lq', 'weights', 'downloads', 'out', 'folder', 'experiment'}
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """The command line as one parser; `cli` has one a command, so that a command's options alone are imported."""
-    from .. import cli
-
+    """The command line as one parser; `table` has one a command, so that one command alone is imported."""
     parser = argparse.ArgumentParser(prog='vmambair')
     parser.add_argument('--version', action='store_true', help='print the version')
     commands = parser.add_subparsers(metavar='COMMAND')
-    for name, text in cli.COMMANDS.items():
-        one = cli.command_parser(name)
+    for name, text in COMMANDS.items():
+        one = command_parser(name)
         commands.add_parser(name, parents=[one], add_help=False, help=text, description=text)
     return parser
 
