@@ -1,4 +1,4 @@
-"""The commands of `vmambair` in groups, and the parser of each: a module here with `EXAMPLES`, `add_arguments`, `run`."""
+"""The commands of `vmambair` in groups, and each one's parser: a module with `EXAMPLES`, `add_arguments`, `run`."""
 
 from __future__ import annotations
 
