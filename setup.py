@@ -59,6 +59,8 @@ BASE = [
 ]
 # basicsr asks for torch while it is built: install torch, numpy and cython first and pass --no-build-isolation.
 TRAIN = ['basicsr==1.4.2', 'torchvision', 'timm', 'lpips', 'dists-pytorch', 'scikit-image', 'matplotlib', 'setuptools']
+# Optimisers that neither torch nor timm has: schedule-free, SOAP.
+OPTIM = ['schedulefree', 'pytorch_optimizer']
 
 setup(
     name='vmambair-arch',
@@ -78,14 +80,24 @@ setup(
     install_requires=BASE,
     extras_require={
         'train': TRAIN,
+        'optim': OPTIM,
         'pyiqa': ['pyiqa'],
         'web': ['gradio>=6'],
         'video': ['av>=14'],
         'heic': ['pillow-heif>=0.18'],
         'hub': ['huggingface_hub>=0.30'],
         'export': ['onnx', 'onnxruntime'],
+        'losses': ['piq'],
         'docs': ['mkdocs-material', 'mkdocstrings[python]'],
-        'test': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff', 'jsonschema'],
+        'test': [
+            *OPTIM,
+            'pytest',
+            'pytest-timeout',
+            'hypothesis',
+            'ruff',
+            'jsonschema',
+            'piq',
+        ],
     },
     entry_points={'console_scripts': ['vmambair=vmambair_arch.cli:main']},
 )

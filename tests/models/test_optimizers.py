@@ -7,7 +7,7 @@ import torch
 
 from vmambair_arch.archs import VmambaIR
 from vmambair_arch.errors import UserError
-from vmambair_arch.models.optimizers import OPTIMIZERS, STATE_SPACE, build_optimizer
+from vmambair_arch.models.optimizers import OPTIMIZERS, STATE_SPACE, build_optimizer, muon_groups
 
 
 @pytest.fixture(scope='module')
@@ -65,3 +65,47 @@ def test_optimisers_of_torch_train(name):
 def test_faults_are_named(options, message):
     with pytest.raises(UserError, match=message):
         build_optimizer([('w', torch.nn.Parameter(torch.ones(3)))], options)
+
+
+@pytest.mark.parametrize('name', sorted(OPTIMIZERS))
+def test_every_optimiser_that_is_offered_trains_this_network(name, network):
+    """torch's Muon refuses all but matrices, Adahessian wants second derivatives: neither is offered."""
+    copy = VmambaIR(**network.config)
+    optimizer = build_optimizer(copy.named_parameters(), {'type': name, 'lr': 1e-4})
+    if hasattr(optimizer, 'train'):
+        optimizer.train()
+    before = {key: parameter.detach().clone() for key, parameter in copy.named_parameters()}
+    for _ in range(6):  # RAdam's schedule-free form stands still for four
+        optimizer.zero_grad()
+        copy(torch.full((1, 3, 8, 8), 0.3)).square().mean().backward()
+        optimizer.step()
+    moved = [key for key, parameter in copy.named_parameters() if not torch.equal(parameter, before[key])]
+    assert len(moved) > len(before) / 2
+    assert all(torch.isfinite(parameter).all() for parameter in copy.parameters())
+
+
+def test_muon_takes_what_mixes_channels_and_adamw_the_rest(network):
+    groups = muon_groups(network.named_parameters(), spare_state_space=True)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    muon, adamw, still = ([names[id(p)] for p in group['params']] for group in groups)
+    assert sum(map(len, (muon, adamw, still))) == len(names)
+    kinds = {
+        name.rpartition('.attn.')[2].rpartition('.ffn.')[2] for name in muon if '.attn.' in name or '.ffn.' in name
+    }
+    assert kinds == {'in_conv.weight', 'out_conv.weight', 'project_in.weight', 'project_out.weight'}
+    rest = {name.partition('.')[0] for name in muon if '.attn.' not in name and '.ffn.' not in name}
+    assert rest == {
+        'down1_2',
+        'down2_3',
+        'down3_4',
+        'up4_3',
+        'up3_2',
+        'up2_1',
+        'reduce_chan_level3',
+        'reduce_chan_level2',
+    }
+    assert 'patch_embed.proj.weight' in adamw
+    assert 'output.weight' in adamw
+    assert any(name.endswith('x_proj_weight') for name in adamw)
+    assert {name.rpartition('.')[2] for name in still} == set(STATE_SPACE)
+    assert groups[2]['weight_decay'] == 0

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.load import read_pickle
 from ..errors import UserError
 from ..files import replacing
+from .ema import FIRST
 
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -143,20 +145,25 @@ class CheckpointFolder:
         prune(self.models, self.states, self.keep_last, spare)
 
 
-def network_content(net: nn.Module, averaged: nn.Module | None = None) -> dict[str, Any]:
-    """What a file of a network holds: `params`, `params_ema` where weights are averaged, and what describes it.
+def network_content(net: nn.Module) -> dict[str, Any]:
+    """What a file of a network holds: `params`, and what describes it.
 
     Args:
         net: without a wrapper of DistributedDataParallel.
-        averaged: the network of the averaged weights.
     """
-    content: dict[str, Any] = {'params': _on_cpu(net.state_dict())}
+    content: dict[str, Any] = {'params': on_cpu(net.state_dict())}
     if config := getattr(net, 'config', None):
         content['vmambair'] = {'arch': net.arch, 'config': config}
-    if averaged is not None:
-        content['params_ema'] = _on_cpu(averaged.state_dict())
     return content
 
 
-def _on_cpu(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def load_averages(path: str | Path) -> dict[str, dict[str, Tensor]]:
+    """The averages of a checkpoint beyond the first, by key; none in a file that has none."""
+    if Path(path).suffix == '.safetensors':
+        return {}
+    content = read_pickle(path)
+    return {key: value for key, value in content.items() if key.startswith(f'{FIRST}_') and value}
+
+
+def on_cpu(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in state_dict.items()}

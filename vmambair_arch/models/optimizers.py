@@ -1,9 +1,11 @@
-"""Every optimiser of torch by name, with the state-space parameters kept from weight decay."""
+"""Optimisers by name: torch's, timm's, and those of the extra `optim`; the state space is kept from weight decay."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,12 +17,47 @@ from ..errors import UserError, nearest
 STATE_SPACE = ('A_logs', 'Ac_logs', 'Ds', 'Dsc')
 """Last parts of the names of A and D of the scans: decay would pull the time constants to 1 and the skip to 0."""
 
-_UNFIT = ('Optimizer', 'LBFGS', 'SparseAdam')  # the base class; needs a closure; needs sparse gradients
+_UNFIT = ('Optimizer', 'LBFGS', 'SparseAdam', 'Muon')
+"""The base class; needs a closure; needs sparse gradients; refuses all but matrices (timm's Muon takes the rest)."""
+
+_TIMM = (
+    'AdaBelief', 'AdafactorBigVision', 'AdamP', 'Adan', 'Adopt', 'Kron', 'LaProp', 'Lamb', 'Lars', 'Lion', 'MADGRAD',
+    'Mars', 'Muon', 'NAdamW', 'NvNovoGrad', 'RMSpropTF', 'SGDP', 'SGDW',
+)  # fmt: skip
+"""Of `timm.optim`, those that torch does not have and that need no second derivatives and no GPU."""
+
+_EXTRA = {
+    'AdamWScheduleFree': 'schedulefree',
+    'RAdamScheduleFree': 'schedulefree',
+    'SGDScheduleFree': 'schedulefree',
+    'SOAP': 'pytorch_optimizer',
+}
+"""Of packages that the extra `optim` installs."""
+
+_BY_ADAMW = ('patch_embed.', 'conv_first.', 'output.', 'tail.', 'conv_last.', *STATE_SPACE)
+"""Parts of names whose parameters Muon leaves to AdamW: first and last layers (as in Muon's own recipe), A and D."""
+
+
+def _torch_optimizers() -> dict[str, type[Optimizer]]:
+    return {
+        name: kind
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in _UNFIT
+    }
+
+
+def _installed(package: str, names: Iterable[str]) -> dict[str, type[Optimizer]]:
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError:
+        return {}
+    return {name: getattr(module, name) for name in names if hasattr(module, name)}
+
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    name: kind
-    for name, kind in vars(torch.optim).items()
-    if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in _UNFIT
+    **_torch_optimizers(),
+    **_installed('timm.optim', _TIMM),
+    **{name: kind for name, package in _EXTRA.items() for kind in _installed(package, (name,)).values()},
 }
 """By the name that an option file gives as `optim_g: type`."""
 
@@ -36,10 +73,33 @@ def parameter_groups(parameters: Iterable[tuple[str, Tensor]]) -> list[dict[str,
     return result
 
 
-def build_optimizer(parameters: Iterable[tuple[str, Tensor]], options: Mapping[str, Any]) -> Optimizer:
-    """The optimiser of an option section: `type`, `lr` and what that class of `torch.optim` takes.
+def muon_groups(parameters: Iterable[tuple[str, Tensor]], spare_state_space: bool) -> list[dict[str, Any]]:
+    """Matrices for Muon, everything else for the AdamW beside it.
 
-    `decay_state_space: true` lets A and D of the scans decay as well, as they do in the authors' runs.
+    Args:
+        parameters: by name.
+        spare_state_space: A and D do not decay.
+
+    Returns:
+        Up to three groups. Muon takes linear layers and convolutions that mix channels (m, n[, kh, kw]). The stacked
+        projections of the scans (K, m, n), depthwise kernels, vectors, first and last layers are AdamW's.
+    """
+    groups: dict[str, list[Tensor]] = {'muon': [], 'adamw': [], 'still': []}
+    for name, parameter in parameters:
+        mixes = name.endswith('weight') and parameter.ndim in (2, 4) and min(parameter.shape[:2]) > 1
+        if spare_state_space and name.rpartition('.')[2] in STATE_SPACE:
+            groups['still'].append(parameter)
+        else:
+            groups['muon' if mixes and not any(part in name for part in _BY_ADAMW) else 'adamw'].append(parameter)
+    settings = {'muon': {}, 'adamw': {'use_fallback': True}, 'still': {'use_fallback': True, 'weight_decay': 0.0}}
+    return [{'params': groups[key], **more} for key, more in settings.items() if groups[key]]
+
+
+def build_optimizer(parameters: Iterable[tuple[str, Tensor]], options: Mapping[str, Any]) -> Optimizer:
+    """The optimiser of an option section: `type`, `lr` and what that class takes.
+
+    `decay_state_space: true` lets A and D of the scans decay as well, as they do in the authors' runs. `Muon` is timm's
+    hybrid (see `muon_groups`); with its default `adjust_lr_fn` one `lr`, that of AdamW, is right for both halves.
 
     Raises:
         UserError: an unknown type, or arguments it does not take.
@@ -47,16 +107,48 @@ def build_optimizer(parameters: Iterable[tuple[str, Tensor]], options: Mapping[s
     arguments = dict(options)
     name = arguments.pop('type')
     if name not in OPTIMIZERS:
-        raise UserError(f"optimiser: torch.optim has no '{name}' for this{nearest(name, list(OPTIMIZERS))}")
+        if name in _EXTRA:
+            raise UserError(f'optimiser: {name} needs {_EXTRA[name]}; pip install {_EXTRA[name]}')
+        raise UserError(f"optimiser: there is no '{name}'{nearest(str(name), list(OPTIMIZERS))}")
     kind = OPTIMIZERS[name]
     default = inspect.signature(kind).parameters.get('weight_decay')
     decay = arguments.get('weight_decay', default.default if default else 0)
     parameters = list(parameters)
-    if arguments.pop('decay_state_space', False) or not decay:
-        groups = [{'params': [parameter for _, parameter in parameters]}]
-    else:
+    spare = not arguments.pop('decay_state_space', False) and bool(decay)
+    if name == 'Muon':
+        groups = muon_groups(parameters, spare)
+    elif spare:
         groups = parameter_groups(parameters)
+    else:
+        groups = [{'params': [parameter for _, parameter in parameters]}]
     try:
         return kind(groups, **arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f'optimiser: {name}: {error}') from None
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f'optimiser: {name}: {" ".join(str(error).split())}') from None
+
+
+def settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What the options said of each group: its rate, decay and the like, and nothing that is counted while training."""
+    names = {*inspect.signature(type(optimizer)).parameters, 'initial_lr', 'use_fallback'} - {'params'}
+    return [{key: value for key, value in group.items() if key in names} for group in optimizer.param_groups]
+
+
+def _switches(optimizers: Sequence[Optimizer], name: str) -> list[Callable[[], None]]:
+    return [getattr(o, name) for o in optimizers if hasattr(o, 'train') and hasattr(o, 'eval')]
+
+
+def training(optimizers: Sequence[Optimizer]) -> None:
+    """Turn schedule-free optimisers (arXiv 2405.15682) to the point at which gradients are taken."""
+    for switch in _switches(optimizers, 'train'):
+        switch()
+
+
+@contextmanager
+def evaluated(optimizers: Sequence[Optimizer]) -> Iterator[None]:
+    """Inside, the parameters of schedule-free optimisers are the average that is evaluated and saved."""
+    for switch in _switches(optimizers, 'eval'):
+        switch()
+    try:
+        yield
+    finally:
+        training(optimizers)

@@ -7,6 +7,7 @@ they are due `get_current_log`, `save` and `validation`. Networks, optimisers an
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 from collections import OrderedDict
@@ -29,9 +30,10 @@ from ..inference.tiles import restore
 from ..ranks.distributed import barrier, gather
 from ..ranks.signals import StopRequest
 from .bad_steps import BadSteps, suspects
-from .checkpointing import CheckpointFolder, last_checkpoint, network_content
+from .checkpointing import CheckpointFolder, last_checkpoint, load_averages, network_content, on_cpu
+from .ema import FIRST, Averages, decays
 from .lr_schedulers import build_scheduler
-from .optimizers import build_optimizer
+from .optimizers import build_optimizer, evaluated, settings, training
 from .progress import ProgressBar
 from .rng import rng_state, set_rng_state, unchanged_rng
 from .validation import Schedule, log_scores, validate
@@ -59,10 +61,13 @@ class VmambaIRModel(SRModel):
         `use_grad_clip`: clip the norm of the gradients to `grad_clip`, 0.01 where that is not given (Restormer's).
         `amp`: 'bf16' or 'fp16', networks run under autocast; losses, weights and optimisers stay in float32.
         `accumulate`: n parts of each batch are run one after the other: the same step in 1/n of the memory.
+        `ema_decay`: one decay as BasicSR has it, or a list: the first is `params_ema`, others `params_ema_<decay>`.
+        `ema_power`, `ema_gamma`, `ema_update_after_step`: warm-up of the averages, see `ema.Averages`.
         `compile`: torch.compile the networks for training.
         `max_bad_steps`: stop after so many steps with a NaN or infinite loss or gradient, 100 by default. Each is
             skipped and named.
-    Of section `val`: `tile` and `tile_overlap` for images that do not fit in memory. Of section `logger`:
+    Of section `val`: `tile` and `tile_overlap` for images that do not fit in memory; `param_key`, the weights that are
+    validated: `params`, `params_ema` (default where weights are averaged) or a further average. Of section `logger`:
     `keep_last: N` keeps the newest N checkpoints, and the networks with the best metrics.
 
     Raises:
@@ -86,8 +91,12 @@ class VmambaIRModel(SRModel):
             if not hasattr(self, f'net_{label}'):
                 self._build_network(label)
             self.net(label).train()
-        self.ema_decay = train.get('ema_decay', 0)
-        if self.ema_decay > 0:
+        averaged = decays(train.get('ema_decay', 0))
+        self.ema_decay = averaged[0] if averaged else 0
+        self.averages = Averages(
+            averaged, train.get('ema_power', 0), train.get('ema_gamma', 1), train.get('ema_update_after_step', 0)
+        )
+        if averaged:
             self._build_ema()
         self.criteria = self.build_criteria()
         self.amp = self._amp_type(train.get('amp'))
@@ -131,6 +140,9 @@ class VmambaIRModel(SRModel):
             self.load_network(self.net_g_ema, path['pretrain_network_g'], path.get('strict_load_g', True), 'params_ema')
         else:
             self.model_ema(0)
+        if len(self.averages.decays) > 1:
+            stored = load_averages(path['pretrain_network_g']) if path.get('pretrain_network_g') else None
+            self.averages.begin(self.get_bare_model(self.net_g), stored)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         net = super().model_to_device(net)
@@ -163,6 +175,7 @@ class VmambaIRModel(SRModel):
             optimizer = build_optimizer(parameters, self.opt['train'][f'optim_{label}'])
             setattr(self, f'optimizer_{label}', optimizer)
             self.optimizers.append(optimizer)
+        training(self.optimizers)
 
     def setup_schedulers(self) -> None:
         train = self.opt['train']
@@ -281,7 +294,8 @@ class VmambaIRModel(SRModel):
         """
         self.scaler.update()
         if good and self.ema_decay > 0:
-            self.model_ema(self.ema_decay)
+            self.model_ema(self.averages.decay_at(self.current_iter, self.ema_decay))
+            self.averages.update(self.get_bare_model(self.net_g), self.current_iter)
         self.log_dict, self._log_values = OrderedDict(self._log_values), {}
         self.log_dict['patch'] = float(self.gt.shape[-1])
         if self.bad_steps.count:
@@ -327,7 +341,7 @@ class VmambaIRModel(SRModel):
     def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
         """Every rank takes its part of the images; training goes on as if there had been no validation."""
         name = dataloader.dataset.opt['name']
-        with unchanged_rng():
+        with unchanged_rng(), evaluated(self.optimizers):
             scores = validate(self, dataloader.dataset, current_iter, save_img)
         if scores is None:
             get_root_logger().warning(f'Validation {name} at {current_iter} is put off until the run goes on')
@@ -346,7 +360,7 @@ class VmambaIRModel(SRModel):
     @torch.no_grad()
     def test(self) -> None:
         """`output` (1, 3, h, w) of `lq` in float32, by the averaged weights where there are some, in tiles if asked."""
-        net = getattr(self, 'net_g_ema', None) or self.get_bare_model(self.net_g)
+        net = self._network_to_test()
         was_training = net.training
         net.eval()
         options = self.opt['val']
@@ -361,15 +375,30 @@ class VmambaIRModel(SRModel):
         self.output = output[None]
         net.train(was_training)
 
+    def _network_to_test(self) -> nn.Module:
+        """What `val: param_key` names: the averaged weights where there are some, the trained ones for `params`."""
+        bare = self.get_bare_model(self.net_g)
+        key = self.opt['val'].get('param_key', FIRST)
+        if key == 'params' or not hasattr(self, 'net_g_ema'):
+            return bare
+        if key == FIRST:
+            return self.net_g_ema
+        if key not in self.averages.states:
+            known = ', '.join(['params', FIRST, *self.averages.states])
+            raise UserError(f"val: param_key: there is no '{key}'; there are {known}")
+        averaged = copy.deepcopy(bare)
+        averaged.load_state_dict(self.averages.states[key])
+        return averaged
+
     # ------------------------------------------------------------ saving and resuming
 
     def networks_to_save(self) -> dict[str, dict[str, Any]]:
         """The content of `net_<label>_<iteration>.pth` by label: `params`, and what else belongs to it."""
-        averaged = self.net_g_ema if self.ema_decay > 0 else None
-        return {
-            label: network_content(self.get_bare_model(self.net(label)), averaged if label == 'g' else None)
-            for label in self.labels
-        }
+        content = {label: network_content(self.get_bare_model(self.net(label))) for label in self.labels}
+        if self.ema_decay > 0:
+            content['g'][FIRST] = on_cpu(self.net_g_ema.state_dict())
+            content['g'] |= {key: on_cpu(state) for key, state in self.averages.states.items()}
+        return content
 
     def rank_state(self) -> dict[str, Any]:
         """What of the training state is each rank's own, in tensors and plain values: its random numbers."""
@@ -396,9 +425,14 @@ class VmambaIRModel(SRModel):
             self._epoch, self._last_saved = epoch, (current_iter, self.schedule.owed(current_iter))
         ranks = gather(self.rank_state()) if current_iter != -1 else []
         if self.opt['rank'] == 0:
-            state = self._state(current_iter, ranks) if current_iter != -1 else None
             best = {record['iter'] for records in self.best_metric_results.values() for record in records.values()}
-            self.checkpoints.write('latest' if state is None else current_iter, self.networks_to_save(), state, best)
+            with evaluated(self.optimizers):
+                state = self._state(current_iter, ranks) if current_iter != -1 else None
+                name = 'latest' if state is None else current_iter
+                self.checkpoints.write(name, self.networks_to_save(), state, best)
+        else:
+            with evaluated(self.optimizers):  # rounds as on rank 0, whose weights must stay those of all
+                pass
 
     def _state(self, current_iter: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -421,15 +455,16 @@ class VmambaIRModel(SRModel):
         Raises:
             UserError: the state is of other networks or optimisers.
         """
-        groups = [[_settings(group) for group in optimizer.param_groups] for optimizer in self.optimizers]
+        groups = [settings(optimizer) for optimizer in self.optimizers]
         try:
             super().resume_training(resume_state)
         except (AssertionError, ValueError) as error:
             path = self.opt['path'].get('resume_state')
             raise UserError(f'{path} is of another network_* or optim_* than the options name ({error})') from error
-        for optimizer, settings in zip(self.optimizers, groups, strict=True):
-            for group, wanted in zip(optimizer.param_groups, settings, strict=True):
-                group.update(wanted)
+        for optimizer, wanted in zip(self.optimizers, groups, strict=True):
+            for group, values in zip(optimizer.param_groups, wanted, strict=True):
+                group.update(values)
+        training(self.optimizers)  # states are saved at the average of a schedule-free optimiser
         self.current_iter, self._epoch = resume_state['iter'], resume_state['epoch']
         if resume_state.get('scaler'):  # empty where it was saved without fp16
             self.scaler.load_state_dict(resume_state['scaler'])
@@ -453,7 +488,3 @@ class VmambaIRModel(SRModel):
         self._bar.close()
         barrier()  # a launcher ends all ranks as soon as one has gone, even one that is still saving
         raise SystemExit(128 + self.stop.agreed)
-
-
-def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != 'params'}
