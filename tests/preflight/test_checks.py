@@ -246,19 +246,17 @@ def test_a_network_that_fails_while_it_is_built(check):
     assert words(check(network_g=resnet).faults, 'network_g: ', "no attribute 'upconv1' (AttributeError)")
 
 
-def test_keys_of_somebody_elses_data_set(check):
+def test_keys_of_somebody_elses_data_set(check, monkeypatch):
     """Its keys are known from its source; a stranger's unknown key is a warning, for source may hide what it reads."""
     from basicsr.data.paired_image_dataset import PairedImageDataset
     from basicsr.utils.registry import DATASET_REGISTRY
 
-    if 'HazeDataset' not in DATASET_REGISTRY:
+    class HazeDataset(PairedImageDataset):
+        def __init__(self, opt):
+            super().__init__(opt)
+            self.density = opt.get('density', 1)
 
-        class HazeDataset(PairedImageDataset):
-            def __init__(self, opt):
-                super().__init__(opt)
-                self.density = opt.get('density', 1)
-
-        DATASET_REGISTRY.register(HazeDataset)
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'HazeDataset', HazeDataset)
     report = check(datasets__train__type='HazeDataset', datasets__train__density=2, datasets__train__densty=2)
     assert report.faults == []
     assert words(report.warnings, "datasets: train: nothing reads 'densty' (did you mean 'density'?)")
@@ -370,3 +368,21 @@ def test_clean_photographs_of_a_training_are_read_and_their_keys_known(check, tm
     assert words(check(**varied).faults, 'b.png')
     typo = varied | {'datasets__train__clean_probabilty': 0.2}
     assert words(check(**typo).faults, "'clean_probabilty'", "did you mean 'clean_probability'")
+
+
+@pytest.mark.parametrize(
+    ('train', 'fault'),
+    [
+        ({'ema_decay': [0.9, 0.99], 'ema_power': 0.75, 'loss_schedules': {'pixel': [[0, 1], [2, 0.5]]}}, ''),
+        ({'ema_decay': [0.9, 0.9]}, 'train: ema_decay names an average twice'),
+        ({'ema_power': -1}, 'train: ema_power must lie in 0..1'),
+        ({'loss_schedules': {'pixl': [[0, 1]]}}, "no loss 'pixl_opt' (did you mean 'pixel'?)"),
+        ({'loss_schedules': {'pixel': [[0, -1]]}}, 'loss_schedules: pixel must be'),
+        ({'optim_g': {'type': 'Adann', 'lr': 1e-3}}, "did you mean 'Adan'"),
+        ({'optim_g': {'type': 'Muon', 'lr': 1e-3, 'ns_step': 5}}, 'ns_step'),
+    ],
+)
+def test_averages_schedules_and_optimisers_are_checked(check, train, fault):
+    report = check(model_type='VmambaIRModel', **{f'train__{key}': value for key, value in train.items()})
+    assert [line for line in report.faults if not fault or fault not in line] == []
+    assert bool(report.faults) == bool(fault)

@@ -69,7 +69,7 @@ def test_every_option_file_names_the_schema_and_has_the_headings_of_basicsr(path
         ('network_g:channel_fusion=minus', "'minus' is not one of ['mul', 'add']"),
         ('train:pixel_opt:loss_wait=1', 'loss_wait'),
         ('train:scheduler:period=3', 'period'),
-        ('train:ema_decay=1', '1 is greater than or equal to the maximum of 1'),
+        ('train:ema_decay=1', '1 is not valid under any of the given schemas'),
         ('datasets:train:gtsize=3', 'gtsize'),
         ('datasets:train:use_hflip=maybe', "'maybe' is not of type 'boolean'"),
         ('val:metrics:psnr:crop_boarder=3', 'crop_boarder'),

@@ -32,6 +32,7 @@ from ..ranks.signals import StopRequest
 from .bad_steps import BadSteps, suspects
 from .checkpointing import CheckpointFolder, last_checkpoint, load_averages, network_content, on_cpu
 from .ema import FIRST, Averages, decays
+from .loss_schedules import loss_schedules
 from .lr_schedulers import build_scheduler
 from .optimizers import build_optimizer, evaluated, settings, training
 from .progress import ProgressBar
@@ -56,7 +57,8 @@ class VmambaIRModel(SRModel):
 
     Options of section `train` beyond BasicSR's:
         `<name>_opt`: any loss of LOSS_REGISTRY, as many as wanted; logged as `l_<name>`.
-        `optim_g`: any optimiser of torch.optim; `decay_state_space: true` lets A and D of the scans decay as well.
+        `loss_schedules`: factors on losses over the run, `{perceptual: [[0, 0], [5000, 1]]}`, see `loss_schedules`.
+        `optim_g`: any of `optimizers.OPTIMIZERS`; `decay_state_space: true` lets A and D of the scans decay as well.
         `scheduler_<label>`: a scheduler for one network in place of `scheduler`.
         `use_grad_clip`: clip the norm of the gradients to `grad_clip`, 0.01 where that is not given (Restormer's).
         `amp`: 'bf16' or 'fp16', networks run under autocast; losses, weights and optimisers stay in float32.
@@ -83,6 +85,19 @@ class VmambaIRModel(SRModel):
     @classmethod
     def check_options(cls, opt: dict[str, Any]) -> None:
         """Raise a UserError for training options that cannot be met; asked before anything is built or written."""
+        train = opt['train']
+        cls._build_averages(train)
+        losses = [key.removesuffix('_opt') for key in train if key.endswith('_opt') and key != 'gan_opt']
+        loss_schedules(train.get('loss_schedules') or {}, losses)
+
+    @staticmethod
+    def _build_averages(train: dict[str, Any]) -> Averages:
+        return Averages(
+            decays(train.get('ema_decay', 0)),
+            train.get('ema_power', 0),
+            train.get('ema_gamma', 1),
+            train.get('ema_update_after_step', 0),
+        )
 
     def init_training_settings(self) -> None:
         self.check_options(self.opt)
@@ -91,14 +106,12 @@ class VmambaIRModel(SRModel):
             if not hasattr(self, f'net_{label}'):
                 self._build_network(label)
             self.net(label).train()
-        averaged = decays(train.get('ema_decay', 0))
-        self.ema_decay = averaged[0] if averaged else 0
-        self.averages = Averages(
-            averaged, train.get('ema_power', 0), train.get('ema_gamma', 1), train.get('ema_update_after_step', 0)
-        )
-        if averaged:
+        self.averages = self._build_averages(train)
+        self.ema_decay = self.averages.decays[0] if self.averages.decays else 0
+        if self.ema_decay > 0:
             self._build_ema()
         self.criteria = self.build_criteria()
+        self.loss_schedules = loss_schedules(train.get('loss_schedules') or {}, self.criteria)
         self.amp = self._amp_type(train.get('amp'))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         clips = train.get('use_grad_clip', 'grad_clip' in train)
@@ -225,7 +238,8 @@ class VmambaIRModel(SRModel):
                 names = ('l_percep', 'l_style')
             else:
                 names, values = (f'l_{"pix" if name == "pixel" else name}',), (values,)
-            terms |= {n: value for n, value in zip(names, values, strict=True) if value is not None}
+            factor = self.loss_schedules[name](self.current_iter) if name in self.loss_schedules else 1
+            terms |= {n: value * factor for n, value in zip(names, values, strict=True) if value is not None}
         return terms
 
     def target(self, criterion: str, batch: Batch) -> Tensor:

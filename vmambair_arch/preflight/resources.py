@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..inference.tiles import free_system_memory
+from ..models.ema import decays
 from ..ops import choose
 from .data import Data
 from .keys import KeysRead
@@ -78,7 +79,7 @@ def check_disk(options: Options, networks: Mapping[str, nn.Module], start: int, 
     size = 0
     for label, network in networks.items():
         weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-        averaged = label == 'g' and train.get('ema_decay', 0) > 0
+        averaged = len(decays(train.get('ema_decay', 0))) if label == 'g' else 0
         size += weights * (1 + averaged)  # the file of the network
         size += weights * 2 if train.get(f'optim_{label}') else 0  # moments in the state
     count = max(1, (int(train['total_iter']) - start) // int(logger['save_checkpoint_freq'])) if size else 0
@@ -105,7 +106,7 @@ def check_memory(
     for label, network in networks.items():
         weights = sum(t.numel() * t.element_size() for t in network.parameters())
         trained = bool(train.get(f'optim_{label}'))
-        held += weights * (1 + 3 * trained + (label == 'g' and train.get('ema_decay', 0) > 0))
+        held += weights * (1 + 3 * trained + (len(decays(train.get('ema_decay', 0))) if label == 'g' else 0))
     held += _activations(options, section)
     cached = 0
     for phase, each in data.items():

@@ -64,6 +64,8 @@ MEANINGS: dict[Path, str] = {
     ('train', 'perceptual_opt'): 'The loss between features of a VGG network.',
     ('train', 'grad_clip'): 'Largest norm of the gradients; larger ones are scaled down.',
     ('val', 'val_freq'): 'Validate after so many iterations.',
+    ('val', 'param_key'): 'The weights that are validated: params, params_ema (the default where weights are averaged) '
+    'or a further average, as params_ema_0.9999.',
     ('val', 'save_img'): 'Save the restored images.',
     ('val', 'suffix'): 'Added to the names of saved images; ~ adds the name of the experiment.',
     ('val', 'pbar'): 'Show progress.',

@@ -77,6 +77,11 @@ _TEXT = Rule(
     'text, in quotes where it looks like a number',
     {'type': 'string', 'minLength': 1},
 )
+_SHARES = Rule(
+    lambda v: _SHARE.fits(v) or (isinstance(v, list) and bool(v) and all(map(_SHARE.fits, v))),
+    f'{_SHARE.what}, or a list of them',
+    {'anyOf': [_SHARE.schema, {'type': 'array', 'items': _SHARE.schema, 'minItems': 1}]},
+)
 _SECTION = Rule(lambda v: isinstance(v, Mapping), 'a section', {'type': 'object'})
 VALUES: dict[Path, Rule] = {
     ('name',): _TEXT,
@@ -89,7 +94,7 @@ VALUES: dict[Path, Rule] = {
     ('manual_seed',): _or_none(_whole(0)),
     ('train', 'total_iter'): _count(1),
     ('train', 'warmup_iter'): _count(-1),
-    ('train', 'ema_decay'): _SHARE,
+    ('train', 'ema_decay'): _SHARES,
     ('train', 'accumulate'): _whole(1),
     ('train', 'max_bad_steps'): _whole(1),
     ('train', 'net_d_iters'): _count(1),
