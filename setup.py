@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +17,7 @@ OPENMP = '-fopenmp'
 class BuildKernels(build_ext):
     """Builds the C kernels into `vmambair_arch/ops/_kernels.so`, a plain library that knows no Python.
 
-    Nothing here may fail an install: without a compiler the torch version of the scan serves, and says so.
+    Nothing here may fail an install: without a compiler the torch version of the scan is used, and says so.
     """
 
     def get_ext_filename(self, fullname: str) -> str:
@@ -62,18 +64,71 @@ TRAIN = ['basicsr==1.4.2', 'torchvision', 'timm', 'lpips', 'dists-pytorch', 'sci
 # Optimisers that neither torch nor timm has: schedule-free, SOAP.
 OPTIM = ['schedulefree', 'pytorch_optimizer']
 
+REPOSITORY = os.environ.get('VMAMBAIR_REPOSITORY', '').rstrip('/')
+"""Address of the repository where it is known: the workflow that builds the wheels sets it."""
+
+
+def long_description() -> str:
+    """The README for an index page, where links within the checkout lead nowhere: absolute, or their text alone."""
+    path = HERE / 'README.md'
+    text = path.read_text(encoding='utf-8') if path.exists() else ''
+
+    def image(match: re.Match[str]) -> str:
+        return f'![{match[1]}]({REPOSITORY}/raw/HEAD/{match[2]})' if REPOSITORY else ''
+
+    def link(match: re.Match[str]) -> str:
+        return f'[{match[1]}]({REPOSITORY}/blob/HEAD/{match[2]})' if REPOSITORY else match[1]
+
+    text = re.sub(r'!\[([^]]*)\]\((?!https?:)([^)]*)\)', image, text)
+    return re.sub(r'(?<!!)\[([^]]*)\]\((?!https?:)([^)]*)\)', link, text)
+
+
+URLS = {'Paper': 'https://doi.org/10.1109/TCSVT.2025.3530090', 'Preprint': 'https://arxiv.org/abs/2403.11423'}
+if REPOSITORY:
+    URLS |= {
+        'Source': REPOSITORY,
+        'Documentation': f'{REPOSITORY}/blob/HEAD/docs/index.md',
+        'Changes': f'{REPOSITORY}/blob/HEAD/CHANGELOG.md',
+        'Issues': f'{REPOSITORY}/issues',
+    }
+
 setup(
     name='vmambair-arch',
     version='0.1.0',
     description='VmambaIR for BasicSR: image restoration with omni selective scans',
-    long_description=(HERE / 'README.md').read_text(encoding='utf-8') if (HERE / 'README.md').exists() else '',
+    long_description=long_description(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    python_requires='>=3.10',
+    project_urls=URLS,
+    keywords='image restoration, super-resolution, deraining, state space model, mamba, vmamba, basicsr, real-esrgan',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Environment :: Console',
+        'Environment :: GPU',
+        'Intended Audience :: Developers',
+        'Intended Audience :: End Users/Desktop',
+        'Intended Audience :: Science/Research',
+        'Operating System :: MacOS',
+        'Operating System :: Microsoft :: Windows',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: C',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Multimedia :: Graphics',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Processing',
+        'Typing :: Typed',
+    ],
+    python_requires='>=3.10,<3.13',  # basicsr 1.4.2 cannot be built on 3.13
     # The option files live at the top of the checkout, where people look for them, and travel inside the package.
     packages=[*find_packages(include=['vmambair_arch*', 'realesrgan_pipeline*']), 'vmambair_arch.options'],
     package_dir={'vmambair_arch.options': 'options'},
-    package_data={'vmambair_arch': ['weights/*', 'ops/csrc/*'], 'vmambair_arch.options': ['*.yml', 'schema.json']},
+    package_data={
+        'vmambair_arch': ['py.typed', 'weights/*', 'ops/csrc/*'],
+        'vmambair_arch.options': ['*.yml', 'schema.json'],
+    },
     ext_modules=[] if sys.platform == 'win32' else [KERNELS],  # written for gcc and clang
     cmdclass={'build_ext': BuildKernels},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},  # the library knows no Python: one wheel for every version
