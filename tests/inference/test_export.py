@@ -226,7 +226,7 @@ def test_aot_inductor(tmp_path, checkpoint, tiny):
 
 
 def test_bad_targets(tmp_path, tiny, capsys, checkpoint):
-    with pytest.raises(UserError, match=r'a.tflite: a network is exported as .onnx or .pt2'):
+    with pytest.raises(UserError, match=r'a.tflite: a network is exported as .onnx, .pt2 or .html'):
         export(tiny, tmp_path / 'a.tflite')
     assert cli.main(['export', str(checkpoint), str(tmp_path / 'a.xyz')]) == 2
     assert cli.main(['export', str(checkpoint), str(tmp_path / 'a.pt2'), '--size', '8', '100']) == 2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-EXAMPLES = ('vmambair export derain derain.onnx', 'vmambair export derain small.onnx --half')
+EXAMPLES = ('vmambair export derain derain.onnx', 'vmambair export derain derain.html --runtime node_modules')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='file, address or name')
-    parser.add_argument('target', help='.onnx or .pt2; both take images of any size')
+    parser.add_argument('target', help='.onnx, .pt2, or .html: a page that restores in the browser')
     parser.add_argument(
         '--size', nargs=2, type=int, metavar=('WIDTH', 'HEIGHT'), help='fixed, for AOTInductor and some ONNX runtimes'
     )
@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--opset', type=int, help='.onnx: the ONNX operator set to write, 13 to 25 (default: 17)')
     parser.add_argument(
         '--kernel', action='store_true', help='.onnx: scan with the C kernel, for an onnxruntime that loads our library'
+    )
+    parser.add_argument(
+        '--runtime', default='.', metavar='FOLDER', help='.html: where onnxruntime-web is (npm install onnxruntime-web)'
     )
 
 
@@ -33,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
         half=args.half,
         opset=DEFAULT_OPSET if args.opset is None else args.opset,
         kernel=args.kernel,
+        runtime=args.runtime,
     )
     print('wrote', args.target)
     if args.kernel:

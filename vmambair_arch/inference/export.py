@@ -14,6 +14,7 @@ from ..archs.vmambair_arch import MULTIPLE, VmambaIR
 from ..checkpoints.load import METADATA_KEY
 from ..errors import UserError
 from ..files import replacing
+from .browser import page, runtime_files
 from .onnx_graph import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
 from .onnx_network import network_graph
 
@@ -70,6 +71,9 @@ def export_program(network: Network, size: tuple[int, int] | None = None) -> tor
         )
 
 
+SUFFIXES = ('.onnx', '.pt2', '.html')
+
+
 def export(
     network: Network,
     target: str | Path,
@@ -78,6 +82,7 @@ def export(
     half: bool = False,
     opset: int = DEFAULT_OPSET,
     kernel: bool = False,
+    runtime: str | Path = '.',
 ) -> None:
     """Write a network for other programs.
 
@@ -85,39 +90,55 @@ def export(
         network: in evaluation mode, on the CPU.
         target: `.onnx` for ONNX runtimes: input 'image' (batch, channels, height, width), output 'restored', both
             float32 RGB in 0..1, any batch and size. `.pt2` for torch.export.load and AOTInductor: one image (1, 3, h,
-            w) with sides of SMALLEST to LARGEST pixels.
+            w) with sides of SMALLEST to LARGEST pixels. `.html` for a page that restores photographs in the browser.
         size: height and width to fix; see `export_program`.
-        half: `.onnx` only: keep the weights as float16 in the file; runtimes compute with them in float32.
+        half: `.onnx` only: keep the weights as float16 in the file, as `.html` always does; runtimes compute with them
+            in float32.
         opset: `.onnx` only: OLDEST_OPSET to NEWEST_OPSET.
         kernel: `.onnx` only: scan with our C kernel, for sessions of onnxruntime that have registered
             `ops.c_library.LIBRARY` as a library of custom operators. Nothing else can read such a file.
+        runtime: `.html` only: a folder with onnxruntime-web; see `browser.runtime_files`.
 
     Raises:
         UserError: another suffix, a size or an opset out of range, an option that the format does not have, a missing
             package, or the file cannot be written.
     """
     target = Path(target)
-    if target.suffix not in ('.onnx', '.pt2'):
-        raise UserError(f'{target}: a network is exported as .onnx or .pt2')
-    if target.suffix == '.onnx':
-        if size and not all(1 <= side <= LARGEST for side in size):
-            raise UserError(f'an exported network takes sides of 1 to {LARGEST} pixels, got {size[1]}x{size[0]}')
-        if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-            raise UserError(f'opset {opset}: networks are written for the ONNX opsets {OLDEST_OPSET} to {NEWEST_OPSET}')
-        with replacing(target) as temporary:
-            _write_onnx(network, temporary, size, opset, half, kernel)
-        return
-    if half or kernel or opset != DEFAULT_OPSET:
+    if target.suffix not in SUFFIXES:
+        raise UserError(f'{target}: a network is exported as {", ".join(SUFFIXES[:-1])} or {SUFFIXES[-1]}')
+    if target.suffix != '.onnx' and (kernel or opset != DEFAULT_OPSET or (half and target.suffix == '.pt2')):
         raise UserError(f'{target}: float16 weights, an opset and the kernel are options of .onnx files')
-    if size and not all(SMALLEST <= side <= LARGEST for side in size):
-        raise UserError(f'an exported network takes sides of {SMALLEST} to {LARGEST} pixels, got {size[1]}x{size[0]}')
-    with replacing(target) as temporary:
-        torch.export.save(export_program(network, size), temporary)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise UserError(f'opset {opset}: networks are written for the ONNX opsets {OLDEST_OPSET} to {NEWEST_OPSET}')
+    smallest = SMALLEST if target.suffix == '.pt2' else 1
+    if size and not all(smallest <= side <= LARGEST for side in size):
+        given = f'{size[1]}x{size[0]}'
+        raise UserError(f'{target}: takes sides of {smallest} to {LARGEST} pixels, got {given}')
+    if target.suffix == '.html':
+        if size:
+            raise UserError(f'{target}: a page takes photographs of any size; leave the size out')
+        content = _page(network, runtime)
+        with replacing(target) as temporary:
+            temporary.write_text(content, encoding='utf-8')
+    elif target.suffix == '.onnx':
+        content_onnx = _onnx_model(network, size, opset, half, kernel)
+        with replacing(target) as temporary:
+            temporary.write_bytes(content_onnx)
+    else:
+        with replacing(target) as temporary:
+            torch.export.save(export_program(network, size), temporary)
 
 
-def _write_onnx(
-    network: Network, path: Path, size: tuple[int, int] | None, opset: int, half: bool, kernel: bool
-) -> None:
+def _page(network: Network, runtime: str | Path) -> str:
+    channels = network.config['inp_channels'], network.config['out_channels']
+    if channels != (3, 3):
+        raise UserError(f'a page in the browser shows pictures of 3 channels; this network has {channels[0]}')
+    task = 'Restore a photograph' if network.scale == 1 else f'Enlarge a photograph {network.scale} times'
+    runtime_files(runtime)  # before the work
+    return page(_onnx_model(network, None, DEFAULT_OPSET, True, False), task, runtime)
+
+
+def _onnx_model(network: Network, size: tuple[int, int] | None, opset: int, half: bool, kernel: bool) -> bytes:
     try:
         import onnx
     except ImportError:
@@ -129,4 +150,4 @@ def _write_onnx(
     about = {'arch': network.arch, 'config': network.config, 'scale': network.scale}
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(about)})
     onnx.checker.check_model(model)
-    onnx.save(model, path)
+    return model.SerializeToString()
