@@ -126,11 +126,7 @@ setup(
     packages=[*find_packages(include=['vmambair_arch*', 'realesrgan_pipeline*']), 'vmambair_arch.options'],
     package_dir={'vmambair_arch.options': 'options'},
     package_data={
-<<<<<<< HEAD
-        'vmambair_arch': ['py.typed', 'weights/*', 'ops/csrc/*'],
-=======
-        'vmambair_arch': ['weights/*', 'ops/csrc/*', 'inference/*.html'],
->>>>>>> 2940e5d (vmambair export to .html: one file that restores photographs in the browser, with no server; a benchmark of exports)
+        'vmambair_arch': ['py.typed', 'weights/*', 'ops/csrc/*', 'inference/*.html'],
         'vmambair_arch.options': ['*.yml', 'schema.json'],
     },
     ext_modules=[] if sys.platform == 'win32' else [KERNELS],  # written for gcc and clang

@@ -69,7 +69,10 @@ def test_what_a_page_cannot_be_made_of_is_said_and_nothing_is_written(tmp_path, 
 
 @pytest.mark.slow
 def test_a_browser_restores_what_onnxruntime_restores(tmp_path):
-    """From the same weights in half precision. With no server and no connection. ONNXRUNTIME_WEB: where npm installed onnxruntime-web."""
+    """From the same weights in half precision, with no server and no connection.
+
+    ONNXRUNTIME_WEB names the folder where npm installed onnxruntime-web.
+    """
     pytest.importorskip('onnx')
     onnxruntime = pytest.importorskip('onnxruntime')
     playwright = pytest.importorskip('playwright.sync_api')
@@ -88,6 +91,7 @@ def test_a_browser_restores_what_onnxruntime_restores(tmp_path):
         tab.set_input_files('#file', tmp_path / 'a.png')
         tab.wait_for_function('/70 x 50 in|not work|cannot/.test(document.getElementById("status").textContent)')
         assert '70 x 50 in' in tab.text_content('#status')
+        tab.wait_for_selector('#save:not([hidden])')
         read = (
             'fetch(document.getElementById("save").href).then(r => r.arrayBuffer()).then(b => [...new Uint8Array(b)])'
         )
