@@ -7,12 +7,17 @@ it is the restored image.
 
 from __future__ import annotations
 
+import io
+import zlib
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from experiment import change, options, write_image, write_options
@@ -24,7 +29,8 @@ from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.checkpoints.describe import describe
 from vmambair_arch.errors import UserError
 from vmambair_arch.evaluation.evaluate import evaluate
-from vmambair_arch.images.image_io import read_image
+from vmambair_arch.images.headers import read_header
+from vmambair_arch.images.image_io import Image, decode_image, read_image
 from vmambair_arch.inference.restore import restore
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.plugin import compat, launch
@@ -113,6 +119,31 @@ class Doors:
             return getattr(self, door)()
         except UserError as error:
             return str(error)
+
+    def shown(self, door: str) -> Answer:
+        """What reaches the network through a door, or the refusal."""
+        answer = self.answer(door)
+        return answer if isinstance(answer, str) else self.seen[0]
+
+
+@pytest.fixture
+def watched(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> Doors:
+    """Doors that note what is shown to their networks."""
+    from vmambair_arch.models.vmambair_model import VmambaIRModel
+
+    feed, run = VmambaIRModel.feed_data, Restorer.restore
+
+    def feed_data(self: VmambaIRModel, data: dict[str, Any]) -> None:
+        doors.seen.append(np.rint(data['lq'][0].permute(1, 2, 0).numpy() * 255).astype(np.uint8))
+        feed(self, data)
+
+    def restored(self: Restorer, image: Image, **options: Any) -> Image:
+        doors.seen.append(np.rint(image.rgb * 255).astype(np.uint8))
+        return run(self, image, **options)
+
+    monkeypatch.setattr(VmambaIRModel, 'feed_data', feed_data)
+    monkeypatch.setattr(Restorer, 'restore', restored)
+    return doors
 
 
 WITH_PIXELS = ('train', 'validate', 'evaluate', 'restore')
@@ -271,3 +302,168 @@ def test_what_is_not_strict_must_still_load_something(doors: Doors) -> None:
     assert '1 parameters are missing (output.weight' in warning
     assert '1 parameters are unknown (unknown' in warning
     assert isinstance(doors.answer('validate'), np.ndarray)
+
+
+# ---------------------------------------------------------------- pixels
+
+PICTURE = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def _encoded(mode: str, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture = PIL.Image.fromarray(PICTURE).convert(mode)
+    if isinstance(options.get('exif'), int):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = options['exif']
+        options['exif'] = exif
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def _png16() -> bytes:
+    return cv2.imencode('.png', (PICTURE.astype(np.uint16) * 257)[..., ::-1])[1].tobytes()
+
+
+def _late_exif(orientation: int) -> bytes:
+    """A PNG whose EXIF stands behind its pixels."""
+    png = _encoded('RGB', 'PNG')
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    body = b'eXIf' + exif.tobytes().removeprefix(b'Exif\0\0')
+    chunk = (len(body) - 4).to_bytes(4, 'big') + body + zlib.crc32(body).to_bytes(4, 'big')
+    return png[:-12] + chunk + png[-12:]
+
+
+PICTURES: dict[str, Callable[[], bytes]] = {
+    **{f'colour JPEG, EXIF {n}': partial(_encoded, 'RGB', 'JPEG', exif=n, quality=95) for n in (1, 2, 3, 6, 8)},
+    'colour JPEG, EXIF 9': partial(_encoded, 'RGB', 'JPEG', exif=9),
+    'grey JPEG, EXIF 3': partial(_encoded, 'L', 'JPEG', exif=3),
+    'grey JPEG, EXIF 6': partial(_encoded, 'L', 'JPEG', exif=6),
+    'PNG, EXIF 6': partial(_encoded, 'RGB', 'PNG', exif=6),
+    'PNG, EXIF 3 behind the pixels': partial(_late_exif, 3),
+    'WebP, EXIF 5': partial(_encoded, 'RGB', 'WEBP', exif=5, lossless=True),
+    'TIFF, EXIF 8': partial(_encoded, 'RGB', 'TIFF', exif=8),
+    'progressive JPEG': partial(_encoded, 'RGB', 'JPEG', progressive=True),
+    'CMYK JPEG': partial(_encoded, 'CMYK', 'JPEG'),
+    'grey PNG': partial(_encoded, 'L', 'PNG'),
+    'palette PNG': partial(_encoded, 'P', 'PNG'),
+    'RGBA PNG': partial(_encoded, 'RGBA', 'PNG'),
+    'grey and alpha PNG': partial(_encoded, 'LA', 'PNG'),
+    'one bit PNG': partial(_encoded, '1', 'PNG'),
+    '16-bit PNG': _png16,
+    'LZW TIFF': partial(_encoded, 'RGB', 'TIFF', compression='tiff_lzw'),
+    'CMYK TIFF': partial(_encoded, 'CMYK', 'TIFF'),
+    'BMP': partial(_encoded, 'RGB', 'BMP'),
+    'BMP with alpha': partial(_encoded, 'RGBA', 'BMP'),
+    'lossless WebP with alpha': partial(_encoded, 'RGBA', 'WEBP', lossless=True),
+    'PNG with bytes after its end': lambda: _encoded('RGB', 'PNG') + b'appended' * 2000,
+    'JPEG with bytes after its end': lambda: _encoded('RGB', 'JPEG') + bytes(200_000),
+    'AVIF': partial(_encoded, 'RGB', 'AVIF'),
+    'JPEG 2000': partial(_encoded, 'RGB', 'JPEG2000'),
+}
+"""Files of one picture, all of which are fine; they lie under the name a.png, since content decides."""
+
+
+@pytest.mark.parametrize('kind', PICTURES)
+def test_every_door_shows_a_picture_alike(watched: Doors, kind: str) -> None:
+    doors = watched
+    (doors.folder / 'lq/a.png').write_bytes(PICTURES[kind]())
+    assert doors.check() == ''
+    answers = {door: doors.shown(door) for door in WITH_PIXELS}
+    for door, answer in answers.items():
+        assert isinstance(answer, np.ndarray), (door, answer)
+        np.testing.assert_array_equal(answer, answers['restore'], err_msg=door)
+    header = read_header(doors.folder / 'lq/a.png')
+    assert (header.height, header.width) == answers['restore'].shape[:2]
+    assert (header.channels in (2, 4)) == (kind in ('RGBA PNG', 'grey and alpha PNG'))
+
+
+@pytest.mark.parametrize('kind', PICTURES)
+def test_basicsrs_own_data_sets_read_the_same_pixels(tmp_path: Path, kind: str) -> None:
+    from basicsr.utils import imfrombytes
+
+    data = PICTURES[kind]()
+    expected = np.rint(decode_image(data).rgb * 255).astype(np.uint8)
+    np.testing.assert_array_equal(imfrombytes(data)[..., ::-1], expected)
+
+
+def test_an_oblong_picture_on_its_side_fits_its_upright_partner(watched: Doors) -> None:
+    doors = watched
+    upright = PICTURE[:, :12]
+    PIL.Image.fromarray(upright).save(doors.folder / 'gt/a.png')
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    (doors.folder / 'lq/a.png').unlink()
+    lying = PIL.Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
+    lying.save(doors.folder / 'lq/a.png', exif=exif)
+    assert doors.check() == ''
+    doors.changes = {'datasets__train__gt_sizes': [12]}
+    for door in ('validate', 'evaluate', 'restore'):
+        np.testing.assert_array_equal(doors.shown(door), upright, err_msg=door)
+
+
+def _flip_pixel(data: bytes) -> bytes:
+    at = data.index(b'IDAT') + 40
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def _float_tiff() -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(PICTURE[..., 0].astype(np.float32)).save(buffer, 'TIFF')
+    return buffer.getvalue()
+
+
+UNREADABLE: dict[str, tuple[Callable[[], bytes], str]] = {
+    'PNG with a flipped bit': (lambda: _flip_pixel(_encoded('RGB', 'PNG')), "checksum of its part 'IDAT'"),
+    'grey PNG with a flipped bit': (lambda: _flip_pixel(_encoded('L', 'PNG')), "checksum of its part 'IDAT'"),
+    '16-bit PNG with a flipped bit': (lambda: _flip_pixel(_png16()), "checksum of its part 'IDAT'"),
+    'PNG cut off': (lambda: _encoded('RGB', 'PNG')[:-20], 'it is cut off'),
+    'JPEG cut off': (lambda: _encoded('RGB', 'JPEG', quality=95)[:-100], 'damaged or truncated'),
+    'WebP cut off': (lambda: _encoded('RGB', 'WEBP', lossless=True)[:-100], 'damaged or truncated'),
+    'BMP cut off': (lambda: _encoded('RGB', 'BMP')[:-100], 'damaged or truncated'),
+    'TIFF cut off': (lambda: _encoded('RGB', 'TIFF')[:-200], 'damaged'),
+    'float TIFF': (_float_tiff, 'floating-point'),
+    'animation': (
+        lambda: _encoded('RGB', 'WEBP', save_all=True, append_images=[PIL.Image.new('RGB', (SIDE, SIDE))]),
+        'has 2 frames',
+    ),
+    'JPEG XL': (lambda: b'\0\0\0\x0cJXL \r\n\x87\n' + bytes(50), 'JPEG XL'),
+    'OpenEXR': (lambda: b'v/1\x01' + bytes(50), 'OpenEXR'),
+    'text': (lambda: b'hello', 'is no PNG'),
+    'empty': (lambda: b'', 'empty'),
+}
+"""Files that no door takes, and what it says."""
+
+
+@pytest.mark.parametrize('kind', UNREADABLE)
+def test_every_door_refuses_a_picture_alike(watched: Doors, kind: str) -> None:
+    doors = watched
+    content, expected = UNREADABLE[kind]
+    (doors.folder / 'lq/a.png').write_bytes(content())
+    for door in ('check', *WITH_PIXELS):
+        if door == 'check' and 'flipped' in kind:  # it reads headers
+            continue
+        doors.changes = {'datasets__val__dataroot_lq': 'gt'} if door == 'train' else {}
+        answer = doors.shown(door) if door != 'check' else doors.check()
+        assert isinstance(answer, str), (door, answer)
+        assert expected in answer, (door, answer)
+        assert 'a.png' in answer, (door, answer)
+
+
+@pytest.mark.parametrize('kind', UNREADABLE)
+def test_basicsrs_own_data_sets_refuse_it_by_name(tmp_path: Path, kind: str) -> None:
+    from basicsr.utils import FileClient, imfrombytes
+
+    (tmp_path / 'a.png').write_bytes(UNREADABLE[kind][0]())
+    with pytest.raises(UserError, match=r'a\.png'):
+        imfrombytes(FileClient('disk').get(str(tmp_path / 'a.png')))
+
+
+def test_a_pillow_image_is_turned_as_its_file_would_be_and_saved_upright(doors: Doors) -> None:
+    (doors.folder / 'a.jpg').write_bytes(PICTURES['colour JPEG, EXIF 6']())
+    restorer = Restorer(network(0), device='cpu')
+    from_file = restorer.restore(read_image(doors.folder / 'a.jpg'))
+    result = restorer(PIL.Image.open(doors.folder / 'a.jpg'))
+    np.testing.assert_array_equal(np.asarray(result), np.rint(from_file.rgb.clip(0, 1) * 255).astype(np.uint8))
+    result.save(doors.folder / 'b.jpg', quality=95)
+    assert PIL.Image.open(doors.folder / 'b.jpg').getexif().get(0x0112, 1) == 1

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
 CACHE_ENV = 'VMAMBAIR_CACHE'
+logger = logging.getLogger('vmambair_arch')
 
 
 @contextmanager
@@ -37,6 +41,37 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+
+
+PAUSES = (0.5, 1.0)
+"""Seconds to wait before each further attempt at a file that a busy server does not hand out."""
+
+_FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def read_patiently(path: str | Path, read: Callable[[], Any] | None = None) -> Any:
+    """The bytes of a file; a read that fails is tried again after pauses, since file servers have their moments.
+
+    Args:
+        path: the file, for `read` where that is None, and for messages.
+        read: what reads it in another way, as from a database.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    attempt = read or Path(path).read_bytes
+    for pause in (*PAUSES, None):
+        try:
+            return attempt()
+        except _FINAL as error:
+            raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
+        except OSError as error:
+            if pause is None:
+                tried = f'{len(PAUSES) + 1} times'
+                raise UserError(f'{path}: cannot be read, tried {tried} ({error.strerror or error})') from error
+            logger.warning('%s: %s; trying again in %s s', path, error, pause)
+            time.sleep(pause)
+    raise AssertionError('the last attempt raises or returns')
 
 
 def cache_folder() -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
-from vmambair_arch.data.pairs import PairSource, list_pairs
+from vmambair_arch.data.pairs import PairSource, list_pairs, to_float
 from vmambair_arch.errors import UserError
 
 
@@ -119,7 +119,7 @@ def test_grey_alpha_and_16_bit_become_rgb(tmp_path):
     for i, value in enumerate([128 / 255, 51 / 255, 32768 / 65535]):
         pixels = source.read(i)[1]
         assert pixels.shape == (8, 8, 3)
-        np.testing.assert_allclose(pixels, value, atol=1e-6)
+        np.testing.assert_allclose(to_float(pixels), value, atol=1e-6)
 
 
 @pytest.mark.parametrize('content', [b'', b'no image', 'half'])

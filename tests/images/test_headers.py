@@ -64,7 +64,7 @@ def test_a_suffix_that_lies_is_no_fault(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('content', 'fault'), [(b'', 'empty'), (b'hello', 'no image'), (b'\x89PNG\r\n\x1a\n', 'damaged')]
+    ('content', 'fault'), [(b'', 'empty'), (b'hello', 'is no PNG, JPEG'), (b'\x89PNG\r\n\x1a\n', 'damaged')]
 )
 def test_what_is_no_image(tmp_path, content, fault):
     path = tmp_path / 'a.png'

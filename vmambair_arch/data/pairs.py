@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from realesrgan_pipeline import imresize
 
 from ..errors import UserError
-from ..images.image_io import FORMATS, decode_image
+from ..files import read_patiently
+from ..images.fast import decode_pixels
+from ..images.image_io import FORMATS
 from .rain import RainConfig
 
 # Reduced pixels that the bicubic kernel reaches beyond a patch.
@@ -183,11 +184,7 @@ def is_lmdb(section: dict[str, Any]) -> bool:
 
 def read_file(path: str) -> np.ndarray:
     """Pixels of an image file, see `decode_pixels`."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
-    return decode_pixels(data, path)
+    return decode_pixels(read_patiently(path), path)
 
 
 def read_lmdb(root: str, key: str) -> np.ndarray:
@@ -197,22 +194,6 @@ def read_lmdb(root: str, key: str) -> np.ndarray:
     if data is None:
         raise UserError(f"{root}: its meta_info.txt names '{key}', but the database has no such key; make it anew")
     return decode_pixels(data, f'{root}:{key}')
-
-
-def decode_pixels(data: bytes, name: str) -> np.ndarray:
-    """Decode an image as it is stored (EXIF orientation is not applied to plain 8-bit colour).
-
-    Returns:
-        RGB (h, w, 3): uint8 for 8-bit colour, else (grey, alpha, 16 bits) float32 in 0..1.
-
-    Raises:
-        UserError: for what is no image, naming it.
-    """
-    # Three times as fast as the general reader, which knows every kind of image and says what is wrong with one.
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if pixels is not None and pixels.dtype == np.uint8 and pixels.shape[2:] == (3,):
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return decode_image(data, name=name).rgb
 
 
 def bicubic_patch(gt: np.ndarray, scale: int, top: int, left: int, size: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Headers of image files: size, channels, depth, and whether the file is whole, without decoding a pixel."""
+"""Headers of image files: size, channels, depth, and whether the file is whole; only what is odd is decoded."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import hashlib
 import json
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from ..errors import UserError
 from ..files import cache_folder, replacing
+from .formats import FORMATS
+from .image_io import read_image
+from .metadata import read_exif
+from .whole import JPEG, PNG
 
-_PNG = b'\x89PNG\r\n\x1a\n'
 _PNG_END = b'\x00\x00\x00\x00IEND\xaeB`\x82'
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is colour
 _JPEG_END = b'\xff\xd9'
+_HEAD = 1 << 12  # the chunks of a PNG that stand before its pixels
 _TAIL = 1 << 16  # cameras append kilobytes of their own after the end of a JPEG
 _PILLOW = {  # channels and bits by mode
     '1': (1, 8), 'L': (1, 8), 'P': (3, 8), 'LA': (2, 8), 'RGB': (3, 8), 'RGBA': (4, 8), 'RGBX': (3, 8),
-    'I;16': (1, 16), 'I;16B': (1, 16), 'I': (1, 16), 'F': (1, 32), 'CMYK': (4, 8), 'YCbCr': (3, 8),
+    'I;16': (1, 16), 'I;16B': (1, 16), 'I': (1, 16), 'CMYK': (3, 8), 'YCbCr': (3, 8),
 }  # fmt: skip
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP')
+_FORMATS = tuple(dict.fromkeys(FORMATS.values()))
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Header:
     """What the header of an image says.
 
     Attributes:
-        width, height: pixels as stored.
+        width, height: pixels as seen, EXIF orientation applied.
         channels: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha.
         bits: 8, 16 or 32 a channel.
         fault: why the file cannot be used; the rest is 0 then.
@@ -45,49 +52,71 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """The header of an image file; a file that is cut off is told by its end. Raises nothing."""
+    """The header of an image file; where it says something odd, as a file that is cut off, the decoder decides.
+
+    Raises nothing.
+    """
     try:
         with Path(path).open('rb') as file:
-            head = file.read(33)
+            head = file.read(_HEAD)
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL) if head.startswith(b'\xff\xd8') else max(0, size - len(_PNG_END)))
+            file.seek(max(0, size - (_TAIL if head.startswith(JPEG) else _HEAD)))
             tail = file.read()
     except OSError as error:
         return Header(fault=f'cannot be read ({error.strerror or error})')
     if not size:
         return Header(fault='is empty (0 bytes)')
-    if head.startswith(_PNG):
-        return _png(head, tail)
-    return _other(Path(path), head, tail, size)
+    found = _png(head, tail) if head.startswith(PNG) else _other(Path(path), head, tail, size)
+    return found or _decoded(Path(path))
 
 
-def _png(head: bytes, tail: bytes) -> Header:
+def _png(head: bytes, tail: bytes) -> Header | None:
     if len(head) < 33 or head[12:16] != b'IHDR' or zlib.crc32(head[12:29]) != struct.unpack('>I', head[29:33])[0]:
-        return Header(fault='has a damaged PNG header')
-    if tail != _PNG_END:
-        return Header(fault='is cut off: the end of the PNG is missing')
+        return None
+    if not tail.endswith(_PNG_END) or any(b'eXIf' in part or b'acTL' in part for part in (head, tail)):
+        return None
     width, height, bits, colour = struct.unpack('>IIBB', head[16:26])
     return Header(width, height, _PNG_CHANNELS.get(colour, 0), max(bits, 8))
 
 
-def _other(path: Path, head: bytes, tail: bytes, size: int) -> Header:
+def _other(path: Path, head: bytes, tail: bytes, size: int) -> Header | None:
     """Every format but PNG, where Pillow does not tell 16 bits a channel from 8."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            (width, height), (channels, bits) = image.size, _PILLOW.get(image.mode, (0, 8))
-            if image.format == 'JPEG' and _JPEG_END not in tail:
-                image.load()  # what follows the end may be longer than what was looked at
-    except Exception as error:  # decoders raise nearly anything on a damaged file
-        kind = type(error).__name__
-        what = 'is no image' if kind == 'UnidentifiedImageError' else f'is damaged or cut off ({error})'
-        return Header(fault=what)
+    if head.startswith(JPEG) and _JPEG_END not in tail:
+        return None
     if head[:4] == b'RIFF' and struct.unpack('<I', head[4:8])[0] + 8 > size:
-        return Header(fault='is cut off: shorter than its WebP header says')
+        return None
     if head[:2] == b'BM' and struct.unpack('<I', head[2:6])[0] > size:
-        return Header(fault='is cut off: shorter than its BMP header says')
+        return None
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as image:
+            warnings.simplefilter('ignore')
+            if image.mode not in _PILLOW or (image.format != 'MPO' and getattr(image, 'n_frames', 1) > 1):
+                return None
+            if _ends(image) > size:
+                return None
+            (width, height), (channels, bits) = image.size, _PILLOW[image.mode]
+            if read_exif(image)[1] >= 5:
+                width, height = height, width
+    except Exception:  # decoders raise nearly anything on a damaged file
+        return None
     return Header(width, height, channels, bits)
+
+
+def _ends(image: Image.Image) -> int:
+    """Where the last strip or tile of a TIFF ends; 0 for other formats."""
+    tags = getattr(image, 'tag_v2', {})
+    places = [(tags.get(at) or (), tags.get(count) or ()) for at, count in ((273, 279), (324, 325))]
+    return max((start + length for at, count in places for start, length in zip(at, count, strict=False)), default=0)
+
+
+def _decoded(path: Path) -> Header:
+    """What the decoder makes of a file, in which alone there is a fault."""
+    try:
+        image = read_image(path)
+    except UserError as error:
+        return Header(fault=str(error).removeprefix(f'{path}: '))
+    height, width = image.rgb.shape[:2]
+    return Header(width, height, (1 if image.grey else 3) + (image.alpha is not None), image.bits)
 
 
 def read_headers(paths: Iterable[str | Path], cache: Path | None = None) -> Iterator[Header]:

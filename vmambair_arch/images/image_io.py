@@ -39,6 +39,7 @@ from .codecs import decode_deep, encode_png16, encode_tiff16, is_deep, png_texts
 from .formats import FORMATS, KINDS, SUFFIXES, decoders, format_of, looks_like_heif, open_heif, what_it_is
 from .metadata import ORIENTATION, exif_to_write, read_exif, read_notes, turn, turn_back
 from .pixels import Image, from_array, from_pil, to_array, to_pil
+from .whole import fault_of
 
 __all__ = [
     'FORMATS',
@@ -161,12 +162,16 @@ def check_regular(path: Path) -> None:
 
 def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXELS) -> Image:
     """`read_image` for the bytes of a file; `name` stands in its messages."""
+    if fault := fault_of(data):
+        raise UserError(f'{name}: is a damaged or truncated image ({fault})')
     with _opened(data, name, max_pixels) as source:
         frames = _frames(source)
         if frames > 1:
             raise UserError(f'{name}: has {frames} frames or pages; extract those you want as single images first')
         deep = is_deep(source, data)
         warn_of_depth(data, name)
+        if source.format == 'PNG':  # to look for its EXIF decodes it, and hides what is wrong with it
+            source.load()
         exif, orientation = read_exif(source)
         kind, lossy = _stored(source)
         source.load()

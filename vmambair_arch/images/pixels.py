@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from PIL import ImageCms
 
 from ..errors import UserError
@@ -72,6 +73,14 @@ def from_pil(source: PIL.Image.Image) -> Image:
     transparent = source.has_transparency_data
     mode = ('LA' if transparent else 'L') if grey else ('RGBA' if transparent else 'RGB')
     return replace(from_array(np.asarray(source.convert(mode))), icc=icc)
+
+
+def upright(source: PIL.Image.Image) -> PIL.Image.Image:
+    """A Pillow image turned as its EXIF says, as reading its file would; what cannot be parsed turns nothing."""
+    try:
+        return PIL.ImageOps.exif_transpose(source)
+    except Exception:  # anything can come out of a damaged block, and the picture is worth more
+        return source
 
 
 def to_pil(image: Image) -> PIL.Image.Image:

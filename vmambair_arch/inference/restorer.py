@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, as_user_error
 from ..images.image_io import Image, from_array, from_pil, read_image, to_array, to_pil, write_image
+from ..images.pixels import upright
 from ..ops import choose
 from . import tiles
 
@@ -135,7 +136,7 @@ class Restorer:
         if isinstance(picture, Tensor):
             return self._restore_tensor(picture, progress)
         if isinstance(picture, PIL.Image.Image):
-            return to_pil(self.restore(from_pil(picture), progress=progress))
+            return to_pil(self.restore(from_pil(upright(picture)), progress=progress))
         raise UserError(f'cannot restore a {type(picture).__name__}; give an array, a tensor, a Pillow image or a path')
 
     @torch.inference_mode()

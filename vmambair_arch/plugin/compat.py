@@ -148,6 +148,58 @@ def load_weights_safely() -> None:
     BaseModel.load_network = load_network
 
 
+class _Read(bytes):
+    """The bytes of a file, with its name for messages."""
+
+    name: str = 'image'
+
+
+def read_images_at_one_door() -> None:
+    """A damaged image trains on as what libpng had made of it so far, or ends a run without its name (img_util.py:114).
+
+    BasicSR's data sets get the pixels that the package's own get, from the same decoder: EXIF orientation applied, 8
+    bits a channel, damage refused by name. A read that fails is tried again first.
+
+    Can go with a BasicSR release that tests what OpenCV hands it, and names it.
+    """
+    import cv2
+    import numpy as np
+    from basicsr import utils
+    from basicsr.utils import file_client, img_util
+
+    from ..files import read_patiently
+    from ..images.fast import decode_pixels
+
+    original = img_util.imfrombytes
+    get = file_client.FileClient.get
+
+    @functools.wraps(get)
+    def get_named(self: Any, filepath: Any, client_key: str = 'default') -> _Read | None:
+        data = read_patiently(str(filepath), lambda: get(self, filepath, client_key))
+        if data is None:
+            raise UserError(f"the database '{client_key}' has no image '{filepath}'; make it anew")
+        read = _Read(data)
+        read.name = str(filepath)
+        return read
+
+    @functools.wraps(original)
+    def imfrombytes(content: bytes, flag: str = 'color', float32: bool = False) -> Any:
+        pixels = decode_pixels(bytes(content), getattr(content, 'name', 'image'))  # also to refuse what is damaged
+        if flag != 'color':
+            return original(content, flag, float32)
+        if pixels.dtype != np.uint8:
+            pixels = np.rint(pixels * 255).astype(np.uint8)
+        image = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        return image.astype(np.float32) / np.float32(255) if float32 else image
+
+    file_client.FileClient.get = get_named
+    owners = [utils, img_util]
+    owners += [module for name, module in list(sys.modules.items()) if name.startswith('basicsr.data.')]
+    for owner in owners:
+        if getattr(owner, 'imfrombytes', None) is original:
+            owner.imfrombytes = imfrombytes
+
+
 def archive_under_a_free_name() -> None:
     """A second run of one name in the same second fails: its archive has the name of the first's (utils/misc.py:35).
 
@@ -295,6 +347,7 @@ AFTER_IMPORT: tuple[Callable[[], None], ...] = (
     start_ranks_anywhere,
     wrap_networks_on_cpu,
     load_weights_safely,
+    read_images_at_one_door,
     archive_under_a_free_name,
     resume_exactly,
     let_workers_outlive_signals,
