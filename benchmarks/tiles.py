@@ -59,13 +59,13 @@ def run_one(args: argparse.Namespace) -> None:
     """In the process of its own: restore the file and print what it took."""
     import torch
 
-    from vmambair_arch.inference.restore import restore
+    from vmambair_arch.inference.restore_files import restore_files
 
     source, target = args.one
     network = restorer(args)
     before = peak_mb()
     start, cpu_start = time.perf_counter(), time.process_time()
-    restore(source, target, network)
+    restore_files(source, target, network)
     figures = {
         'seconds': time.perf_counter() - start,
         'cpu_seconds': time.process_time() - cpu_start,

@@ -63,10 +63,7 @@ BAD = {
     'truncated.png': (encoded(picture(), 'PNG')[:60], 'damaged or truncated'),
     'zero.webp': (b'', 'is empty'),
     'text.png': (b'just text', 'is no PNG'),
-    'animated.webp': (
-        encoded(picture(), 'WEBP', save_all=True, append_images=[picture().rotate(180)]),
-        'has 2 frames',
-    ),
+    'exr.png': (b'v/1\x01' + bytes(99), 'OpenEXR'),
     'pages.tif': (encoded(picture(), 'TIFF', save_all=True, append_images=[picture()]), 'has 2 frames or pages'),
 }
 GOOD = {
@@ -90,7 +87,7 @@ def test_a_folder_of_horrors(tmp_path, checkpoint, capsys):
     assert f'{len(GOOD)} restored into {out}, {len(BAD)} bad' in stdout
     for name, (_, message) in BAD.items():
         assert any(f'{name}: ' in line and message in line for line in stdout.splitlines()), name
-    assert sorted(path.name for path in out.iterdir()) == sorted(GOOD)
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == sorted(GOOD)
     for name in GOOD:
         assert read_image(out / name).rgb.shape == read_image(folder / name).rgb.shape
 

@@ -63,8 +63,9 @@ def test_the_command_reports(tmp_path, checkpoint, capsys):
     write_image(tmp_path / 'a.png', image(64, 96))
     write_image(tmp_path / 'b.png', image(8, 8))
     arguments = ['restore', str(tmp_path), '-o', str(tmp_path / 'out'), '-m', str(checkpoint), '--report-seams']
+    arguments += ['-t', '64']
     assert cli.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert 'a.png: tiles of 64 with overlap 21 against the whole on a crop of 96x64: ' in lines[0]
+    assert 'a.png: tiles of 64 with overlap 21 against the whole on a crop of 96x32: ' in lines[0]
     assert float(lines[0].split(': ')[-1].split(' dB')[0]) > 20
     assert 'b.png: the picture of 8x8 pixels is one tile' in lines[1]

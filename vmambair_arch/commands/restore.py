@@ -3,50 +3,105 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 from .arguments import TASKS, pick
 
 EXAMPLES = (
     'vmambair restore rainy.jpg -o clean.png',
-    'vmambair restore photos -o restored --task sr',
+    'vmambair restore *.jpg more/ -o restored --task sr',
+    'vmambair restore clip.mp4 -o clean.mkv',
+    'vmambair restore - -o - --format png',
 )
 RESTORER = ('device', 'precision', 'tile', 'overlap', 'self_ensemble', 'outscale', 'alpha')
-FILES = ('suffix', 'format', 'quality', 'overwrite', 'max_pixels', 'report_seams')
+FILES = ('suffix', 'format', 'quality', 'overwrite', 'max_pixels', 'report_seams', 'codec', 'crf')
+STREAM = '-'
+DEFAULT = 'results'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument('input', nargs='?', default=argparse.SUPPRESS, help='image, video or folder')
-    source.add_argument('-i', '--input', metavar='INPUT', help='the same as an option')
-    add('-o', '--output', default='results', help='folder, or file for a single input (default: %(default)s)')
+    source.add_argument(
+        'input', nargs='*', default=argparse.SUPPRESS,
+        help="images, videos, folders, patterns such as '*.jpg'; - reads an image from stdin",
+    )  # fmt: skip
+    source.add_argument('-i', '--input', nargs='+', metavar='INPUT', help='the same as an option')
+    add('-o', '--output', help=f'folder, or file for a single input, or - for stdout (default: {DEFAULT})')
     network = parser.add_mutually_exclusive_group()
     network.add_argument('--task', choices=TASKS, default='derain', help="by the package's network (default: derain)")
-    network.add_argument('-m', '-n', '--model', '--model_name', help='by a checkpoint: file, https:// address or name')
+    network.add_argument(
+        '-m',
+        '-n',
+        '--model',
+        '--model_name',
+        help='by a checkpoint: file, https:// address, name, or user/repo on the Hub',
+    )
     add('-s', '--outscale', type=float, help="final size over input size (default: the network's scale)")
     add('-t', '--tile', type=int, help='largest side of a tile; 0: whole (default: what memory allows)')
     add('--overlap', type=int, default=32, help='input pixels that neighbouring tiles share (default: %(default)s)')
     add('--suffix', default='', help='put between name and extension of every result')
-    add('--format', '--ext', default='auto', help='png, jpg, webp, tif, … (default: as the input)')
-    add('--quality', type=int, default=95, help='of JPEG and WebP, whose 100 is lossless (default: %(default)s)')
+    add('--format', '--ext', default='auto', help='png, jpg, webp, avif, tif, … (default: as the input)')
+    add('--quality', type=int, help='of lossy formats, 100 is lossless for WebP (default: 95; lossless WebP stays so)')
+    add('--codec', choices=('h264', 'h265', 'av1', 'vp9'), help='of videos (default: h264, vp9 for webm)')
+    add('--crf', type=int, help="the video encoder's constant quality, lower is better (default: 17 for h264)")
     add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')
-    add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32')
+    add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32', help='fp16 is slow on a CPU')
     add(
         '--self-ensemble',
         action='store_true',
         help='average over flips and turns: 8x the time (derain: mirror image, 2x)',
     )
     add('--alpha', choices=('resize', 'restore'), default='resize', help='what happens to transparency')
-    add('--report-seams', action='store_true', help='measure how far tiles are from the whole image')
-    add('--overwrite', action='store_true', help='replace results that exist instead of skipping them')
+    add('--report-seams', action='store_true', help='measure how far the tiles that are used are from the whole image')
+    add('--overwrite', action='store_true', help='replace whatever is there, made of the same or not')
     add('--max-pixels', type=int, default=2**27, help='refuse larger images (default: %(default)s)')
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..inference.restore import restore
+    from ..errors import UserError
+    from ..inference.restore_files import check_arguments, restore_files
     from ..inference.restorer import Restorer
 
+    inputs = list(args.input)
+    if not inputs:
+        raise UserError('name at least one image, video or folder')
+    streamed = STREAM in inputs or args.output == STREAM
+    if streamed and len(inputs) > 1:
+        raise UserError('- takes one picture; name a folder for several')
+    check_arguments(args.suffix, args.format, args.quality)
     restorer = Restorer.from_pretrained(args.model, task=args.task, **pick(args, RESTORER))
-    report = restore(args.input, args.output, restorer, **pick(args, FILES))
+    if streamed:
+        _run_streamed(inputs[0], args, restorer)
+        return 0
+    report = restore_files(inputs, args.output or DEFAULT, restorer, **pick(args, FILES))
     print(*report.lines(), sep='\n')
     return 1 if report.failed else 0
+
+
+def _run_streamed(source: str, args: argparse.Namespace, restorer: object) -> None:
+    """One picture from stdin, to stdout, or both."""
+    from ..errors import UserError
+    from ..files import replacing
+    from ..images.image_io import format_of, read_bytes
+    from ..inference.restore_files import restore_bytes
+    from ..inference.restorer import Restorer
+
+    assert isinstance(restorer, Restorer)
+    output = STREAM if args.output is None else args.output
+    if output == STREAM and sys.stdout.isatty():
+        raise UserError('a picture is not written to a terminal; redirect it (> clean.png), or name a file with -o')
+    form = args.format
+    if output != STREAM and form == 'auto':
+        format_of(output)
+        form = Path(output).suffix[1:].lower()
+    data = sys.stdin.buffer.read() if source == STREAM else read_bytes(source, max_pixels=args.max_pixels)
+    name = 'stdin' if source == STREAM else source
+    result, _ = restore_bytes(data, restorer, format=form, quality=args.quality, max_pixels=args.max_pixels, name=name)
+    if output == STREAM:
+        sys.stdout.buffer.write(result)
+        sys.stdout.buffer.flush()
+        return
+    with replacing(output) as temporary:
+        temporary.write_bytes(result)

@@ -23,6 +23,7 @@ class Format:
         deep: 16 bits a channel as we write it.
         keeps: what is written beside the pixels: 'icc', 'exif', 'xmp', 'dpi', 'text'.
         lossy: whether quality below 100 loses something.
+        largest: pixels of a side; 0: none that matters.
     """
 
     suffixes: tuple[str, ...]
@@ -30,17 +31,18 @@ class Format:
     deep: bool = False
     keeps: frozenset[str] = frozenset()
     lossy: bool = False
+    largest: int = 0
 
 
 _PHOTO = frozenset({'icc', 'exif', 'xmp'})
 KINDS = {
     'PNG': Format(('.png',), deep=True, keeps=_PHOTO | {'dpi', 'text'}),
-    'JPEG': Format(('.jpg', '.jpeg', '.jfif', '.jpe'), alpha=False, keeps=_PHOTO | {'dpi'}, lossy=True),
-    'WEBP': Format(('.webp',), keeps=_PHOTO, lossy=True),
+    'JPEG': Format(('.jpg', '.jpeg', '.jfif', '.jpe'), alpha=False, keeps=_PHOTO | {'dpi'}, lossy=True, largest=65_535),
+    'WEBP': Format(('.webp',), keeps=_PHOTO, lossy=True, largest=16_383),
     'TIFF': Format(('.tif', '.tiff'), deep=True, keeps=_PHOTO | {'dpi'}),
     'BMP': Format(('.bmp',), alpha=False, keeps=frozenset({'dpi'})),
-    'AVIF': Format(('.avif',), keeps=_PHOTO, lossy=True),
-    'HEIF': Format(('.heic', '.heif'), keeps=_PHOTO, lossy=True),
+    'AVIF': Format(('.avif',), keeps=_PHOTO, lossy=True, largest=65_535),
+    'HEIF': Format(('.heic', '.heif'), keeps=_PHOTO, lossy=True, largest=16_384),
     'JPEG2000': Format(('.jp2', '.j2k', '.jpx')),
 }
 """Formats that are read and written, by Pillow's names."""

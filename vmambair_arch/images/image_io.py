@@ -130,7 +130,7 @@ def inspect_image(path: str | Path, *, max_pixels: int | None = None) -> Facts:
     """
     path = Path(path)
     check_regular(path)
-    with _opened(path, str(path), max_pixels) as source:
+    with opened(path, str(path), max_pixels) as source:
         width, height = source.size[::-1] if read_exif(source)[1] >= 5 else source.size
         kind, lossy = _stored(source)
         return Facts(kind, width, height, source.has_transparency_data, _frames(source), lossy)
@@ -164,7 +164,7 @@ def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXE
     """`read_image` for the bytes of a file; `name` stands in its messages."""
     if fault := fault_of(data):
         raise UserError(f'{name}: is a damaged or truncated image ({fault})')
-    with _opened(data, name, max_pixels) as source:
+    with opened(data, name, max_pixels) as source:
         frames = _frames(source)
         if frames > 1:
             raise UserError(f'{name}: has {frames} frames or pages; extract those you want as single images first')
@@ -327,7 +327,7 @@ def _frames(source: PIL.Image.Image) -> int:
 
 
 @contextmanager
-def _opened(data: bytes | Path, name: str, max_pixels: int | None) -> Iterator[PIL.Image.Image]:
+def opened(data: bytes | Path, name: str, max_pixels: int | None) -> Iterator[PIL.Image.Image]:
     """An image whose header has been read and is within the limit; what goes wrong in the block is one UserError."""
     if isinstance(data, bytes) and not data:
         raise UserError(f'{name}: is empty (0 bytes)')

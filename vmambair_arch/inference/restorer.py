@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -14,25 +19,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..archs.oss_block import OSSBlock
 from ..errors import UserError, as_user_error
-from ..images.image_io import Image, from_array, from_pil, read_image, to_array, to_pil, write_image
+from ..images.formats import KINDS
+from ..images.image_io import (
+    Image,
+    decode_image,
+    encode_image,
+    from_array,
+    from_pil,
+    read_image,
+    to_array,
+    to_pil,
+    write_image,
+)
 from ..images.pixels import upright
 from ..ops import choose
 from . import tiles
 
 Picture = TypeVar('Picture', np.ndarray, Tensor, PIL.Image.Image)
 Precision = Literal['fp32', 'bf16', 'fp16']
+logger = logging.getLogger('vmambair_arch')
+BATCH = 16
+"""Most pictures that go through the network at one time."""
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 class Restorer:
-    """Restores pictures of any size.
+    """Restores pictures of any size. Several threads may share one.
 
     Example:
         >>> import numpy as np
         >>> restorer = Restorer.from_pretrained(task='derain', device='cpu')
         >>> restorer(np.zeros((48, 64, 3), np.uint8)).shape
         (48, 64, 3)
+        >>> restorer('rainy.jpg', 'clean.png')  # doctest: +SKIP
 
     Args:
         model: a network of this package, (b, 3, h, w) -> (b, 3, h * scale, w * scale), RGB in 0..1; it is moved to
@@ -89,6 +110,40 @@ class Restorer:
         self.outscale = outscale
         self.alpha = alpha
         self._bytes_per_pixel: float | None = None
+        self._fingerprint: str | None = None
+        self._blocks = _count_blocks(self.model) * self._passes()
+        if self.device.type == 'cpu' and self.dtype == torch.float16:
+            logger.warning('fp16 on a CPU is several times slower than fp32; use --precision fp32, or bf16')
+
+    def __repr__(self) -> str:
+        network = getattr(self.model, 'arch', type(self.model).__name__)
+        size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        settings = ', '.join(f'{k}={v!r}' for k, v in self.settings(False).items() if v not in (None, False))
+        return f'Restorer({network} x{self.scale}, {size:.2f} M parameters, device={str(self.device)!r}, {settings})'
+
+    def settings(self, network: bool = True) -> dict[str, Any]:
+        """What decides the result, in JSON's types: the arguments, and the network by its checksum."""
+        names = {dtype: name for name, dtype in DTYPES.items()}
+        found: dict[str, Any] = {'network': self._network_checksum()} if network else {}
+        return found | {
+            'precision': names[self.dtype],
+            'tile': self.tile,
+            'overlap': self.overlap,
+            'self_ensemble': self.self_ensemble,
+            'outscale': self.outscale,
+            'alpha': self.alpha,
+        }
+
+    def _network_checksum(self) -> str:
+        if self._fingerprint is None:
+            import hashlib
+
+            from ..checkpoints.load import digest
+
+            config = json.dumps(getattr(self.model, 'config', {}), sort_keys=True)
+            known = f'{digest(self.model.state_dict())} {type(self.model).__name__} {config}'
+            self._fingerprint = hashlib.sha256(known.encode()).hexdigest()
+        return self._fingerprint
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, *, task: str = 'derain', **options: Any) -> Restorer:
@@ -109,40 +164,71 @@ class Restorer:
         return cls(load_model(checkpoint_for(task) if source is None else source), **options)
 
     def __call__(
-        self, picture: Picture | str | Path, output: str | Path | None = None, *, progress: tiles.Progress | None = None
-    ) -> Picture | Path:
-        """Restore a picture; the result is of the kind of the input.
+        self, picture: Any, output: str | Path | IO[bytes] | None = None, *, progress: tiles.Progress | None = None
+    ) -> Any:
+        """Restore a picture, or a list of them; the result is of the kind of the input.
 
         Args:
             picture: one of
                 an array (h, w) or (h, w, c), RGB order, uint8, uint16 or floating point in 0..1;
                 a tensor (c, h, w) or (b, c, h, w), RGB, uint8 or floating point in 0..1, on any device;
                 a Pillow image;
-                the path of an image file, which needs `output`, the path to write to.
+                the path of an image file, which needs `output`;
+                the bytes of an image file, or a binary file object, which gives a BytesIO of the same format;
+                a list or tuple of these, which gives a list.
                 c = 1 is grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
-            progress: called with the number of tiles done and their total.
+            output: a path to write to, whose suffix says the format, or a binary file object, written to in the format
+                of the input, PNG for arrays and tensors; returned in place of the result. For a list: as many.
+            progress: called with what is done and the total, in blocks of the network.
 
         Raises:
             UserError: nothing that could be restored, a file that cannot be read or written.
         """
+        if isinstance(picture, (list, tuple)):
+            return self._restore_list(picture, output, progress)
+        if output is not None:
+            return self._restore_into(picture, output, progress)
         if isinstance(picture, (str, Path)):
-            if output is None:
-                raise UserError(f"{picture}: say where the result goes: restorer(path, 'restored.png')")
-            write_image(output, self.restore(read_image(picture), progress=progress))
-            return Path(output)
+            raise UserError(f"{picture}: say where the result goes: restorer(path, 'restored.png')")
         if isinstance(picture, np.ndarray):
-            restored = to_array(self.restore(from_array(picture), progress=progress), picture.dtype)
+            restored = to_array(self.restore(from_array(picture), progress=progress), picture.dtype.type)
             return restored.reshape(*restored.shape[:2], *picture.shape[2:])
         if isinstance(picture, Tensor):
             return self._restore_tensor(picture, progress)
         if isinstance(picture, PIL.Image.Image):
             return to_pil(self.restore(from_pil(upright(picture)), progress=progress))
-        raise UserError(f'cannot restore a {type(picture).__name__}; give an array, a tensor, a Pillow image or a path')
+        image = self.restore(self._image(picture), progress=progress)
+        data = encode_image(image, _kind(image))
+        return data if isinstance(picture, (bytes, bytearray, memoryview)) else io.BytesIO(data)
 
     @torch.inference_mode()
     def restore(self, image: Image, *, progress: tiles.Progress | None = None) -> Image:
         """Restore a decoded image with its alpha; depth, profile and the rest stay as they are."""
-        rgb = self._run(image.rgb, progress)
+        return self._finish(image, self._run(image.rgb, progress))
+
+    @torch.inference_mode()
+    def restore_many(self, images: Iterable[Image]) -> Iterator[Image]:
+        """Restore decoded images in their order; neighbours of one size go through the network together.
+
+        Args:
+            images: read no further ahead than a batch.
+        """
+        waiting: list[Image] = []
+        for image in images:
+            if waiting and (
+                image.rgb.shape != waiting[0].rgb.shape or len(waiting) == self._batch(*image.rgb.shape[:2])
+            ):
+                yield from self._restore_batch(waiting)
+                waiting = []
+            waiting.append(image)
+        yield from self._restore_batch(waiting)
+
+    def _restore_batch(self, images: list[Image]) -> list[Image]:
+        with torch.inference_mode():
+            done = self._run_batch([image.rgb for image in images])
+            return [self._finish(image, rgb) for image, rgb in zip(images, done, strict=True)]
+
+    def _finish(self, image: Image, rgb: np.ndarray) -> Image:
         alpha = image.alpha
         if alpha is not None:
             if self.alpha == 'restore':
@@ -150,6 +236,54 @@ class Restorer:
             else:
                 alpha = _resize(torch.from_numpy(alpha)[None], rgb.shape[:2])[0].numpy()
         return replace(image, rgb=rgb, alpha=alpha)
+
+    def _image(self, picture: Any) -> Image:
+        """Whatever `__call__` takes as one image."""
+        if isinstance(picture, Image):
+            return picture
+        if isinstance(picture, (str, Path)):
+            return read_image(picture)
+        if isinstance(picture, np.ndarray):
+            return from_array(picture)
+        if isinstance(picture, PIL.Image.Image):
+            return from_pil(upright(picture))
+        if isinstance(picture, Tensor):
+            return from_array(_channels_last(picture))
+        if isinstance(picture, (bytes, bytearray, memoryview)):
+            return decode_image(bytes(picture))
+        if hasattr(picture, 'read'):
+            data = picture.read()
+            if not isinstance(data, bytes):
+                raise UserError(f'{_name_of(picture)}: must be opened in binary mode')
+            return decode_image(data, name=_name_of(picture))
+        what = type(picture).__name__
+        raise UserError(f'cannot restore a {what}; give an array, a tensor, a Pillow image, a path, bytes or a file')
+
+    def _restore_into(self, picture: Any, output: str | Path | IO[bytes], progress: tiles.Progress | None) -> Any:
+        image = self.restore(self._image(picture), progress=progress)
+        if isinstance(output, (str, Path)):
+            write_image(output, image)
+            return Path(output)
+        if not hasattr(output, 'write'):
+            raise UserError(f'the output must be a path or a file, got {type(output).__name__}')
+        output.write(encode_image(image, _kind(image)))
+        return output
+
+    def _restore_list(self, pictures: Sequence[Any], outputs: Any, progress: tiles.Progress | None) -> list[Any]:
+        if outputs is not None and (not isinstance(outputs, (list, tuple)) or len(outputs) != len(pictures)):
+            raise UserError(f'{len(pictures)} pictures need a list of as many outputs')
+        together = (
+            outputs is None and len(pictures) > 1 and all(isinstance(picture, np.ndarray) for picture in pictures)
+        )
+        if together:  # in batches
+            results = []
+            for picture, image in zip(pictures, self.restore_many(map(from_array, pictures)), strict=True):
+                array = to_array(image, picture.dtype.type)
+                results.append(array.reshape(*array.shape[:2], *picture.shape[2:]))
+                if progress:
+                    progress(len(results), len(pictures))
+            return results
+        return [self(picture, outputs and outputs[i], progress=progress) for i, picture in enumerate(pictures)]
 
     def network(self, x: Tensor) -> Tensor:
         """The network as it is run on a tile: (b, 3, h, w) -> (b, 3, h * scale, w * scale), float32."""
@@ -166,48 +300,150 @@ class Restorer:
                     total = y if total is None else total + y
             return total / (2 if upright else 8)
 
+    def _passes(self) -> int:
+        return 1 if not self.self_ensemble else 2 if getattr(self.model, 'upright', False) else 8
+
     def _run(self, rgb: np.ndarray, progress: tiles.Progress | None) -> np.ndarray:
         """(h, w, 3) -> (h * outscale, w * outscale, 3) in 0..1."""
         height, width = rgb.shape[:2]
         image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
-        restored = tiles.restore(
-            self.network,
-            image,
-            scale=self.scale,
-            tile=self._tile(height, width),
-            overlap=self.overlap,
-            device=self.device,
-            progress=progress,
-        )
+        tile = self.tile_for(height, width)
+        with _counting(progress, self._blocks, _count_tiles(height, width, tile, self.overlap)) as count:
+            restored = tiles.restore(
+                self.network,
+                image,
+                scale=self.scale,
+                tile=tile,
+                overlap=self.overlap,
+                device=self.device,
+                progress=count,
+            )
+        return self._to_size(restored, height, width)
+
+    def _to_size(self, restored: Tensor, height: int, width: int) -> np.ndarray:
         if self.outscale is not None:
             restored = _resize(restored, (_scaled(height, self.outscale), _scaled(width, self.outscale)))
         return np.ascontiguousarray(restored.clamp_(0, 1).permute(1, 2, 0).numpy())
 
-    def _tile(self, height: int, width: int) -> int | None:
-        """The largest side of a tile for an image; None: whole."""
+    def _run_batch(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """`_run` of pictures of one size, together where they fit."""
+        if len(pictures) > 1:
+            height, width = pictures[0].shape[:2]
+            stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+            try:
+                restored = self.network(stacked.to(self.device)).to('cpu', torch.float32)
+                if restored.isfinite().all():
+                    return [self._to_size(one, height, width) for one in restored]
+            except (RuntimeError, MemoryError) as error:
+                if not tiles.is_out_of_memory(error):
+                    raise
+        return [self._run(picture, None) for picture in pictures]
+
+    def _batch(self, height: int, width: int) -> int:
+        """How many pictures of a size go through the network at one time."""
+        if self.tile and self.tile < max(height, width):
+            return 1
+        pixels = height * width
+        if pixels * BATCH <= tiles.PROBE**2:
+            return BATCH
+        return max(1, min(BATCH, int(tiles.free_memory(self.device) / self._cost() / pixels)))
+
+    def _cost(self) -> float:
+        """Bytes of working memory for an input pixel."""
+        if self._bytes_per_pixel is None:
+            with torch.inference_mode():
+                self._bytes_per_pixel = tiles.memory_per_pixel(self.network, self.device)
+        return self._bytes_per_pixel
+
+    def tile_for(self, height: int, width: int) -> int | None:
+        """The largest side of a tile for an image of that size, in input pixels; None: whole."""
         if self.tile is not None:
             return self.tile or None
         if height * width <= tiles.PROBE**2:
             return None
-        if self._bytes_per_pixel is None:
-            self._bytes_per_pixel = tiles.memory_per_pixel(self.network, self.device)
-        return tiles.tile_that_fits(height, width, tiles.free_memory(self.device) / self._bytes_per_pixel)
+        return tiles.tile_that_fits(height, width, tiles.free_memory(self.device) / self._cost())
 
     def _restore_tensor(self, picture: Tensor, progress: tiles.Progress | None) -> Tensor:
-        if picture.ndim not in (3, 4):
+        if picture.ndim not in (3, 4) or picture.numel() == 0:
             raise UserError(f'a tensor must be (c, h, w) or (b, c, h, w), got {tuple(picture.shape)}')
-        levels = 255 if picture.dtype == torch.uint8 else 1
-        if levels == 1 and not picture.is_floating_point():
-            raise UserError(f'a tensor must be uint8 or floating point in 0..1, got {picture.dtype}')
-        restored = []
-        for one in picture.detach().reshape(-1, *picture.shape[-3:]):
-            array = (one.cpu().float() / levels).permute(1, 2, 0).numpy()
-            result = to_array(self.restore(from_array(array), progress=progress))
-            restored.append(torch.from_numpy(result.reshape(*result.shape[:2], -1)).permute(2, 0, 1))
-        stacked = torch.stack(restored) * levels
-        if levels == 255:
-            stacked = stacked.round()
+        images = [from_array(_channels_last(one)) for one in picture.reshape(-1, *picture.shape[-3:])]
+        several = len(images) > 1 and progress is None
+        restored = self.restore_many(images) if several else (self.restore(one, progress=progress) for one in images)
+        arrays = [to_array(image) for image in restored]
+        stacked = torch.stack([torch.from_numpy(a.reshape(*a.shape[:2], -1)).permute(2, 0, 1) for a in arrays])
+        if picture.dtype == torch.uint8:
+            stacked = (stacked * 255).round()
         return stacked.reshape(*picture.shape[:-2], *stacked.shape[-2:]).to(picture.device, picture.dtype)
+
+
+def _channels_last(picture: Tensor) -> np.ndarray:
+    """(c, h, w) uint8 or floating point -> (h, w, c) float32."""
+    if picture.ndim != 3:
+        raise UserError(f'a tensor that is one picture must be (c, h, w), got {tuple(picture.shape)}')
+    if picture.dtype != torch.uint8 and not picture.is_floating_point():
+        raise UserError(f'a tensor must be uint8 or floating point in 0..1, got {picture.dtype}')
+    levels = 255 if picture.dtype == torch.uint8 else 1
+    return (picture.detach().cpu().float() / levels).permute(1, 2, 0).numpy()
+
+
+def _kind(image: Image) -> str:
+    """The format that an image is written in where nobody says."""
+    kind = image.format if image.format in KINDS else 'PNG'
+    return 'PNG' if kind is None or image.alpha is not None and not KINDS[kind].alpha else kind
+
+
+def _name_of(file: object) -> str:
+    name = getattr(file, 'name', None)
+    return name if isinstance(name, str) else type(file).__name__
+
+
+_on_block: ContextVar[Callable[[], None] | None] = ContextVar('on_block', default=None)
+"""Called after every block of a network that runs in this thread."""
+
+
+def _say_block(*_: object) -> None:
+    if (say := _on_block.get()) is not None:
+        say()
+
+
+def _count_blocks(model: nn.Module) -> int:
+    """The number of blocks that say when they are done, at least 1; they are made to say it."""
+    blocks = [module for module in model.modules() if isinstance(module, OSSBlock)]
+    for block in blocks:
+        if _say_block not in block._forward_hooks.values():
+            block.register_forward_hook(_say_block)
+    return max(1, len(blocks))
+
+
+def _count_tiles(height: int, width: int, tile: int | None, overlap: int) -> int:
+    tile = tile or max(height, width)
+    overlap = min(overlap, tile // 3)
+    return len(tiles.spans(height, tile, overlap)) * len(tiles.spans(width, tile, overlap))
+
+
+@contextmanager
+def _counting(progress: tiles.Progress | None, blocks: int, count: int) -> Iterator[tiles.Progress | None]:
+    """A progress for tiles that tells `progress` of every block within them as well."""
+    if progress is None:
+        yield None
+        return
+    done, total, within = 0, count, 0
+
+    def block() -> None:
+        nonlocal within
+        within = min(within + 1, blocks - 1)  # the last is said with the tile
+        progress(done * blocks + within, total * blocks)
+
+    def tile(now: int, of: int) -> None:
+        nonlocal done, total, within
+        done, total, within = now, of, 0
+        progress(done * blocks, total * blocks)
+
+    token = _on_block.set(block)
+    try:
+        yield tile
+    finally:
+        _on_block.reset(token)
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:

@@ -41,25 +41,31 @@ class Seams:
 
 
 @torch.inference_mode()
-def measure_seams(restorer: Restorer, image: Image, *, tile: int | None = None, crop: int = CROP) -> Seams:
+def measure_seams(restorer: Restorer, image: Image, *, tile: int | None = None, crop: int | None = None) -> Seams:
     """Restore the middle of a picture whole and in tiles, and compare.
 
     Args:
         restorer: its network, device and overlap are used.
-        tile: default: the one that makes two tiles along the longer side of the crop.
-        crop: largest side of the part that is compared; it has to fit into memory.
+        tile: default: one that makes two tiles along the longer side of the crop.
+        crop: largest side of the part that is compared, whole as well, so it has to fit into memory. Default: 512, or
+            for a `tile` two of them beside each other and half of one high, which is no more pixels than one.
 
     Raises:
         UserError: the picture is too small to have two tiles.
     """
-    height, width = (min(side, crop) for side in image.rgb.shape[:2])
-    top, left = ((full - side) // 2 for full, side in zip(image.rgb.shape, (height, width), strict=False))
-    part = torch.from_numpy(image.rgb[top : top + height, left : left + width].transpose(2, 0, 1).copy())
+    full = image.rgb.shape[:2]
+    if tile is not None and crop is None:
+        sides = [max(tiles.MIN_TILE, tile // 2), 2 * tile - min(restorer.overlap, tile // 3)]
+        height, width = map(min, full, sides if full[1] >= full[0] else sides[::-1])
+    else:
+        height, width = (min(side, crop or CROP) for side in full)
     if tile is None:
         tile = max(tiles.MIN_TILE, (max(height, width) + restorer.overlap + 1) // 2)
         tile += -tile % tiles.ALIGN
     if max(height, width) <= tile:
         raise UserError(f'the picture of {width}x{height} pixels is one tile of {tile}: there are no seams to measure')
+    top, left = ((full - side) // 2 for full, side in zip(full, (height, width), strict=True))
+    part = torch.from_numpy(image.rgb[top : top + height, left : left + width].transpose(2, 0, 1).copy())
 
     whole, tiled = (
         tiles.restore(

@@ -1,0 +1,480 @@
+"""Files, folders, videos and the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+from vmambair_arch import Restorer, cli
+from vmambair_arch.errors import UserError
+from vmambair_arch.images.image_io import Image, read_image, write_image
+from vmambair_arch.inference import records
+from vmambair_arch.inference.restore_files import Report, restore_files
+
+
+def make(path, value=0.8, size=(6, 7)):
+    write_image(path, Image(np.full((*size, 3), value, np.float32)))
+    return path
+
+
+def tree(folder):
+    """Files but the records of what results were made of."""
+    paths = (path.relative_to(folder) for path in folder.rglob('*') if not path.is_dir())
+    return sorted(str(path) for path in paths if records.FOLDER not in path.parts)
+
+
+@pytest.fixture
+def restorer(halve):
+    return Restorer(halve)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / 'photos'
+    for name in ('a.png', 'b.jpg', 'deep/er/c.webp', 'deep/d.tif', 'E.PNG'):
+        make(folder / name)
+    (folder / 'notes.txt').write_text('not an image, and not said to be one')
+    (folder / '.hidden.png').write_bytes(b'')
+    return folder
+
+
+def test_a_folder_keeps_its_tree(photos, tmp_path, restorer):
+    report = restore_files(photos, tmp_path / 'out', restorer)
+    assert tree(tmp_path / 'out') == ['E.PNG', 'a.png', 'b.jpg', 'deep/d.tif', 'deep/er/c.webp']
+    assert len(report.written) == 5
+    assert not report.failed
+    for path in report.written:
+        assert abs(read_image(path).rgb.mean() - 0.4) < 0.01
+
+
+def test_suffix_format_and_quality(photos, tmp_path, restorer):
+    restore_files(photos / 'deep', tmp_path / 'out', restorer, suffix='_clean', format='jpg', quality=30)
+    assert tree(tmp_path / 'out') == ['d_clean.jpg', 'er/c_clean.jpg']
+    assert cv2.imread(str(tmp_path / 'out/d_clean.jpg')) is not None
+
+
+@pytest.mark.parametrize(
+    ('output', 'written'), [('out.jpg', 'out.jpg'), ('folder', 'folder/a.png'), ('new/x.tif', 'new/x.tif')]
+)
+def test_a_single_file(photos, tmp_path, restorer, output, written):
+    report = restore_files(photos / 'a.png', tmp_path / output, restorer)
+    assert report.written == [tmp_path / written]
+    assert (tmp_path / written).is_file()
+
+
+def test_what_somebody_else_made_is_left_alone_unless_told(photos, tmp_path, restorer):
+    make(tmp_path / 'out/a.png', 0)
+    report = restore_files(photos, tmp_path / 'out', restorer)
+    assert [message for _, message in report.failed] == [
+        f'{tmp_path / "out/a.png"}: is there and was not made by this command; --overwrite replaces it, '
+        'or choose another output'
+    ]
+    assert len(report.written) == 4
+    assert read_image(tmp_path / 'out/a.png').rgb.max() == 0
+    report = restore_files(photos, tmp_path / 'out', restorer, overwrite=True)
+    assert len(report.written) == 5
+    assert read_image(tmp_path / 'out/a.png').rgb.mean() > 0.3
+
+
+def test_what_was_made_of_the_same_is_skipped_and_of_something_else_made_again(photos, tmp_path, restorer, tiny):
+    def again(**options):
+        return restore_files(photos, tmp_path / 'out', options.pop('by', restorer), **options)
+
+    assert len(again().written) == 5
+    report = again()
+    assert (len(report.written), len(report.skipped)) == (0, 5)
+    os.utime(photos / 'a.png')  # a copy has another time and the same content
+    assert len(again().skipped) == 5
+    make(photos / 'a.png', 0.3)
+    report = again()
+    assert [path.name for path in report.written] == ['a.png']
+    assert report.notes[0][1].endswith('(another input)')
+    report = again(by=Restorer(tiny))
+    assert len(report.written) == 5
+    assert all('network' in why for _, why in report.notes if 'made again' in why)
+    report = again(by=Restorer(tiny), quality=70)
+    assert 'quality None, now 70' in report.notes[0][1]
+    assert len(report.written) == 5
+
+
+def test_a_result_that_was_changed_since_is_not_lost(photos, tmp_path, restorer):
+    restore_files(photos, tmp_path / 'out', restorer)
+    make(tmp_path / 'out/a.png', 0.1, size=(9, 9))
+    make(photos / 'a.png', 0.4)
+    report = restore_files(photos, tmp_path / 'out', restorer)
+    assert 'a.png: is there and was changed since' in report.failed[0][1]
+    assert read_image(tmp_path / 'out/a.png').rgb.shape == (9, 9, 3)
+
+
+def test_the_rest_goes_on_after_a_bad_file(photos, tmp_path, restorer):
+    (photos / 'aa.png').write_bytes(b'')
+    (photos / 'ab.jpg').write_text('text')
+    (photos / 'deep/cut.png').write_bytes((photos / 'a.png').read_bytes()[:-30])
+    report = restore_files(photos, tmp_path / 'out', restorer)
+    assert len(report.written) == 5
+    assert [path.name for path, _ in report.failed] == ['aa.png', 'ab.jpg', 'cut.png']
+    assert all(str(path) in message for path, message in report.failed)
+    assert tree(tmp_path / 'out') == ['E.PNG', 'a.png', 'b.jpg', 'deep/d.tif', 'deep/er/c.webp']
+
+
+def test_two_files_of_one_result_get_a_name_each(tmp_path, restorer):
+    make(tmp_path / 'in/a.png', 0.2)
+    make(tmp_path / 'in/a.jpg', 0.9)
+    report = restore_files(tmp_path / 'in', tmp_path / 'out', restorer, format='png', suffix='_x')
+    assert not report.failed
+    assert tree(tmp_path / 'out') == ['a.jpg_x.png', 'a_x.png']
+    assert abs(read_image(tmp_path / 'out/a_x.png').rgb.mean() - 0.1) < 0.01
+    assert abs(read_image(tmp_path / 'out/a.jpg_x.png').rgb.mean() - 0.45) < 0.01
+    assert any('since another one becomes a_x.png' in note for _, note in report.notes)
+
+
+def test_several_inputs_and_patterns(photos, tmp_path, restorer, monkeypatch):
+    make(tmp_path / 'one.png')
+    make(tmp_path / 'two.jpg')
+    monkeypatch.chdir(tmp_path)
+    report = restore_files(['*.png', 'two.jpg', 'photos', 'one.png'], 'out', restorer)
+    assert tree(tmp_path / 'out') == [
+        'one.png', 'photos/E.PNG', 'photos/a.png', 'photos/b.jpg', 'photos/deep/d.tif', 'photos/deep/er/c.webp',
+        'two.jpg',
+    ]  # fmt: skip
+    assert len(report.written) == 7
+    with pytest.raises(UserError, match='none-.*: nothing matches this pattern'):
+        restore_files(['one.png', 'none-*.png'], 'other', restorer)
+    with pytest.raises(UserError, match='gone.png: no such file'):
+        restore_files(['one.png', 'gone.png'], 'other', restorer)
+    with pytest.raises(UserError, match='the name of one file, but the results are several'):
+        restore_files(['one.png', 'two.jpg'], 'other.png', restorer)
+    assert not (tmp_path / 'other').exists()
+
+
+@pytest.mark.parametrize('name', ['x.gif', 'x.jxl', 'x.pgn', 'x.xyz'])
+def test_an_ending_that_cannot_be_written_is_refused_before_any_work(photos, tmp_path, restorer, halve, name):
+    with pytest.raises(UserError, match=name):
+        restore_files(photos / 'a.png', tmp_path / name, restorer)
+    assert not halve.shapes
+    assert not (tmp_path / name).exists()
+    if name != 'x.xyz':
+        with pytest.raises(UserError, match=name):
+            restore_files(photos, tmp_path / name, restorer)
+    restore_files(photos / 'a.png', f'{tmp_path / name}/', restorer)  # a folder, if one says so
+    assert tree(tmp_path / name) == ['a.png']
+
+
+def test_formats_and_transparency_are_checked_before_the_network_runs(tmp_path, restorer, halve):
+    clear = Image(np.full((6, 7, 3), 0.8, np.float32), np.full((6, 7), 0.5, np.float32))
+    write_image(tmp_path / 'clear.png', clear)
+    with pytest.raises(UserError, match='cannot hold the transparency'):
+        restore_files(tmp_path / 'clear.png', tmp_path / 'a.jpg', restorer)
+    make(tmp_path / 'in/a.png')
+    (tmp_path / 'clear.png').rename(tmp_path / 'in/clear.png')
+    halve.shapes.clear()
+    report = restore_files(tmp_path / 'in', tmp_path / 'out', restorer, format='jpg')
+    assert [path.name for path, _ in report.failed] == ['clear.png']
+    assert len(halve.shapes) == 1
+    assert [note for _, note in report.notes] == ['lossless before, now JPEG of quality 95']
+    wide = np.zeros((1, 9000, 3), np.float32)
+    write_image(tmp_path / 'wide.png', Image(wide))
+    with pytest.raises(UserError, match='WEBP holds 16383 pixels a side, not 18000'):
+        restore_files(tmp_path / 'wide.png', tmp_path / 'wide.webp', Restorer(halve, outscale=2))
+
+
+def test_names_that_say_little(tmp_path, restorer):
+    make(tmp_path / 'in/a.jpg').rename(tmp_path / 'in/a.jfif')
+    make(tmp_path / 'in/b.png').rename(tmp_path / 'in/nameless')
+    write_image(tmp_path / 'in/c.png', Image(np.ones((5, 5, 3), np.float32), np.full((5, 5), 0.3, np.float32)))
+    (tmp_path / 'in/c.png').rename(tmp_path / 'in/c.jpg')
+    report = restore_files(tmp_path / 'in', tmp_path / 'out', restorer)
+    assert tree(tmp_path / 'out') == ['a.jfif', 'c.png', 'nameless.png']
+    assert ('c.png', 'is PNG in truth, written as .png') in [(path.name, note) for path, note in report.notes]
+
+
+def test_files_that_are_not_taken_are_counted_and_named(photos, tmp_path, restorer):
+    for number in range(6):
+        (photos / f'{number}.txt').write_text('x')
+    (photos / 'link').symlink_to(tmp_path)
+    lines = list(restore_files(photos, tmp_path / 'out', restorer).lines())
+    assert 'not taken: 0.txt, 1.txt, 2.txt, 3.txt and 3 more: no image or video by its name' in lines
+    assert 'not taken: .hidden.png: hidden' in lines
+    assert 'not taken: link: symlinked folder' in lines
+
+
+def test_results_beside_their_inputs(photos, restorer):
+    for _ in range(2):
+        report = restore_files(photos, photos, restorer, suffix='_clean')
+        assert not report.failed
+        assert [name for name in tree(photos) if '_clean' in name] == [
+            'E_clean.PNG', 'a_clean.png', 'b_clean.jpg', 'deep/d_clean.tif', 'deep/er/c_clean.webp',
+        ]  # fmt: skip
+    assert len(report.skipped) == 5
+    assert sum(reason == 'result of an earlier run' for _, reason in report.ignored) == 5
+    make(photos / 'new.png')
+    make(photos / 'new_clean.png', 0.1)  # somebody's own
+    report = restore_files(photos, photos, restorer, suffix='_clean')
+    assert 'would overwrite the input' in report.failed[0][1]
+    assert abs(read_image(photos / 'new_clean.png').rgb.mean() - 0.1) < 0.01
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.webp', '.png'])
+def test_moving_pictures_frame_by_frame(tmp_path, halve_x2, suffix):
+    frames = [PIL.Image.new('RGB', (12, 10), (60 + 40 * number, 80, 90)) for number in range(3)]
+    frames[0].save(tmp_path / f'a{suffix}', save_all=True, append_images=frames[1:], duration=[50, 70, 90], loop=3)
+    restore_files(tmp_path / f'a{suffix}', tmp_path / 'out', Restorer(halve_x2))
+    with PIL.Image.open(tmp_path / f'out/a{suffix}') as result:
+        assert (result.n_frames, result.size, result.info['loop']) == (3, (24, 20), 3)
+        reds, durations = [], []
+        for number in range(3):
+            result.seek(number)
+            reds.append(np.asarray(result.convert('RGB'))[..., 0].mean())
+            durations.append(result.info['duration'])
+    np.testing.assert_allclose(reds, [30, 50, 70], atol=3)
+    assert durations == [50, 70, 90]
+    with pytest.raises(UserError, match='has 3 frames, which .jpg cannot hold'):
+        restore_files(tmp_path / f'a{suffix}', tmp_path / 'a.jpg', Restorer(halve_x2))
+
+
+def test_a_still_gif_becomes_a_png(tmp_path, restorer):
+    PIL.Image.new('RGB', (12, 10), (100, 80, 90)).save(tmp_path / 'a.gif')
+    report = restore_files(tmp_path / 'a.gif', tmp_path / 'out', restorer)
+    assert tree(tmp_path / 'out') == ['a.png']
+    assert report.notes[0][1] == 'written as .png'
+
+
+def test_the_bar_moves_within_a_picture(tmp_path, tiny):
+    seen = []
+    picture = np.random.default_rng(0).uniform(size=(40, 90, 3)).astype(np.float32)
+    Restorer(tiny, tile=48, overlap=8)(picture, progress=lambda *args: seen.append(args))
+    done, totals = zip(*seen, strict=True)
+    blocks = sum(type(module).__name__ == 'OSSBlock' for module in tiny.modules())
+    tiles = totals[0] // blocks
+    assert tiles > 1
+    assert set(totals) == {tiles * blocks}
+    assert done[-1] == totals[-1]
+    assert list(done) == sorted(done)
+    assert len(set(done)) >= tiles * blocks - 1
+
+
+def test_single_bad_inputs(tmp_path, restorer, photos):
+    (tmp_path / 'bad.png').write_text('x')
+    (tmp_path / 'empty').mkdir()
+    for source, message in [
+        ('bad.png', 'bad.png: is no PNG'),
+        ('gone.png', 'gone.png: no such file or folder'),
+        ('empty', 'empty: no images in this folder'),
+    ]:
+        with pytest.raises(UserError, match=message) as error:
+            restore_files(tmp_path / source, tmp_path / 'out', restorer)
+        assert error.value.exit_code == 2
+    make(tmp_path / 'file.png')
+    with pytest.raises(UserError, match='is a file, but'):
+        restore_files(photos, tmp_path / 'file.png', restorer)
+    for options, message in [
+        ({'suffix': '/../x'}, 'path separator'),
+        ({'format': 'gif'}, "format 'gif'"),
+        ({'quality': 0}, 'quality'),
+        ({'max_pixels': 41}, 'too large'),
+    ]:
+        with pytest.raises(UserError, match=message):
+            restore_files(tmp_path / 'file.png', tmp_path / 'out', restorer, **options)
+    with pytest.raises(UserError, match='cannot become that'):
+        restore_files(tmp_path / 'file.png', tmp_path / 'out.mp4', restorer)
+    assert not (tmp_path / 'out').exists()
+
+
+# where results may go
+
+
+def test_the_input_is_never_overwritten(photos, tmp_path, restorer):
+    before = (photos / 'a.png').read_bytes()
+    (tmp_path / 'link').symlink_to(photos)
+    for source, output in [
+        (photos, photos),
+        (photos, tmp_path / 'link'),
+        (photos / 'a.png', photos),
+        (photos / 'a.png', photos / 'a.png'),
+        (photos / 'a.png', tmp_path / 'link'),
+    ]:
+        with pytest.raises(UserError, match='overwritten|is the input folder'):
+            restore_files(source, output, restorer, overwrite=True)
+    assert (photos / 'a.png').read_bytes() == before
+
+
+def test_an_output_inside_the_input_is_not_an_input(photos, restorer):
+    for _ in range(2):
+        restore_files(photos, photos / 'out', restorer, overwrite=True)
+    assert tree(photos / 'out') == ['E.PNG', 'a.png', 'b.jpg', 'deep/d.tif', 'deep/er/c.webp']
+
+
+def test_symlinks_of_the_input(photos, tmp_path, restorer):
+    make(tmp_path / 'elsewhere/x.png')
+    (photos / 'file.png').symlink_to(tmp_path / 'elsewhere/x.png')
+    (photos / 'folder').symlink_to(tmp_path / 'elsewhere')
+    (photos / 'deep/circle').symlink_to(photos)
+    (photos / 'dangling.png').symlink_to(tmp_path / 'gone.png')
+    report = restore_files(photos, tmp_path / 'out', restorer)
+    assert tree(tmp_path / 'out') == ['E.PNG', 'a.png', 'b.jpg', 'deep/d.tif', 'deep/er/c.webp', 'file.png']
+    assert [path.name for path, _ in report.failed] == ['dangling.png']
+
+
+def test_symlinks_in_the_output_lead_nowhere(photos, tmp_path, restorer):
+    (tmp_path / 'victim').mkdir()
+    (tmp_path / 'secret.png').write_bytes(b'secret')
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/deep').symlink_to(tmp_path / 'victim')
+    (tmp_path / 'out/a.png').symlink_to(tmp_path / 'secret.png')
+    report = restore_files(photos, tmp_path / 'out', restorer, overwrite=True)
+    assert sorted(path.name for path, _ in report.failed) == ['c.webp', 'd.tif']
+    assert all('leads out of the output folder' in message for _, message in report.failed)
+    assert not tree(tmp_path / 'victim')
+    assert (tmp_path / 'secret.png').read_bytes() == b'secret'  # the link was replaced, not followed
+    assert not (tmp_path / 'out/a.png').is_symlink()
+
+
+# ranks
+
+
+def test_ranks_share_a_folder(photos, tmp_path, restorer, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    done = []
+    for rank in '01':
+        monkeypatch.setenv('RANK', rank)
+        report = restore_files(photos, tmp_path / 'out', restorer)
+        assert not report.skipped
+        done.append(len(report.written))
+    assert done == [3, 2]
+    assert len(tree(tmp_path / 'out')) == 5
+
+
+@pytest.mark.slow
+def test_torchrun(photos, tmp_path, checkpoint):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '-m', 'vmambair_arch', 'restore']
+    command += [str(photos), '-o', str(tmp_path / 'out'), '-m', str(checkpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(re.findall(r'(\d) restored', done.stdout)) == ['2', '3']
+    assert len(tree(tmp_path / 'out')) == 5
+
+
+# stopping
+
+
+def test_ctrl_c_leaves_no_half_file(photos, tmp_path, restorer, monkeypatch):
+    real, calls = Restorer.restore, []
+
+    def stop(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Restorer, 'restore', stop)
+    with pytest.raises(KeyboardInterrupt):
+        restore_files(photos, tmp_path / 'out', restorer)
+    assert len(tree(tmp_path / 'out')) == 2
+    for name in tree(tmp_path / 'out'):
+        read_image(tmp_path / 'out' / name)
+
+
+def test_a_signal_to_the_command(tmp_path, checkpoint):
+    for number in range(200):
+        make(tmp_path / f'in/{number:03}.png', size=(64, 64))
+    command = [sys.executable, '-m', 'vmambair_arch', 'restore', str(tmp_path / 'in')]
+    process = subprocess.Popen(
+        [*command, '-o', str(tmp_path / 'out'), '-m', str(checkpoint)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run that was itself started in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while len(list(tmp_path.glob('out/[!.]*'))) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'Traceback' not in stderr
+    written = tree(tmp_path / 'out')
+    assert 3 <= len(written) < 200
+    for name in written:
+        read_image(tmp_path / 'out' / name)
+
+
+# the command
+
+
+def test_where_results_went():
+    assert list(Report([Path('out', 'a.png'), Path('out', 'sub', 'b.png')]).lines()) == ['2 restored into out, 0 bad']
+    assert list(Report([Path('a.png'), Path('b.png')]).lines()) == ['2 restored into ., 0 bad']
+    assert list(Report([Path('a.png')]).lines()) == ['1 restored into a.png, 0 bad']
+
+
+def test_the_command(photos, tmp_path, checkpoint, capsys):
+    (photos / 'bad.png').write_text('x')
+    arguments = ['restore', str(photos), '-o', str(tmp_path / 'out'), '-m', str(checkpoint)]
+    assert cli.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r'5 restored into .*out, 1 bad', out)
+    assert re.search(r'bad: .*bad\.png: is no PNG', out)
+    assert '100%' in err
+    (photos / 'bad.png').unlink()
+    assert cli.main(arguments) == 0
+    assert '0 restored, 5 existed' in capsys.readouterr().out
+    assert cli.main(['restore', str(tmp_path / 'gone'), '-m', str(checkpoint)]) == 2
+    assert 'gone: no such file or folder' in capsys.readouterr().err
+
+
+def pipe(arguments, data=b''):
+    command = [sys.executable, '-m', 'vmambair_arch', 'restore', *map(str, arguments)]
+    return subprocess.run(command, input=data, capture_output=True, check=False)
+
+
+def test_a_pipe(tmp_path, checkpoint, tiny):
+    data = make(tmp_path / 'a.webp', size=(40, 50)).read_bytes()
+    done = pipe(['-', '-m', checkpoint], data)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout[8:12] == b'WEBP'
+    done = pipe(['-', '-m', checkpoint, '-o', tmp_path / 'out.png'], data)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(
+        read_image(tmp_path / 'out.png').rgb, Restorer(tiny)(read_image(tmp_path / 'a.webp').rgb), atol=0.003
+    )
+    done = pipe([tmp_path / 'a.webp', '-m', checkpoint, '-o', '-', '--format', 'png'])
+    assert done.stdout[:4] == b'\x89PNG'
+    done = pipe(['-', '-m', checkpoint], b'no picture')
+    assert (done.returncode, done.stdout) == (2, b'')
+    assert b'error: stdin: is no PNG' in done.stderr
+    done = pipe(['-', '-m', checkpoint, '-o', tmp_path / 'x.gif'], data)
+    assert done.returncode == 2
+    assert b'x.gif' in done.stderr
+
+
+def test_short_flags_of_real_esrgan(photos, tmp_path, checkpoint):
+    flags = ['-i', str(photos / 'a.png'), '-o', str(tmp_path / 'out'), '-n', str(checkpoint), '-s', '2', '-t', '32']
+    assert cli.main(['restore', *flags, '--suffix', 'x']) == 0
+    assert tree(tmp_path / 'out') == ['ax.png']
+    assert read_image(tmp_path / 'out/ax.png').rgb.shape == (12, 14, 3)
+
+
+def test_a_checkpoint_that_is_none(photos, tmp_path, capsys):
+    (tmp_path / 'bad.pth').write_bytes(b'no checkpoint')
+    for model in ('bad.pth', 'gone.pth'):
+        assert cli.main(['restore', str(photos), '-o', str(tmp_path / 'out'), '-m', str(tmp_path / model)]) == 2
+        assert model in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_output_that_cannot_be_written(photos, tmp_path, restorer):
+    if os.geteuid() == 0:
+        (tmp_path / 'out').write_text('a file where the folder should be')
+    else:
+        (tmp_path / 'out').mkdir(mode=0o500)
+    with pytest.raises(UserError, match='out'):
+        restore_files(photos / 'a.png', tmp_path / 'out', restorer)

@@ -1,0 +1,296 @@
+"""Videos: the pictures are restored, and nothing else of the file is lost."""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from vmambair_arch import Restorer
+from vmambair_arch.errors import UserError
+from vmambair_arch.inference import records
+from vmambair_arch.inference import video as video_module
+from vmambair_arch.inference.restore_files import restore_files
+
+av = pytest.importorskip('av')
+RATE = Fraction(30000, 1001)
+
+
+def red(number):
+    return 60 + 12 * number
+
+
+def make(
+    path, frames=6, size=(48, 64), times=None, rotation=0, pixels='yuv420p', sound=True, subtitles=False, codec=None
+):
+    """A clip whose frames get redder, with a sound of a second."""
+    names = {'.webm': 'libvpx-vp9', '.mpg': 'mpeg2video', '.avi': 'mpeg4'}
+    with av.open(str(path), 'w') as output:
+        video = output.add_stream(codec or names.get(path.suffix, 'libx264'), rate=RATE)
+        video.height, video.width, video.pix_fmt = *size, pixels
+        if times is not None:
+            video.codec_context.time_base = Fraction(1, 1000)
+        if rotation:
+            video.set_display_rotation(rotation)
+        video.metadata['language'] = 'deu'
+        audio = None
+        if sound:
+            name, rate = {'.webm': ('libopus', 48000), '.mpg': ('mp2', 44100), '.avi': ('mp2', 44100)}.get(
+                path.suffix, ('aac', 44100)
+            )
+            audio = output.add_stream(name, rate=rate)
+            audio.metadata['language'] = 'eng'
+        output.metadata['title'] = 'A rainy day'
+        if path.suffix in ('.mp4', '.mkv', '.mov'):
+            output.set_chapters(
+                [{'id': 1, 'start': 0, 'end': 100, 'time_base': Fraction(1, 1000), 'metadata': {'title': 'First'}}]
+            )
+        for number in range(frames):
+            picture = np.full((*size, 3), (red(number), 80, 60), np.uint8)
+            picture[: size[0] // 4] = 0  # the upper edge is dark
+            frame = av.VideoFrame.from_ndarray(picture, format='rgb24').reformat(format=pixels)
+            if times is not None:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            output.mux(video.encode(frame))
+        output.mux(video.encode(None))
+        if audio is not None:
+            step = audio.codec_context.frame_size or 1152
+            form = audio.codec_context.format.name
+            for number in range(10):
+                wave = np.sin(np.arange(step) / 9 + number).astype(np.float32)[None] * 0.2
+                sound_frame = av.AudioFrame.from_ndarray(wave, format='fltp', layout='mono')
+                sound_frame.rate, sound_frame.pts = audio.rate, number * step
+                resampled = av.AudioResampler(form, audio.layout, audio.rate).resample(sound_frame)
+                for one in resampled:
+                    one.pts = number * step
+                    output.mux(audio.encode(one))
+            output.mux(audio.encode(None))
+    return path
+
+
+def probe(path):
+    """What a player would find."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        frames = [(frame.time, frame.to_ndarray(format='rgb24'), frame.rotation) for frame in container.decode(video)]
+        found = {
+            'size': (video.height, video.width),
+            'rate': video.average_rate,
+            'pixels': video.codec_context.pix_fmt,
+            'codec': video.codec_context.codec.canonical_name,
+            'times': [time for time, _, _ in frames],
+            'reds': [picture[picture.shape[0] // 2, picture.shape[1] // 2, 0] for _, picture, _ in frames],
+            'frames': [picture for _, picture, _ in frames],
+            'rotation': frames[0][2],
+            'title': container.metadata.get('title'),
+            'chapters': [chapter['metadata'].get('title') for chapter in container.chapters()],
+            'languages': [stream.metadata.get('language') for stream in container.streams],
+        }
+    with av.open(str(path)) as container:
+        found['sound'] = (
+            [bytes(packet) for packet in container.demux(audio=0) if packet.size] if container.streams.audio else []
+        )
+    return found
+
+
+def tree(folder):
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob('*')
+        if path.is_file() and records.FOLDER not in path.parts
+    )
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.m4v', '.mov', '.mkv', '.webm'])
+def test_sound_titles_rate_and_pictures(tmp_path, halve_x2, suffix):
+    source = make(tmp_path / f'rain{suffix}')
+    report = restore_files(source, tmp_path / 'out', Restorer(halve_x2))
+    assert tree(tmp_path / 'out') == [f'rain{suffix}']
+    before, after = probe(source), probe(report.written[0])
+    assert after['size'] == (96, 128)
+    assert after['times'] == pytest.approx(before['times'], abs=0.0011)
+    assert float(after['rate']) == pytest.approx(float(before['rate']), rel=0.01)
+    np.testing.assert_allclose(after['reds'], [red(n) / 2 for n in range(6)], atol=6)
+    assert len(before['sound']) > 5
+    assert after['sound'] == before['sound']
+    assert after['title'] == before['title']
+    assert after['chapters'] == before['chapters']
+    assert after['languages'] == before['languages']
+    assert after['pixels'] == 'yuv420p'
+
+
+def test_a_rate_that_is_no_whole_number_is_kept_to_the_last_frame(tmp_path, halve):
+    restore_files(make(tmp_path / 'a.mp4', frames=8), tmp_path / 'out', Restorer(halve))
+    with av.open(str(tmp_path / 'out/a.mp4')) as container:
+        assert container.streams.video[0].average_rate == RATE
+        assert container.streams.video[0].frames == 8
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv'])
+def test_a_variable_rate_is_kept(tmp_path, halve, suffix):
+    times = [0, 40, 50, 190, 200, 1000]
+    source = make(tmp_path / f'a{suffix}', times=times)
+    assert probe(source)['times'] == pytest.approx([t / 1000 for t in times], abs=0.0006)
+    restore_files(source, tmp_path / 'out', Restorer(halve))
+    assert probe(tmp_path / f'out/a{suffix}')['times'] == pytest.approx([t / 1000 for t in times], abs=0.0006)
+
+
+@pytest.mark.parametrize('suffix', ['.mpg', '.avi', '.ts'])
+def test_containers_that_are_only_read_become_another_and_it_is_said(tmp_path, halve, suffix):
+    source = make(tmp_path / f'a{suffix}')
+    report = restore_files(source, tmp_path / 'out', Restorer(halve))
+    assert tree(tmp_path / 'out') == ['a.mkv']
+    assert any('written as .mkv' in note for _, note in report.notes)
+    before, after = probe(source), probe(tmp_path / 'out/a.mkv')
+    # A transport stream has a header before each packet of AAC, which Matroska has once.
+    assert len(after['sound']) > 5
+    assert all(full.endswith(bare) for full, bare in zip(before['sound'], after['sound'], strict=True))
+    assert len(after['times']) == len(before['times'])
+    np.testing.assert_allclose(np.diff(after['times']), 1 / float(RATE), atol=0.0011)
+
+
+@pytest.mark.parametrize('rotation', [90, 180, -90])
+def test_a_turned_clip_is_upright_for_the_network_and_turned_in_the_file(tmp_path, halve, rotation):
+    class Top(type(halve)):
+        """Darkens the upper half of what it sees."""
+
+        def forward(self, x):
+            x = super().forward(x) * 2
+            x[..., : x.shape[-2] // 2, :] /= 4
+            return x
+
+    source = make(tmp_path / 'a.mp4', rotation=rotation)
+    before = probe(source)
+    assert before['rotation'] % 360 == rotation % 360
+    network = Top()
+    restore_files(source, tmp_path / 'out', Restorer(network))
+    after = probe(tmp_path / 'out/a.mp4')
+    assert after['rotation'] == before['rotation']
+    assert after['size'] == before['size']
+    assert network.shapes[-1][2:] == ((48, 64) if rotation == 180 else (64, 48))
+    # Turned as a player turns it (counter-clockwise), the upper half is the dark one; the dark edge says nothing.
+    turned, was = (np.rot90(found['frames'][-1].astype(float), rotation // 90) for found in (after, before))
+    ratio = np.where(was[..., 0] > 60, turned[..., 0] / was[..., 0].clip(1), np.nan)
+    half = ratio.shape[0] // 2
+    assert np.nanmean(ratio[: half - 4]) < 0.4 < 0.9 < np.nanmean(ratio[half + 4 :])
+
+
+@pytest.mark.parametrize(('suffix', 'codec'), [('.webm', None), ('.mp4', 'h264'), ('.mkv', 'h265'), ('.mkv', 'av1')])
+def test_an_odd_size_stays_odd(tmp_path, halve, suffix, codec):
+    source = make(tmp_path / f'a{suffix}', size=(67, 97), pixels='yuv444p' if suffix != '.webm' else 'yuv420p')
+    report = restore_files(source, tmp_path / 'out', Restorer(halve), codec=codec)
+    after = probe(report.written[0])
+    assert after['size'] == (67, 97)
+    np.testing.assert_allclose(after['reds'], [red(n) / 2 for n in range(6)], atol=6)
+    assert after['frames'][0][:, -1, 0].std() < 40  # nothing of the padding shows
+
+
+def test_ten_bits_stay_ten(tmp_path, halve):
+    source = make(tmp_path / 'a.mkv', pixels='yuv420p10le')
+    restore_files(source, tmp_path / 'out', Restorer(halve))
+    assert probe(tmp_path / 'out/a.mkv')['pixels'] == 'yuv420p10le'
+    report = restore_files(source, tmp_path / 'other', Restorer(halve), codec='vp9')
+    assert any('10 bits became 8' in note for _, note in report.notes)
+
+
+@pytest.mark.parametrize('codec', ['h264', 'h265', 'av1', 'vp9'])
+def test_codecs(tmp_path, halve, codec):
+    source = make(tmp_path / 'a.mkv', size=(96, 96))
+    restore_files(source, tmp_path / 'out', Restorer(halve), codec=codec)
+    names = {'h265': 'hevc'}
+    after = probe(tmp_path / 'out/a.mkv')
+    assert after['codec'] == names.get(codec, codec)
+    np.testing.assert_allclose(after['reds'], [red(n) / 2 for n in range(6)], atol=6)
+
+
+def test_what_cannot_be_is_refused_before_any_work(tmp_path, halve, monkeypatch):
+    source = make(tmp_path / 'a.mp4')
+    restorer = Restorer(halve)
+    for target, options, message in [
+        ('x.webm', {}, r'x.webm: .webm cannot hold the audio of .*a.mp4 \(aac\); use .mkv'),
+        ('x.webm', {'codec': 'h264'}, 'holds vp9, av1, not h264'),
+        ('x.mpg', {}, 'x.mpg: videos are written as .mp4'),
+        ('x.png', {}, 'cannot become that'),
+        ('x.mp4', {'codec': 'divx'}, "codec 'divx'"),
+        ('x.mp4', {'crf': 99}, 'crf must be'),
+    ]:
+        with pytest.raises(UserError, match=message):
+            restore_files(source, tmp_path / target, restorer, **options)
+    assert not halve.shapes
+    monkeypatch.setitem(sys.modules, 'av', None)
+    with pytest.raises(UserError, match='pip install av'):
+        restore_files(source, tmp_path / 'x.mp4', restorer)
+    assert not list(tmp_path.glob('x*'))
+
+
+def test_no_video(tmp_path, halve):
+    (tmp_path / 'bad.mp4').write_bytes(b'not a video')
+    with pytest.raises(UserError, match='bad.mp4: is no video'):
+        restore_files(tmp_path / 'bad.mp4', tmp_path / 'out', Restorer(halve))
+    assert not (tmp_path / 'out').exists() or not tree(tmp_path / 'out')
+
+
+def test_a_clip_that_is_cut_off_gives_what_it_has(tmp_path, halve):
+    source = make(tmp_path / 'a.mkv', frames=40)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    restore_files(source, tmp_path / 'out', Restorer(halve))
+    assert 1 < len(probe(tmp_path / 'out/a.mkv')['times']) < 40
+
+
+def test_an_interrupted_video_goes_on_where_it_was(tmp_path, halve, monkeypatch):
+    monkeypatch.setattr(video_module, 'SEGMENT', 4)
+    monkeypatch.setattr(video_module, 'READ_AHEAD', 2)
+    source = make(tmp_path / 'a.mp4', frames=14)
+    restorer = Restorer(halve)
+    whole = probe(restore_files(source, tmp_path / 'whole', restorer).written[0])
+    real, count = restorer.restore_many, [0]
+
+    def stop(images):
+        for image in real(images):
+            count[0] += 1
+            if count[0] == 8:
+                raise KeyboardInterrupt
+            yield image
+
+    monkeypatch.setattr(restorer, 'restore_many', stop)
+    with pytest.raises(KeyboardInterrupt):
+        restore_files(source, tmp_path / 'out', restorer)
+    assert not tree(tmp_path / 'out')
+    monkeypatch.setattr(restorer, 'restore_many', real)
+    halve.shapes.clear()
+    report = restore_files(source, tmp_path / 'out', restorer)
+    assert any('went on after 4 frames' in note for _, note in report.notes)
+    assert sum(shape[0] for shape in halve.shapes) == 10
+    after = probe(tmp_path / 'out/a.mp4')
+    assert after['times'] == whole['times']
+    assert after['sound'] == whole['sound']
+    np.testing.assert_allclose(after['reds'], whole['reds'], atol=2)
+    assert not list((tmp_path / 'out' / records.FOLDER).glob('*.parts'))
+    assert restore_files(source, tmp_path / 'out', restorer).skipped == [tmp_path / 'out/a.mp4']
+
+
+def test_segments_of_another_network_are_not_gone_on_with(tmp_path, halve, halve_x2, monkeypatch):
+    monkeypatch.setattr(video_module, 'SEGMENT', 2)
+    source = make(tmp_path / 'a.mp4')
+    restorer = Restorer(halve)
+    monkeypatch.setattr(video_module, '_join', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        restore_files(source, tmp_path / 'out', restorer)
+    monkeypatch.undo()
+    restore_files(source, tmp_path / 'out', Restorer(halve_x2))
+    assert probe(tmp_path / 'out/a.mp4')['size'] == (96, 128)
+
+
+def test_several_frames_go_through_the_network_together(tmp_path, halve):
+    restore_files(make(tmp_path / 'a.mp4', frames=8, size=(16, 16)), tmp_path / 'out', Restorer(halve))
+    assert max(shape[0] for shape in halve.shapes) > 1
+
+
+def test_frames_a_second_are_said(tmp_path, halve):
+    seen = []
+    source = make(tmp_path / 'a.mp4')
+    video_module.restore_video(source, tmp_path / 'b.mp4', Restorer(halve), progress=lambda *args: seen.append(args))
+    assert seen[-1][:2] == (6, 6)
+    assert seen[-1][2].endswith(' frames/s')

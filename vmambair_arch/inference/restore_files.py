@@ -1,0 +1,299 @@
+"""Restore files, folders and videos: check, plan, run.
+
+- What exists is left alone only where it was made from the same input by the same network and settings (`records`).
+- A bad file is noted, and the rest goes on.
+- Under torchrun rank r of n takes files r, r + n, r + 2n, ….
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import UserError, nearest
+from ..images.formats import KINDS, SUFFIXES
+from ..images.frames import read_frames, write_frames
+from ..images.image_io import (
+    MAX_PIXELS,
+    Image,
+    decode_image,
+    encode_image,
+    lost_in,
+    no_alpha,
+    read_bytes,
+    read_image,
+    write_image,
+)
+from .plan import Job, Plan, make_plan
+from .records import judge, write_record
+from .restorer import Restorer
+from .video import VideoOptions, restore_video
+
+NAMED = 4
+"""So many files are named in a line, the rest are counted."""
+
+
+@dataclass
+class Report:
+    """What became of the files.
+
+    Attributes:
+        written: results.
+        skipped: results that existed before, made of the same.
+        failed: bad input files and what is wrong with each, in one line.
+        seams: what was measured of the tiles of each image, where that was asked for.
+        ignored: files in folders that were not taken, and why.
+        notes: what was done otherwise than one might think.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    seams: list[tuple[Path, str]] = field(default_factory=list)
+    ignored: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[tuple[Path, str]] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """The report: a line for each measurement, each kind of note and each bad file, and one for the rest."""
+        for path, measured in self.seams:
+            yield f'seams: {path}: {measured}'
+        for reason, text in _grouped(self.ignored):
+            yield f'not taken: {text}: {reason}'
+        for reason, text in _grouped(self.notes):
+            yield f'note: {text}: {reason}'
+        for _, message in self.failed:
+            yield f'bad: {message}'
+        skipped = (
+            f', {len(self.skipped)} existed (made of the same; --overwrite makes them anew)' if self.skipped else ''
+        )
+        where = f' into {os.path.commonpath(self.written) or "."}' if self.written else ''
+        yield f'{len(self.written)} restored{where}{skipped}, {len(self.failed)} bad'
+
+
+def _grouped(pairs: list[tuple[Path, str]]) -> Iterator[tuple[str, str]]:
+    """Each reason with the files that it is of, the first of them by name."""
+    for reason, count in Counter(reason for _, reason in pairs).items():
+        names = [path.name for path, why in pairs if why == reason]
+        rest = f' and {count - NAMED} more' if count > NAMED else ''
+        yield reason, f'{", ".join(names[:NAMED])}{rest}'
+
+
+def restore_files(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    restorer: Restorer,
+    *,
+    suffix: str = '',
+    format: str = 'auto',
+    quality: int | None = None,
+    overwrite: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    report_seams: bool = False,
+    codec: str | None = None,
+    crf: int | None = None,
+) -> Report:
+    """Restore images, videos and folders of them, with a progress bar on stderr.
+
+    Args:
+        inputs: a file, a folder or a pattern, or several.
+        output: a folder, made where missing, or for a single file also a file name with a known suffix.
+        suffix: goes between the stem and the suffix of each result.
+        format: 'auto' keeps each image's own, else a suffix of `formats.SUFFIXES` without the dot.
+        quality: 1 to 100 of lossy formats; default 95, and lossless WebP stays so.
+        overwrite: replace results that exist, whatever made them.
+        max_pixels: larger images are refused.
+        report_seams: also measure how far tiles are from the whole (see `seams`), on a part of each image.
+        codec, crf: of videos, see `VideoOptions`.
+
+    Raises:
+        UserError: before any work: an input is missing, holds nothing to restore, or is a single bad file; the output
+            cannot be one; arguments out of range.
+    """
+    check_arguments(suffix, format, quality)
+    video = VideoOptions(codec, crf)
+    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    scale = restorer.outscale or restorer.scale
+    plan = make_plan(given, output, suffix=suffix, format=format, quality=quality, max_pixels=max_pixels, scale=scale)
+    for job in plan.jobs:
+        if job.kind == 'video':
+            video.check(job.target)
+    return _run(plan, restorer, quality, overwrite, max_pixels, report_seams, video)
+
+
+def check_arguments(suffix: str = '', format: str = 'auto', quality: int | None = None) -> None:
+    """Refuse what no result can be named or written by.
+
+    Raises:
+        UserError: out of range.
+    """
+    if os.sep in suffix or '/' in suffix or '\0' in suffix:
+        raise UserError(f"suffix '{suffix}' must not contain a path separator")
+    known = [name[1:] for name in SUFFIXES]
+    if format != 'auto' and format not in known:
+        raise UserError(f"format '{format}'{nearest(format, known)} is not one of auto, {', '.join(known)}")
+    if quality is not None and not 1 <= quality <= 100:
+        raise UserError(f'the quality must be 1 to 100, got {quality}')
+
+
+def restore_bytes(
+    data: bytes,
+    restorer: Restorer,
+    *,
+    format: str = 'auto',
+    quality: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    name: str = 'stdin',
+) -> tuple[bytes, str]:
+    """Restore the bytes of an image file.
+
+    Args:
+        data: any format that is read.
+        format: as for `restore_files`.
+        name: what messages call it.
+
+    Returns:
+        The bytes of the result, and Pillow's name of its format.
+
+    Raises:
+        UserError: no image, or it cannot be written as `format`.
+    """
+    check_arguments(format=format, quality=quality)
+    image = decode_image(data, name=name, max_pixels=max_pixels)
+    kind = SUFFIXES[f'.{format}'] if format != 'auto' else image.format or 'PNG'
+    kind = kind if kind in KINDS else 'PNG'
+    if image.alpha is not None and not KINDS[kind].alpha:
+        raise UserError(f'{name}: {no_alpha(kind)}')
+    try:
+        return encode_image(restorer.restore(image), kind, quality=quality), kind
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f'{name}: cannot be written as {kind} ({error})') from error
+
+
+def _run(
+    plan: Plan,
+    restorer: Restorer,
+    quality: int | None,
+    overwrite: bool,
+    max_pixels: int,
+    report_seams: bool,
+    video: VideoOptions,
+) -> Report:
+    rank, ranks = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    report = Report()
+    if rank == 0:
+        report.failed, report.ignored = list(plan.failed), plan.ignored
+    jobs = plan.jobs[rank::ranks]
+    made_by = {**restorer.settings(), 'quality': quality}
+
+    # By the pixels of the files, so that a large image or a video moves the bar as well as a thousand small ones.
+    layout = '{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}'
+    with tqdm(total=sum(job.weight for job in jobs), bar_format=layout, disable=rank > 0, smoothing=0.1) as bar:
+        before = 0
+        for number, job in enumerate(jobs):
+            bar.set_description_str(f'{job.source.name} ({number + 1}/{len(jobs)}) ')
+            progress = _Progress(bar, before, job.weight)
+            try:
+                settings = made_by | (video.settings() if job.kind == 'video' else {})
+                if _wanted(job, plan, settings, overwrite, report):
+                    _restore_job(job, restorer, settings, quality, max_pixels, video, progress, report)
+                    if report_seams and job.kind == 'image':
+                        report.seams.append((job.source, _seams(job.source, restorer, max_pixels)))
+            except UserError as error:
+                if plan.output is None:
+                    raise
+                report.failed.append((job.source, str(error)))
+            before += job.weight
+            bar.update(before - bar.n)
+            bar.set_postfix_str('')
+    return report
+
+
+@dataclass
+class _Progress:
+    """Moves the bar within one file."""
+
+    bar: tqdm[Any]
+    before: float
+    weight: float
+
+    def __call__(self, done: int, total: int, note: str = '') -> None:
+        if note:
+            self.bar.set_postfix_str(note, refresh=False)
+        self.bar.update(self.before + self.weight * done / max(total, 1) - self.bar.n)
+
+
+def _wanted(job: Job, plan: Plan, made_by: dict[str, Any], overwrite: bool, report: Report) -> bool:
+    """Whether there is something to do; notes what is not."""
+    target = job.target
+    if plan.output is not None and not target.parent.resolve().is_relative_to(plan.output.resolve()):
+        raise UserError(f'{job.source}: {target} leads out of the output folder through a symlink')
+    if overwrite:
+        return True
+    verdict = judge(target, job.source, made_by)
+    if verdict.state == 'same':
+        report.skipped.append(target)
+        return False
+    if verdict.state == 'foreign':
+        raise UserError(f'{target}: is there and {verdict.why}; --overwrite replaces it, or choose another output')
+    if verdict.state == 'differs':
+        report.notes.append((target, f'made again, since it was made of something else ({verdict.why})'))
+    return True
+
+
+def _restore_job(
+    job: Job,
+    restorer: Restorer,
+    made_by: dict[str, Any],
+    quality: int | None,
+    max_pixels: int,
+    video: VideoOptions,
+    progress: _Progress,
+    report: Report,
+) -> None:
+    sha256, notes = None, [job.note] if job.note else []
+    if job.kind == 'video':
+        notes += restore_video(
+            job.source, job.target, restorer, video, made_by=made_by, max_pixels=max_pixels, progress=progress
+        )
+    elif job.kind == 'moving':
+        frames, timing = read_frames(job.source, max_pixels=max_pixels)
+        restored: list[Image] = []
+        for number, frame in enumerate(frames):
+            restored.append(restorer.restore(frame))
+            progress(number + 1, len(frames))
+        write_frames(job.target, restored, timing, quality=quality)
+        notes += [] if job.target.suffix.lower() != '.gif' else ['a GIF has 256 colours a frame; webp has all']
+    else:
+        data = read_bytes(job.source, max_pixels=max_pixels)
+        sha256 = hashlib.sha256(data).hexdigest()
+        image = decode_image(data, name=str(job.source), max_pixels=max_pixels)
+        del data
+        image = restorer.restore(image, progress=progress)
+        write_image(job.target, image, quality=quality)
+        lost = lost_in(image, SUFFIXES[job.target.suffix.lower()])
+        notes += [f'without {", ".join(lost)}, which {job.target.suffix} does not hold'] if lost else []
+    write_record(job.target, job.source, made_by, sha256)
+    report.written.append(job.target)
+    report.notes += [(job.target, note) for note in notes]
+
+
+def _seams(path: Path, restorer: Restorer, max_pixels: int) -> str:
+    from .seams import measure_seams
+
+    image = read_image(path, max_pixels=max_pixels)
+    tile = restorer.tile_for(*image.rgb.shape[:2])
+    if tile is None:
+        return 'restored whole: it has no seams'
+    try:
+        return str(measure_seams(restorer, image, tile=tile))
+    except UserError as error:  # too small to have any
+        return str(error)

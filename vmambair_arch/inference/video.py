@@ -1,0 +1,552 @@
+"""Videos through PyAV: pictures are restored, everything else of the file is copied as it is.
+
+Kept: sound, subtitles, chapters, fonts, titles and languages; every frame's own time, so variable rates too; rotation,
+pixel aspect, 10 bits, chroma, colour tags; the exact size. The pictures are encoded anew (H.264 unless told otherwise).
+
+Work is kept in segments below `.vmambair` beside the result, so that what was interrupted goes on where it was. A
+segment has no frames that refer to another one, and is put into its place only when it is whole.
+"""
+
+from __future__ import annotations
+
+import heapq
+import importlib
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import replacing
+from ..images.image_io import MAX_PIXELS, Image, check_regular
+from .records import FOLDER
+from .restorer import Restorer
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+INSTALL = "videos need PyAV: pip install 'vmambair-arch[video]', or pip install av"
+SEGMENT = 120
+"""Most frames of a segment."""
+SEGMENT_SECONDS = 60.0
+"""Seconds of work after which a segment is closed."""
+READ_AHEAD = 8
+"""Frames that are asked for at one time; the restorer puts into a batch what fits."""
+
+CODECS = {  # encoder, the option that says the quality, its default, further options
+    'h264': ('libx264', 'crf', 17, {'preset': 'medium', 'bf': '0'}),
+    'h265': ('libx265', 'crf', 19, {'preset': 'medium', 'x265-params': 'bframes=0:log-level=error'}),
+    'av1': ('libsvtav1', 'crf', 24, {'preset': '6'}),
+    'vp9': ('libvpx-vp9', 'crf', 20, {'b': '0', 'deadline': 'good', 'cpu-used': '3', 'row-mt': '1'}),
+}
+CONTAINERS = {  # what each is written with, the first of them by default
+    '.mp4': ('h264', 'h265', 'av1', 'vp9'),
+    '.m4v': ('h264', 'h265'),
+    '.mov': ('h264', 'h265'),
+    '.mkv': ('h264', 'h265', 'av1', 'vp9'),
+    '.webm': ('vp9', 'av1'),
+}
+INSTEAD = '.mkv'
+"""For containers that are only read (AVI, MPEG): takes every sound and subtitle."""
+STRICT = ('.mp4', '.m4v', '.mov', '.webm')
+"""Containers that say which sound and subtitles they hold."""
+FORMATS = {'.m4v': 'mp4', '.mkv': 'matroska'}
+
+
+class Progress(Protocol):
+    """Called with frames done, their number (a guess where the file does not say), and a note such as a rate."""
+
+    def __call__(self, done: int, total: int, note: str = '') -> None: ...
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How pictures of a video are encoded.
+
+    Attributes:
+        codec: 'h264', 'h265', 'av1' or 'vp9'; None: as the container is used mostly.
+        crf: the encoder's constant quality, lower is better; None: a good one for each encoder.
+    """
+
+    codec: str | None = None
+    crf: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.codec is not None and self.codec not in CODECS:
+            raise UserError(f"codec '{self.codec}' is not one of {', '.join(CODECS)}")
+        if self.crf is not None and not 0 <= self.crf <= 63:
+            raise UserError(f'crf must be 0 to 63, got {self.crf}')
+
+    def check(self, target: Path) -> None:
+        """Refuse what cannot be written.
+
+        Raises:
+            UserError: PyAV is not installed, no such container, a codec that it does not hold.
+        """
+        av_module()
+        self.chosen(target)
+
+    def chosen(self, target: Path) -> str:
+        held = CONTAINERS.get(target.suffix.lower())
+        if held is None:
+            raise UserError(f'{target}: videos are written as {", ".join(CONTAINERS)}')
+        if self.codec is not None and self.codec not in held:
+            raise UserError(f'{target}: {target.suffix} holds {", ".join(held)}, not {self.codec}')
+        return self.codec or held[0]
+
+    def settings(self) -> dict[str, Any]:
+        return {'codec': self.codec, 'crf': self.crf}
+
+
+def av_module() -> Any:
+    """PyAV.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module('av')
+    except ImportError as error:
+        raise UserError(f'{INSTALL} ({error})') from None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How pictures lie in the file, the same for source and result.
+
+    Attributes:
+        pixels: FFmpeg's name of the pixel format that is written.
+        deep: more than 8 bits a channel.
+        turns: quarter turns, counted as numpy does, that make a stored picture upright.
+        matrix, full: of the conversion between RGB and YUV.
+    """
+
+    pixels: str
+    deep: bool
+    turns: int
+    matrix: int
+    full: bool
+    tags: tuple[int, int, int, int]
+
+
+def restore_video(
+    source: Path,
+    target: Path,
+    restorer: Restorer,
+    options: VideoOptions | None = None,
+    *,
+    made_by: dict[str, Any] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Restore a video, whole or not at all; an attempt that was interrupted goes on.
+
+    Args:
+        source: whatever FFmpeg reads.
+        target: one of `CONTAINERS` by its suffix.
+        options: default: a good quality in the container's usual codec.
+        made_by: the network and the settings; segments of others are not gone on with.
+        max_pixels: of a frame.
+        progress: see `Progress`.
+
+    Returns:
+        What is otherwise than in the source, a line each.
+
+    Raises:
+        UserError: PyAV is missing, no video, nothing in it that can be decoded, a sound that the container cannot hold.
+    """
+    av = av_module()
+    options = options or VideoOptions()
+    codec = options.chosen(target)
+    check_regular(source)
+    notes: list[str] = []
+    try:
+        with av.open(str(source), metadata_errors='replace') as container:
+            if not container.streams.video:
+                raise UserError(f'{source}: has no pictures in it')
+            _check_copies(container, target, source)
+        segments = _Segments(
+            target, {**(made_by or {}), 'codec': codec, 'crf': options.crf, 'av': av.__version__}, source
+        )
+        done, add_stream = _restore_frames(source, restorer, options, codec, segments, max_pixels, progress, notes)
+        if not done or add_stream is None:
+            raise UserError(f'{source}: is no video that can be decoded, or has no frames')
+        with replacing(target) as temporary:
+            _join(source, temporary, target, segments, add_stream, notes)
+        segments.remove()
+    except av.error.FFmpegError as error:
+        raise UserError(
+            f'{source}: is no video that can be decoded, or is damaged ({error.strerror or error})'
+        ) from None
+    return notes
+
+
+class _Segments:
+    """Finished parts of a result, in order, below a folder of their own."""
+
+    def __init__(self, target: Path, made_by: dict[str, Any], source: Path) -> None:
+        self.folder = target.parent / FOLDER / f'{target.name}.parts'
+        self._about = self.folder / 'about.json'
+        status = source.stat()
+        about = json.dumps({'made_by': made_by, 'size': status.st_size, 'mtime_ns': status.st_mtime_ns}, sort_keys=True)
+        try:
+            known = self._about.read_text(encoding='utf-8')
+        except OSError:
+            known = ''
+        if known != about:
+            self.remove()
+            with replacing(self._about) as temporary:
+                temporary.write_text(about, encoding='utf-8')
+
+    def parts(self) -> list[Path]:
+        """Those that follow each other from the first on; the name ends in the number of frames so far."""
+        found, at = [], 0
+        for path in sorted(self.folder.glob('[0-9]*-[0-9]*.nut')):
+            first, last = (int(number) for number in path.stem.split('-'))
+            if first == at:
+                found.append(path)
+                at = last
+        return found
+
+    def frames(self) -> int:
+        parts = self.parts()
+        return int(parts[-1].stem.split('-')[1]) if parts else 0
+
+    def path(self, first: int, last: int) -> Path:
+        return self.folder / f'{first:08}-{last:08}.nut'
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _restore_frames(
+    source: Path,
+    restorer: Restorer,
+    options: VideoOptions,
+    codec: str,
+    segments: _Segments,
+    max_pixels: int,
+    progress: Progress | None,
+    notes: list[str],
+) -> tuple[int, Callable[[OutputContainer, int, int], Any] | None]:
+    """Restore what is not in a segment yet; the number of frames in all, and what adds their stream to a container."""
+    av = av_module()
+    done = segments.frames()
+    with av.open(str(source), metadata_errors='replace') as container:
+        stream = container.streams.video[0]
+        stream.thread_type = 'AUTO'
+        expected = stream.frames or _guess_frames(stream, container)
+        if done:
+            notes.append(f'went on after {done} frames that were there from an earlier run')
+        look, encoder, skipped = None, None, 0
+        started, first = time.monotonic(), done
+        batch: list[VideoFrame] = []
+        try:
+            for frame in _frames(container, stream, source, notes):
+                if frame.width * frame.height > max_pixels:
+                    raise UserError(f'{source}: frames of {frame.width}x{frame.height} pixels are too large')
+                if look is None or encoder is None:
+                    look = _look(frame, restorer, codec, notes)
+                    encoder = _Encoder(stream, look, options, codec, segments, done)
+                if skipped < done and not batch:
+                    skipped += 1
+                    continue
+                skipped = done
+                batch.append(frame)
+                if len(batch) == READ_AHEAD:
+                    done = skipped = _encode(batch, restorer, look, encoder, done)
+                    batch = []
+                    _say(progress, done, expected, first, started)
+            if look is not None and encoder is not None:
+                done = _encode(batch, restorer, look, encoder, done)
+                encoder.close()
+                _say(progress, done, expected, first, started)
+        finally:
+            if encoder is not None:
+                encoder.give_up()
+    return done, encoder and encoder.add_stream
+
+
+def _say(progress: Progress | None, done: int, expected: int, first: int, started: float) -> None:
+    if progress is not None:
+        rate = (done - first) / max(time.monotonic() - started, 1e-6)
+        progress(min(done, expected or done), expected or done, f', {rate:.2f} frames/s')
+
+
+def _guess_frames(stream: VideoStream, container: InputContainer) -> int:
+    seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+    if seconds is None and container.duration:
+        seconds = Fraction(container.duration, 1_000_000)
+    return int(seconds * stream.average_rate) if seconds and stream.average_rate else 0
+
+
+def _frames(container: InputContainer, stream: VideoStream, source: Path, notes: list[str]) -> Iterator[VideoFrame]:
+    """Frames with a time each; one that cannot be decoded ends the video, which is said."""
+    av = av_module()
+    last = None
+    size = None
+    try:
+        for frame in container.decode(stream):
+            step = int(1 / (stream.average_rate * stream.time_base)) if stream.average_rate and stream.time_base else 1
+            if frame.pts is None or last is not None and frame.pts <= last:  # AVI and the like do not say
+                frame.pts = 0 if last is None else last + max(1, step)
+            last = frame.pts
+            if size not in (None, (frame.width, frame.height)):
+                raise UserError(f'{source}: its frames change their size; split it there')
+            size = (frame.width, frame.height)
+            yield frame
+    except av.error.FFmpegError as error:
+        if last is None:
+            raise
+        notes.append(f'ended early, {source.name} is damaged there ({error.strerror or error})')
+
+
+def _look(frame: VideoFrame, restorer: Restorer, codec: str, notes: list[str]) -> _Look:
+    """How the pictures are written, which is as they were read as far as the encoder can."""
+    components = frame.format.components
+    deep = max(component.bits for component in components) > 8
+    scale = restorer.outscale or restorer.scale
+    turns = round(frame.rotation / 90) % 4  # FFmpeg counts counter-clockwise, as numpy does
+    chroma = '444' if frame.format.name.startswith(('gbr', 'rgb', 'bgr')) else _chroma(frame)
+    odd = {
+        '420': round(frame.width * scale) % 2 or round(frame.height * scale) % 2,
+        '422': round(frame.width * scale) % 2,
+    }
+    if codec in ('h264', 'h265') and odd.get(chroma):
+        notes.append(
+            'an odd size needs 4:4:4 chroma in this codec, which some players do not show; webm has no such limit'
+        )
+        chroma = '444'
+    if codec == 'av1' and chroma != '420':
+        notes.append(f'chroma {chroma} became 420, all that this encoder has')
+        chroma = '420'
+    if codec == 'vp9' and deep:
+        notes.append('10 bits became 8, all that this encoder has; use mkv or mp4')
+        deep = False
+    matrix = frame.colorspace
+    if matrix not in (1, 4, 5, 6, 7, 9, 10):  # unspecified: as players guess
+        matrix = 1 if frame.height >= 720 else 5
+    full = frame.color_range == 2 or frame.format.name.startswith('yuvj')
+    tags = (frame.color_range, frame.color_primaries, frame.color_trc, frame.colorspace)
+    return _Look(f'yuv{chroma}p{"10le" if deep else ""}', deep, turns, matrix, full, tags)
+
+
+def _chroma(frame: VideoFrame) -> str:
+    name = frame.format.name
+    return next((chroma for chroma in ('444', '422') if chroma in name), '420')
+
+
+def _encode(batch: Sequence[VideoFrame], restorer: Restorer, look: _Look, encoder: _Encoder, done: int) -> int:
+    for frame, image in zip(batch, restorer.restore_many(_image(frame, look) for frame in batch), strict=True):
+        encoder.write(_frame(image, look, frame))
+        done += 1
+    return done
+
+
+def _image(frame: VideoFrame, look: _Look) -> Image:
+    """Upright RGB in 0..1."""
+    planes = frame.reformat(
+        format='rgb48le' if look.deep else 'rgb24', src_colorspace=look.matrix, src_color_range=_range(look),
+        dst_color_range='JPEG', interpolation='BICUBIC',
+    ).to_ndarray()  # fmt: skip
+    rgb = planes.astype(np.float32) / (65535 if look.deep else 255)
+    return Image(np.ascontiguousarray(np.rot90(rgb, look.turns)), bits=16 if look.deep else 8)
+
+
+def _frame(image: Image, look: _Look, like: VideoFrame) -> VideoFrame:
+    """The encoder's picture, lying as in the source."""
+    av = av_module()
+    rgb = np.ascontiguousarray(np.rot90(image.rgb, -look.turns))
+    levels = np.rint(rgb.clip(0, 1) * (65535 if look.deep else 255)).astype(np.uint16 if look.deep else np.uint8)
+    frame = av.VideoFrame.from_ndarray(levels, format='rgb48le' if look.deep else 'rgb24')
+    frame = frame.reformat(
+        format=look.pixels, dst_colorspace=look.matrix, src_color_range='JPEG', dst_color_range=_range(look),
+        interpolation='BICUBIC',
+    )  # fmt: skip
+    frame.pts, frame.time_base = like.pts, like.time_base
+    return frame
+
+
+def _range(look: _Look) -> str:
+    return 'JPEG' if look.full else 'MPEG'
+
+
+class _Encoder:
+    """Writes frames into segments."""
+
+    def __init__(
+        self,
+        stream: VideoStream,
+        look: _Look,
+        options: VideoOptions,
+        codec: str,
+        segments: _Segments,
+        first: int,
+    ) -> None:
+        self._look, self._segments = look, segments
+        # Its container may be closed when they are asked for.
+        self._rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        self._time_base, self._aspect = stream.time_base, stream.sample_aspect_ratio
+        self._options, self._codec = options, codec
+        self._first = self._last = first
+        self._output: OutputContainer | None = None
+        self._video: Any = None
+        self._path = segments.folder
+        self._started = 0.0
+
+    def write(self, frame: VideoFrame) -> None:
+        if self._output is None:
+            self._open(frame)
+        assert self._output is not None
+        self._output.mux(self._video.encode(frame))
+        self._last += 1
+        if self._last - self._first >= SEGMENT or time.monotonic() - self._started > SEGMENT_SECONDS:
+            self.close()
+
+    def _open(self, frame: VideoFrame) -> None:
+        self._path = self._segments.folder / f'next-{secrets.token_hex(6)}.nut'
+        self._output = av_module().open(str(self._path), 'w', format='nut')
+        self._video = self.add_stream(self._output, frame.width, frame.height)
+        self._started = time.monotonic()
+
+    def add_stream(self, output: OutputContainer, width: int, height: int) -> Any:
+        """The stream of pictures in a container; two with the same encoder take each other's packets."""
+        encoder, quality, default, further = CODECS[self._codec]
+        crf = default if self._options.crf is None else self._options.crf
+        video: Any = output.add_stream(encoder, rate=self._rate, options={quality: str(crf), **further})
+        video.width, video.height, video.pix_fmt = width, height, self._look.pixels
+        context = video.codec_context
+        context.time_base = self._time_base
+        context.thread_type = 'AUTO'
+        if self._aspect:
+            context.sample_aspect_ratio = self._aspect
+        context.color_range = 2 if self._look.full else 1
+        _, context.color_primaries, context.color_trc, context.colorspace = self._look.tags
+        return video
+
+    def close(self) -> None:
+        """End the segment that is being written."""
+        if self._output is None:
+            return
+        self._output.mux(self._video.encode(None))
+        self._output.close()
+        self._path.replace(self._segments.path(self._first, self._last))
+        self._output, self._first = None, self._last
+
+    def give_up(self) -> None:
+        """Throw away a segment that was not ended."""
+        if self._output is not None:
+            self._output.close()
+            self._path.unlink(missing_ok=True)
+            self._output = None
+
+
+def _check_copies(container: InputContainer, target: Path, source: Path) -> None:
+    """Refuse a container that cannot hold the sound of the source, before any work."""
+    av = av_module()
+    if target.suffix.lower() not in STRICT:
+        return
+    form = FORMATS.get(target.suffix.lower(), target.suffix[1:].lower())
+    output = av.open('/dev/null' if Path('/dev/null').exists() else 'nul', 'w', format=form)
+    known = output.supported_codecs
+    output.close()
+    for stream in container.streams:
+        if stream.type in ('audio', 'subtitle') and (name := _codec_name(stream)) not in known and known:
+            raise UserError(
+                f'{target}: {target.suffix} cannot hold the {stream.type} of {source} ({name}); use {INSTEAD}'
+            )
+
+
+def _codec_name(stream: Stream) -> str:
+    context = stream.codec_context
+    return context.codec.canonical_name if context is not None else ''
+
+
+def _join(
+    source: Path,
+    temporary: Path,
+    target: Path,
+    segments: _Segments,
+    add_stream: Callable[[OutputContainer, int, int], Any],
+    notes: list[str],
+) -> None:
+    """The segments one after another, and all else of the source beside them."""
+    av = av_module()
+    form = FORMATS.get(target.suffix.lower())
+    options = {'movflags': 'faststart+use_metadata_tags'} if target.suffix.lower() in ('.mp4', '.m4v', '.mov') else {}
+    parts = segments.parts()
+    with (
+        av.open(str(source), metadata_errors='replace') as container,
+        av.open(str(parts[0])) as first,
+        av.open(str(temporary), 'w', format=form, options=options) as output,
+    ):
+        pictures = container.streams.video[0]
+        output.metadata.update(container.metadata)
+        video = add_stream(output, first.streams.video[0].width, first.streams.video[0].height)
+        _dress(video, pictures)
+        if rotation := _rotation(source):
+            video.set_display_rotation(rotation)
+        copies: dict[int, Stream] = {}
+        for stream in container.streams:
+            if stream.type in ('audio', 'subtitle'):
+                copies[stream.index] = output.add_stream_from_template(stream, opaque=True)
+                _dress(copies[stream.index], stream)
+            elif stream.type == 'attachment':
+                output.add_attachment(stream.name, stream.mimetype, stream.data)
+            elif stream.index != pictures.index:
+                notes.append(f'without a stream of type {stream.type}, which is not copied')
+        if chapters := container.chapters():
+            output.set_chapters(chapters)
+        packets = [_picture_packets(parts, video), _other_packets(container, copies)]
+        for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
+            output.mux_one(packet)
+
+
+def _dress(stream: Stream, like: Stream) -> None:
+    stream.metadata.update(like.metadata)
+    stream.disposition = like.disposition
+
+
+def _rotation(source: Path) -> int:
+    av = av_module()
+    with av.open(str(source)) as container:
+        for frame in container.decode(video=0):
+            return int(frame.rotation)
+    return 0
+
+
+def _picture_packets(parts: list[Path], stream: VideoStream) -> Iterator[tuple[float, Packet]]:
+    av = av_module()
+    for part in parts:
+        with av.open(str(part)) as container:
+            for packet in container.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    yield _seconds(packet), packet
+
+
+def _other_packets(container: InputContainer, copies: dict[int, Stream]) -> Iterator[tuple[float, Packet]]:
+    if not copies:
+        return
+    last = 0.0
+    for packet in container.demux([container.streams[index] for index in copies]):
+        if packet.size:
+            last = _seconds(packet) if packet.dts is not None else last
+            packet.stream = copies[packet.stream.index]
+            yield last, packet
+
+
+def _seconds(packet: Packet) -> float:
+    at = packet.dts if packet.dts is not None else packet.pts
+    return float(at * packet.time_base) if at is not None and packet.time_base else 0.0
