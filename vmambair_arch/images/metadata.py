@@ -55,9 +55,9 @@ def read_notes(source: PIL.Image.Image) -> Notes:
     xmp = source.info.get('xmp') or source.info.get(XMP_KEYWORD)
     if isinstance(xmp, str):
         xmp = xmp.encode()
-    dpi = source.info.get('dpi')
+    dpi: tuple[float, float] | None = None
     try:
-        across, down = (float(value) for value in dpi)
+        across, down = (float(value) for value in source.info.get('dpi') or ())
         dpi = (across, down) if all(math.isfinite(v) and 1 <= v <= 1e5 for v in (across, down)) else None
     except (TypeError, ValueError, ZeroDivisionError):
         dpi = None

@@ -164,7 +164,7 @@ class Restorer:
         return cls(load_model(checkpoint_for(task) if source is None else source), **options)
 
     def __call__(
-        self, picture: Any, output: str | Path | IO[bytes] | None = None, *, progress: tiles.Progress | None = None
+        self, picture: Any, output: Any = None, *, progress: tiles.Progress | None = None
     ) -> Any:
         """Restore a picture, or a list of them; the result is of the kind of the input.
 
@@ -283,7 +283,8 @@ class Restorer:
                 if progress:
                     progress(len(results), len(pictures))
             return results
-        return [self(picture, outputs and outputs[i], progress=progress) for i, picture in enumerate(pictures)]
+        places = [None] * len(pictures) if outputs is None else outputs
+        return [self(picture, place, progress=progress) for picture, place in zip(pictures, places, strict=True)]
 
     def network(self, x: Tensor) -> Tensor:
         """The network as it is run on a tile: (b, 3, h, w) -> (b, 3, h * scale, w * scale), float32."""

@@ -275,7 +275,7 @@ def _restore_frames(
         finally:
             if encoder is not None:
                 encoder.give_up()
-    return done, encoder and encoder.add_stream
+    return done, None if encoder is None else encoder.add_stream
 
 
 def _say(progress: Progress | None, done: int, expected: int, first: int, started: float) -> None:
