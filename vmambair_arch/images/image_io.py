@@ -258,13 +258,14 @@ def lost_in(image: Image, format: str) -> list[str]:
 def _options(image: Image, format: str, quality: int | None) -> dict[str, Any]:
     again = quality is None and image.format == 'WEBP' and not image.lossy
     asked = QUALITY if quality is None else quality
-    options: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         'JPEG': {'quality': asked, 'subsampling': 0},
         'WEBP': {'quality': asked, 'lossless': asked == 100 or again, 'exact': True},
         'AVIF': {'quality': asked, 'subsampling': '4:4:4'},
         'HEIF': {'quality': asked, 'chroma': 444},
         'TIFF': {'compression': 'tiff_adobe_deflate'},
-    }.get(format, {})
+    }
+    options = known.get(format, {})
     keeps = KINDS[format].keeps
     if image.icc and 'icc' in keeps:
         options['icc_profile'] = image.icc
@@ -303,7 +304,7 @@ def _stored(source: PIL.Image.Image) -> tuple[str, bool]:
 
 def _head(source: PIL.Image.Image) -> bytes:
     """The start of a WebP: its first picture chunk, behind a colour profile."""
-    file = source.fp
+    file = getattr(source, 'fp', None)
     if file is None:
         return b''
     at = file.tell()

@@ -163,9 +163,7 @@ class Restorer:
 
         return cls(load_model(checkpoint_for(task) if source is None else source), **options)
 
-    def __call__(
-        self, picture: Any, output: Any = None, *, progress: tiles.Progress | None = None
-    ) -> Any:
+    def __call__(self, picture: Any, output: Any = None, *, progress: tiles.Progress | None = None) -> Any:
         """Restore a picture, or a list of them; the result is of the kind of the input.
 
         Args:
