@@ -109,3 +109,26 @@ def test_muon_takes_what_mixes_channels_and_adamw_the_rest(network):
     assert any(name.endswith('x_proj_weight') for name in adamw)
     assert {name.rpartition('.')[2] for name in still} == set(STATE_SPACE)
     assert groups[2]['weight_decay'] == 0
+
+
+@pytest.mark.parametrize('name', ['Adam', 'AdamW', 'SGD'])
+def test_one_call_for_all_parameters_is_the_same_step(name):
+    torch.manual_seed(0)
+    start = [torch.randn(5, 3), torch.randn(7)]
+    results = []
+    for fused in ({}, {'fused': False}):
+        parameters = [(str(i), torch.nn.Parameter(t.clone())) for i, t in enumerate(start)]
+        optimizer = build_optimizer(parameters, {'type': name, 'lr': 0.01, 'weight_decay': 0.1} | fused)
+        assert optimizer.defaults['fused'] is (not fused)
+        for _ in range(3):
+            optimizer.zero_grad()
+            sum((p**3).sum() for _, p in parameters).backward()
+            optimizer.step()
+        results.append([p.detach() for _, p in parameters])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_a_way_that_the_options_name_is_left_alone():
+    optimizer = build_optimizer([('w', torch.nn.Parameter(torch.ones(3)))], {'type': 'AdamW', 'lr': 1, 'foreach': True})
+    assert not optimizer.defaults['fused']

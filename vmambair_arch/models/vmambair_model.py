@@ -34,6 +34,7 @@ from .checkpointing import CheckpointFolder, last_checkpoint, load_averages, net
 from .ema import FIRST, Averages, decays
 from .loss_schedules import loss_schedules
 from .lr_schedulers import build_scheduler
+from .memory import keep_freed_memory
 from .optimizers import build_optimizer, evaluated, settings, training
 from .progress import ProgressBar
 from .rng import rng_state, set_rng_state, unchanged_rng
@@ -101,6 +102,8 @@ class VmambaIRModel(SRModel):
 
     def init_training_settings(self) -> None:
         self.check_options(self.opt)
+        if self.device.type == 'cpu':
+            keep_freed_memory()
         train = self.opt['train']
         for label in self.labels:
             if not hasattr(self, f'net_{label}'):

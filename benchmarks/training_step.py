@@ -1,0 +1,158 @@
+"""A training step against that of another checkout: both run in turns in one call, and their gradients are compared.
+
+    git worktree add ../before 2af6626 && (cd ../before && python setup.py build_ext --inplace)
+    python -m benchmarks.training_step --against ../before
+
+A step is what `vmambair train` does on a CPU: the network forward, an L1 loss, backward, gradients clipped, AdamW.
+Wall time says what a user waits for on a quiet machine; CPU time is what can be compared on a busy one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve()
+
+
+# --- one checkout, in a process of its own ---------------------------------------------------------------------------
+
+
+def work(preset: str, batch: int, side: int, threads: int, gradients: str) -> None:
+    """Wait for numbers of steps on stdin, answer with [wall seconds, CPU seconds] a step."""
+    import torch
+
+    from vmambair_arch.archs import VmambaIR
+    from vmambair_arch.models.optimizers import build_optimizer
+
+    with contextlib.suppress(ImportError):  # an older checkout
+        importlib.import_module('vmambair_arch.models.memory').keep_freed_memory()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    network = VmambaIR.from_preset(preset)
+    optimizer = build_optimizer(network.named_parameters(), {'type': 'AdamW', 'lr': 1e-4})
+    x = torch.rand(batch, 3, side, side)
+    target = torch.rand(batch, 3, side * network.scale, side * network.scale)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (network(x) - target).abs().mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+
+    step()
+    torch.save({name: parameter.grad for name, parameter in network.named_parameters()}, gradients)
+    step()
+    print(json.dumps('ready'), flush=True)
+    for line in sys.stdin:
+        count, wall, cpu = int(line), time.perf_counter(), time.process_time()
+        for _ in range(count):
+            step()
+        print(json.dumps([(time.perf_counter() - wall) / count, (time.process_time() - cpu) / count]), flush=True)
+
+
+class Worker:
+    """The process of one checkout."""
+
+    def __init__(self, checkout: Path, arguments: list[str], gradients: Path) -> None:
+        self.gradients = gradients
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE), '--worker', str(gradients), *arguments],
+            env=os.environ | {'PYTHONPATH': str(checkout)},
+            cwd=checkout,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.answer()
+
+    def answer(self) -> Any:
+        line = self.process.stdout.readline() if self.process.stdout else ''
+        if not line:
+            raise SystemExit(f'the worker of {self.process.args} ended')
+        return json.loads(line)
+
+    def measure(self, steps: int) -> tuple[float, float]:
+        assert self.process.stdin
+        self.process.stdin.write(f'{steps}\n')
+        self.process.stdin.flush()
+        wall, cpu = self.answer()
+        return wall, cpu
+
+    def end(self) -> None:
+        if self.process.stdin:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+def largest_difference(ours: Path, theirs: Path) -> float:
+    """Of the gradients of a first step, over the largest of the same parameter and 1e-3 of the largest of all."""
+    import torch
+
+    a, b = torch.load(ours), torch.load(theirs)
+    floor = 1e-3 * max(grad.abs().max().item() for grad in b.values())
+    return max((a[name] - b[name]).abs().max().item() / max(b[name].abs().max().item(), floor) for name in b)
+
+
+def compare(against: Path, arguments: list[str], rounds: int, steps: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        checkouts = {'new': HERE.parents[1], 'old': against.resolve()}
+        workers = {name: Worker(path, arguments, Path(folder, name)) for name, path in checkouts.items()}
+        difference = largest_difference(workers['new'].gradients, workers['old'].gradients)
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in workers}
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                times[name].append(worker.measure(steps))
+        for worker in workers.values():
+            worker.end()
+    row: dict[str, Any] = {'gradients_differ_by': difference}
+    for place, clock in enumerate(('wall', 'cpu')):
+        medians = {name: statistics.median(pair[place] for pair in pairs) for name, pairs in times.items()}
+        row |= {f'{clock}_{name}_ms': seconds * 1e3 for name, seconds in medians.items()}
+        row[f'{clock}_ratio'] = statistics.median(
+            new[place] / old[place] for new, old in zip(times['new'], times['old'], strict=True)
+        )
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--against', type=Path, help='a checkout of this repository with its kernels built in place')
+    parser.add_argument('--preset', default='light')
+    parser.add_argument('--batch', type=int, default=4)
+    parser.add_argument('--side', type=int, default=64, help='of the input, pixels')
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--steps', type=int, default=3, help='in a round')
+    parser.add_argument('--worker', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(args.preset, args.batch, args.side, args.threads, args.worker)
+        return
+    if not args.against:
+        parser.error('--against CHECKOUT is needed')
+    names = ('preset', 'batch', 'side', 'threads')
+    arguments = [part for name in names for part in (f'--{name}', str(getattr(args, name)))]
+    row = compare(args.against, arguments, args.rounds, args.steps)
+    print(f'{args.preset}, {args.batch} x {args.side} x {args.side}, {args.threads} thread(s), {args.rounds} rounds')
+    for clock in ('wall', 'cpu'):
+        new, old, ratio = (row[f'{clock}_{what}'] for what in ('new_ms', 'old_ms', 'ratio'))
+        print(f'{clock:4}: {new:.0f} ms a step against {old:.0f}, ratio {ratio:.3f}')
+    print(f'gradients of the first step differ by at most {row["gradients_differ_by"]:.1e}')
+
+
+if __name__ == '__main__':
+    main()
