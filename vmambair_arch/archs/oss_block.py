@@ -20,7 +20,7 @@ from .layers import LayerNorm, pointwise
 LIFTED_RANK = 6
 """Rank of dt in a channel scan that is lifted to several channels, as released."""
 
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+DT_MIN, DT_MAX = 1e-3, 1e-1
 """Range of the step size at the start of training (Mamba, appendix; the release)."""
 
 
@@ -67,13 +67,17 @@ def _uniform(*shape: int, bound: float) -> nn.Parameter:
 
 def _s4d_real(rows: int, N: int) -> nn.Parameter:
     """A_logs = log(1..N) in every row (S4D-Real): the state decays at N rates."""
-    return nn.Parameter(torch.arange(1, N + 1, dtype=torch.float32).log().repeat(rows, 1))
+    logs = torch.empty(rows, N, dtype=torch.float32)
+    # Arithmetic on tensors without storage loads torch's compiler, a second of the start of a program.
+    return nn.Parameter(logs if logs.is_meta else logs.copy_(torch.arange(1, N + 1, dtype=torch.float32).log()))
 
 
 def _dt_bias(*shape: int) -> nn.Parameter:
     """The bias that makes softplus(bias) log-uniform in [DT_MIN, DT_MAX]."""
     log_dt = torch.empty(shape).uniform_(math.log(DT_MIN), math.log(DT_MAX))
-    dt = log_dt.exp().clamp(min=DT_FLOOR)
+    if log_dt.is_meta:
+        return nn.Parameter(log_dt)
+    dt = log_dt.exp()  # Mamba's floor of 1e-4 is below all of them
     return nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
 
 

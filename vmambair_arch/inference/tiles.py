@@ -151,7 +151,8 @@ def tile_that_fits(height: int, width: int, pixels: float) -> int | None:
 def memory_per_pixel(network: Network, device: torch.device) -> float:
     """Bytes of working memory that the network takes for each input pixel, measured on PROBE x PROBE noise."""
     image = torch.rand(1, 3, PROBE, PROBE, device=device)
-    network(image)  # kernels are compiled and chosen
+    if image.is_cuda:
+        network(image)  # kernels are compiled and chosen
     return peak_memory(network, image) / PROBE**2
 
 
@@ -174,6 +175,11 @@ class _PeakMemory(TorchDispatchMode):
         super().__init__()
         self.used = self.peak = 0
         self.alive: set[int] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler, a second of the start of a program, to keep it away from what follows."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

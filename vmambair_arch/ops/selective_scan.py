@@ -193,7 +193,6 @@ def using(backend: str | Scan) -> Iterator[None]:
             del _LOADED[name]
 
 
-@torch.compiler.assume_constant_result
 def in_use(device_type: str, dtype: torch.dtype, name: str | None = None) -> str:
     """The name of the backend that scans tensors of `dtype` on this kind of device; its scan is loaded afterwards.
 
@@ -202,6 +201,10 @@ def in_use(device_type: str, dtype: torch.dtype, name: str | None = None) -> str
     name = name or _USING.get() or choose(torch.device(device_type), dtype).backend.name
     _load(name)
     return name
+
+
+# What `torch.compiler.assume_constant_result` does, which imports a compiler of a second for it.
+in_use._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _load(name: str) -> None:
