@@ -63,9 +63,9 @@ def programs(network: Network, folder: Path, args: argparse.Namespace) -> tuple[
     """What runs, by name, and what the files took."""
     files: dict[str, object] = {}
     runs = {'torch': in_torch(network)}
-    for name, options in {'plain': {}, 'half': {'half': True}, 'kernel': {'kernel': True}}.items():
+    for name in ('plain', 'half', 'kernel'):
         path, start = folder / f'{name}.onnx', time.process_time()
-        export(network, path, **options)
+        export(network, path, half=name == 'half', kernel=name == 'kernel')
         files[name] = {'seconds': round(time.process_time() - start, 2), 'bytes': path.stat().st_size}
         print(f'{name}: written in {files[name]}', flush=True)
         runs[f'onnxruntime, {name}'] = in_onnxruntime(path, args.threads)

@@ -66,18 +66,25 @@ class Graph:
         self._count += 1
         return f'{kind}_{self._count}'
 
-    def op(self, kind: str, *inputs: Value, **attributes: int | float | str | Sequence[int]) -> Value:
+    def op(self, kind: str, *inputs: Value, domain: str = '', **attributes: int | float | str | Sequence[int]) -> Value:
         """Add a node of one output, and return that output."""
-        return self.split(kind, *inputs, outputs=1, **attributes)[0]
+        return self.split(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def split(
-        self, kind: str, *inputs: Value, outputs: int, **attributes: int | float | str | Sequence[int] | onnx.GraphProto
+        self,
+        kind: str,
+        *inputs: Value,
+        outputs: int,
+        domain: str = '',
+        **attributes: int | float | str | Sequence[int] | onnx.GraphProto,
     ) -> list[Value]:
         """Add a node of several outputs, and return them."""
         from onnx import helper
 
         names = [self.name(kind) for _ in range(outputs)]
-        self.nodes.append(helper.make_node(kind, inputs, names, name=names[0], **attributes))
+        node = helper.make_node(kind, inputs, names, name=names[0], domain=domain)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
+        self.nodes.append(node)
         return names
 
     def constant(self, array: npt.ArrayLike, dtype: type[np.generic] = np.float32) -> Value:

@@ -6,7 +6,7 @@ Traced, the graph would hold what Python did; written, it holds what the network
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..archs import OSSNet, VmambaIR
 from ..archs.base import Network
-from ..archs.layers import LayerNorm
+from ..archs.layers import Downsample, LayerNorm, Upsample
 from ..archs.oss_block import EFFN, OSSBlock, OSSModule
 from ..archs.vmambair_arch import MULTIPLE
 from .onnx_graph import DEFAULT_OPSET, Graph, Value
@@ -78,8 +78,11 @@ def network_graph(
     )
 
 
-def _array(tensor: Tensor) -> Floats:
-    return tensor.detach().float().cpu().numpy()
+def _array(parameter: Tensor | nn.Module | None) -> Floats:
+    """A parameter; torch cannot tell the type of what a module holds."""
+    assert isinstance(parameter, Tensor)
+    array: Floats = parameter.detach().float().cpu().numpy()
+    return array
 
 
 def _conv(
@@ -103,7 +106,9 @@ def _conv(
     return g.op('Conv', *inputs, kernel_shape=weight.shape[2:], pads=[edge] * 4, group=groups)
 
 
-def _layer(g: Graph, x: Value, layer: nn.Conv2d) -> Value:
+def _layer(g: Graph, x: Value, layer: Tensor | nn.Module) -> Value:
+    """A convolution; torch cannot tell the type of what a module holds."""
+    assert isinstance(layer, nn.Conv2d)
     bias = None if layer.bias is None else _array(layer.bias)
     return _conv(g, x, _array(layer.weight), bias, groups=layer.groups)
 
@@ -113,7 +118,7 @@ def _standardised(g: Graph, x: Value, norm: LayerNorm) -> Value:
 
     The means are products with a row of 1/c: a tenth of the time of onnxruntime's ReduceMean over an axis in between.
     """
-    c = len(norm.body.weight)
+    c = len(_array(norm.body.weight))
     mean = g.constant(np.full((1, c), 1 / c))
     flat = g.reshape(x, 0, c, -1)
     centred = g.op('Sub', flat, g.op('MatMul', mean, flat))
@@ -132,12 +137,14 @@ def _oss_module(g: Graph, x: Value, module: OSSModule, norm: LayerNorm) -> Value
     d = len(bias) // 2
     u = g.silu(_layer(g, _conv(g, x, weight[:d], bias[:d], norm), module.conv2d))
     z = g.silu(_conv(g, x, weight[d:], bias[d:], norm))
-    projections = [_array(p) for p in (module.x_proj_weight, module.dt_projs_weight, module.dt_projs_bias)]
+    x_proj, dt_weight, dt_bias = map(_array, (module.x_proj_weight, module.dt_projs_weight, module.dt_projs_bias))
     skip = _array(module.Ds).reshape(-1, d)
     if g.kernel:
-        y = kernel_scan(g, u, *projections, -np.exp(_array(module.A_logs)).reshape(len(skip), d, -1), skip)
+        y = kernel_scan(
+            g, u, x_proj, dt_weight, dt_bias, -np.exp(_array(module.A_logs)).reshape(len(skip), d, -1), skip
+        )
     else:
-        y = plane_scan(g, u, Weights.of(*projections, _array(module.A_logs)), skip)
+        y = plane_scan(g, u, Weights.of(x_proj, dt_weight, dt_bias, _array(module.A_logs)), skip)
     y = g.op('Mul', _norm(g, y, module.out_norm), z)
     if module.sequence_directions:
         c = _channels(g, y, module, d)
@@ -150,9 +157,9 @@ def _oss_module(g: Graph, x: Value, module: OSSModule, norm: LayerNorm) -> Value
 
 def _channels(g: Graph, y: Value, module: OSSModule, d: int) -> Value:
     """What the channel scan reads of a map y (b, d, h, w), normalised: (b, d, 1, 1), or of a pixel's own channels."""
-    weights = Weights.of(
-        *(_array(p) for p in (module.xc_proj_weight, module.dtc_projs_weight, module.dtc_projs_bias, module.Ac_logs))
-    )
+    parameters = (module.xc_proj_weight, module.dtc_projs_weight, module.dtc_projs_bias, module.Ac_logs)
+    x_proj, dt_weight, dt_bias, A_logs = map(_array, parameters)
+    weights = Weights.of(x_proj, dt_weight, dt_bias, A_logs)
     width = weights.d
     skip = _array(module.Dsc).reshape(-1, width)
     if module.channel_pool:
@@ -180,7 +187,7 @@ def _channels(g: Graph, y: Value, module: OSSModule, d: int) -> Value:
     return _norm(g, c, module.channel_norm)
 
 
-def _column(g: Graph, parameter: Tensor) -> Value:
+def _column(g: Graph, parameter: Tensor | nn.Module | None) -> Value:
     return g.weight(_array(parameter).reshape(-1, 1))
 
 
@@ -224,9 +231,11 @@ def _tail(g: Graph, x: Value, network: Network) -> Value:
     """Features to image."""
     if network.scale == 1:
         return _layer(g, x, network.output)
+    assert isinstance(network.tail, nn.Sequential)
     stages, last = network.tail
+    assert isinstance(stages, nn.Sequential)
     for layer in stages:
-        x = _layer(g, x, layer) if isinstance(layer, nn.Conv2d) else _shuffle(g, x, layer.upscale_factor)
+        x = _shuffle(g, x, layer.upscale_factor) if isinstance(layer, nn.PixelShuffle) else _layer(g, x, layer)
     return _layer(g, x, last)
 
 
@@ -257,10 +266,12 @@ def _vmambair(g: Graph, network: VmambaIR) -> Value:
     h, w = (g.side('image', axis) for axis in (2, 3))
     image = _padded(g, 'image')
     dim, scale = network.config['dim'], network.scale
-    down: Callable[[Value, nn.Module, int], Value] = lambda x, layer, width: _unshuffle(  # noqa: E731
-        g, _layer(g, x, layer.body[0]), width // 2
-    )
-    up: Callable[[Value, nn.Module], Value] = lambda x, layer: _shuffle(g, _layer(g, x, layer.body[0]), 2)  # noqa: E731
+
+    def down(x: Value, layer: Downsample, width: int) -> Value:
+        return _unshuffle(g, _layer(g, x, layer.body[0]), width // 2)
+
+    def up(x: Value, layer: Upsample) -> Value:
+        return _shuffle(g, _layer(g, x, layer.body[0]), 2)
 
     shallow = _layer(g, image, network.patch_embed.proj)
     level1 = _blocks(g, network.encoder_level1, shallow)
