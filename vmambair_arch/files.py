@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 from .errors import UserError
 
 CACHE_ENV = 'VMAMBAIR_CACHE'
+METRICS_FILE = 'metrics.jsonl'
+"""Figures of a training, in the folder of its experiment: a line has `iter`, `epoch`, `lrs`, `time`, `data_time` and
+the losses, or `iter`, `dataset` and `metrics` of a validation."""
 logger = logging.getLogger('vmambair_arch')
 
 
@@ -79,3 +83,37 @@ def cache_folder() -> Path:
     if CACHE_ENV in os.environ:
         return Path(os.environ[CACHE_ENV])
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'vmambair'
+
+
+def append_record(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Add one line of JSON to a file, as whole as the system writes a line; the file is made where there is none.
+
+    Raises:
+        UserError: it cannot be written (exit code 1: the work up to here is done).
+    """
+    try:
+        with Path(path).open('a', encoding='utf-8') as file:
+            file.write(json.dumps(record) + '\n')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror or error})', exit_code=1) from error
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of `append_record`; one that a kill cut off is passed over.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding='utf-8', errors='replace').splitlines()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,9 @@ import pytest
 from experiment import write_image
 
 from vmambair_arch.cli import main
-from vmambair_arch.commands.plot import plot, read_logs
+from vmambair_arch.commands.plot import plot, read_logs, watch
 from vmambair_arch.errors import UserError
+from vmambair_arch.files import append_record
 from vmambair_arch.images.image_io import read_image
 
 FIRST = """\
@@ -82,8 +86,62 @@ def test_the_command_says_what_it_wrote(finished, capsys):
 
 
 def test_a_folder_without_logs_is_refused(tmp_path, capsys):
-    with pytest.raises(UserError, match=r'no train_\*\.log; name the folder of an experiment'):
+    with pytest.raises(UserError, match=r'no metrics.jsonl and no train_\*\.log; name the folder of an experiment'):
         plot(tmp_path)
     (tmp_path / 'train_x.log').write_text('nothing yet')
     assert main(['plot', str(tmp_path)]) == 2
     assert 'no iteration in its 1 train_*.log' in capsys.readouterr().err
+
+
+def test_records_are_read_before_the_text_of_logs(finished):
+    path = finished / 'metrics.jsonl'
+    append_record(path, {'iter': 2000, 'epoch': 0, 'lrs': [1e-4], 'time': 0.5, 'data_time': 0.1, 'l_pix': 0.02})
+    append_record(path, {'iter': 2000, 'dataset': 'rain', 'metrics': {'psnr': 27.5}})
+    append_record(path, {'iter': 3000, 'epoch': 1, 'lrs': [1e-5], 'l_pix': 0.01})
+    with path.open('a') as file:
+        file.write('{"iter": 4000, "l_pi')  # a kill in the middle of a line
+    curves = read_logs(finished)
+    assert curves.training[1000]['l_pix'] == 0.05
+    assert curves.training[2000] == {'time': 0.5, 'data_time': 0.1, 'l_pix': 0.02, 'lr': 1e-4}
+    assert max(curves.training) == 3000
+    assert curves.validation['rain', 'psnr'] == {1000: 25.1, 2000: 27.5}
+
+
+def test_the_page_follows_the_training(finished):
+    server = watch(finished, port=0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        address = f'http://127.0.0.1:{server.server_port}'
+        with urllib.request.urlopen(f'{address}/') as page:
+            assert 'derain' in page.read().decode()
+        with urllib.request.urlopen(f'{address}/curves.png?1') as picture:
+            before = picture.read()
+        append_record(finished / 'metrics.jsonl', {'iter': 9000, 'epoch': 1, 'lrs': [1e-5], 'l_pix': 0.001})
+        with urllib.request.urlopen(f'{address}/curves.png?2') as picture:
+            assert picture.read() != before
+        for place in ('/validation.png', '/../derain.yml'):
+            with pytest.raises(urllib.error.HTTPError, match='404'):
+                urllib.request.urlopen(f'{address}{place}')
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_trainings_are_compared_in_a_table_and_a_picture(finished, tmp_path, capsys):
+    other = tmp_path / 'muon'
+    other.mkdir()
+    append_record(other / 'metrics.jsonl', {'iter': 500, 'epoch': 0, 'lrs': [1e-4], 'time': 0.25, 'l_pix': 0.03})
+    append_record(other / 'metrics.jsonl', {'iter': 500, 'dataset': 'rain', 'metrics': {'psnr': 28.0, 'lpips': 0.1}})
+    picture = tmp_path / 'both.png'
+    assert main(['compare', str(finished), str(other), '-o', str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        '| experiment | iterations | loss | s / iteration | rain psnr | rain ssim | rain lpips |'
+    )
+    assert lines[2].startswith('| derain | 2,000 | 1.03 | – | 26.2000 (best 26.2000 at 2,000) |')
+    assert lines[3] == '| muon | 500 | 0.03 | 0.250 | 28.0000 (best 28.0000 at 500) | – | 0.1000 (best 0.1000 at 500) |'
+    assert read_image(picture).rgb.std() > 0.01
+    assert main(['compare', str(finished), str(finished)]) == 2
+    assert 'two experiments of the name derain' in capsys.readouterr().err
+    assert main(['compare', str(finished), '-o', 'both.pgn']) == 2

@@ -140,6 +140,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
     """Options as BasicSR's parser hands them to a model, for models that are built in this process."""
     options = deepcopy(OPTIONS)
     options |= {'dist': False, 'rank': 0, 'world_size': 1, 'is_train': True, 'auto_resume': False}
+    options['path']['experiments_root'] = str(tmp_path)
     for key in ('models', 'training_states', 'visualization'):
         options['path'][key] = str(tmp_path / key)
         Path(options['path'][key]).mkdir()

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from vmambair_arch.files import METRICS_FILE, read_records
+
 
 def differences(a: Any, b: Any, name: str = '') -> list[str]:
     """Names of the values that are not the same bit for bit."""
@@ -76,6 +78,22 @@ def test_signals_save_and_a_resume_goes_on_as_if_nothing_had_happened(experiment
 
     experiment.run('--auto_resume')
     assert_same_end(experiment, finished)
+
+
+def test_every_iteration_and_validation_is_recorded(finished):
+    records = read_records(finished.root / METRICS_FILE)
+    training = {record['iter']: record for record in records if 'metrics' not in record}
+    assert sorted(training) == list(range(1, 13))
+    assert {i: record['l_pix'] for i, record in training.items()} == pytest.approx(finished.losses(), rel=1e-6)
+    assert all(record['images_s'] > 0 and record['data_time'] >= 0 for record in training.values())
+    validations = [record for record in records if 'metrics' in record]
+    assert [(r['iter'], r['dataset']) for r in validations] == [
+        (4, 'three'),
+        (8, 'three'),
+        (12, 'three'),
+        (12, 'three'),
+    ]
+    assert all(record['metrics']['psnr'] > 0 for record in validations)
 
 
 def test_the_state_before_a_truncated_one_is_taken(experiment, finished):

@@ -1,21 +1,28 @@
-"""Draw a training from its logs: loss, learning rate, patch size, metrics; and its validation images side by side."""
+"""Draw a training from what it wrote: loss, learning rate, patch size, metrics, and its validation images."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
+import html
+import http.server
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import replacing
+from ..files import METRICS_FILE, read_records, replacing
 from ..images.image_io import Image, read_image, write_image
 from ..images.panel import Panel, side_by_side
 from ..options import load_options
 
-EXAMPLES = ('vmambair plot experiments/train_derain_light',)
+EXAMPLES = (
+    'vmambair plot experiments/train_derain_light',
+    'vmambair plot experiments/train_derain_light --watch',
+)
 
 _ITERATION = re.compile(r'\[epoch:\s*\d+, iter:\s*([\d,]+), lr:\(([^)]*)\)\](.*)')
 _VALUE = re.compile(r'(\w+): (\S+)')
@@ -40,20 +47,40 @@ class Curves:
 
 
 def read_logs(experiment: str | Path) -> Curves:
-    """The logs in the folder of an experiment, BasicSR's own too; of an iteration that was run twice the later counts.
+    """The figures of an experiment: `metrics.jsonl`, and for what is older than that or BasicSR's own the logs.
+
+    Of an iteration that was run twice the later counts.
 
     Raises:
-        UserError: there is no log with an iteration in it.
+        UserError: there is no iteration in either.
     """
+    experiment = Path(experiment)
     # Their names end in the time at which they were begun.
-    logs = sorted(Path(experiment).glob('train_*.log'))
+    logs = sorted(experiment.glob('train_*.log'))
     curves = Curves()
     for log in logs:
         _read_log(log, curves)
+    if (experiment / METRICS_FILE).is_file():
+        _read_metrics(experiment / METRICS_FILE, curves)
     if not curves.training:
-        where = f'no iteration in its {len(logs)} train_*.log' if logs else 'no train_*.log'
+        where = f'no iteration in its {len(logs)} train_*.log' if logs else f'no {METRICS_FILE} and no train_*.log'
         raise UserError(f'{experiment}: {where}; name the folder of an experiment, as experiments/NAME')
     return curves
+
+
+def _read_metrics(path: Path, curves: Curves) -> None:
+    for record in read_records(path):
+        iteration = record.pop('iter', None)
+        if not isinstance(iteration, int):
+            continue
+        if isinstance(record.get('metrics'), dict):
+            for metric, value in record['metrics'].items():
+                curves.validation.setdefault((str(record.get('dataset')), metric), {})[iteration] = float(value)
+        else:
+            rates = record.pop('lrs', None) or [math.nan]
+            record.pop('epoch', None)
+            values = {name: float(value) for name, value in record.items() if isinstance(value, (int, float))}
+            curves.training[iteration] = values | {'lr': float(rates[0])}
 
 
 def _read_log(log: Path, curves: Curves) -> None:
@@ -102,6 +129,7 @@ def draw_curves(curves: Curves, title: str, path: Path) -> None:
         'loss': {name: _series(curves, name) for name in names if name.startswith('l_')},
         'learning rate': {'': _series(curves, 'lr')},
         'patch size, pixels': {'': _series(curves, 'patch')} if 'patch' in names else {},
+        'images/s': {'': _series(curves, 'images_s')} if 'images_s' in names else {},
     }
     for (dataset, metric), values in curves.validation.items():
         panels.setdefault(metric, {})[dataset] = values
@@ -169,10 +197,77 @@ def _find(experiment: Path, key: str, name: str) -> Path | None:
     return None
 
 
+def watch(experiment: str | Path, port: int = 8008) -> http.server.HTTPServer:
+    """A server on this computer whose page shows the curves and pictures of a training as it goes on.
+
+    Args:
+        experiment: its folder.
+        port: 0 takes a free one.
+
+    Returns:
+        The server; `serve_forever` runs it.
+
+    Raises:
+        UserError: no figures yet, or the port is taken.
+    """
+    experiment = Path(experiment)
+    read_logs(experiment)
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the name is http.server's
+            pictures = {f'/{name}': experiment / name for name in ('curves.png', 'validation.png')}
+            place = self.path.partition('?')[0]
+            if place == '/':
+                self._send('text/html; charset=utf-8', _PAGE.format(title=html.escape(experiment.name)).encode())
+            elif place in pictures:
+                if place == '/curves.png':
+                    with contextlib.suppress(UserError):  # the old picture stays
+                        plot(experiment)
+                try:
+                    self._send('image/png', pictures[place].read_bytes())
+                except OSError:
+                    self.send_error(404)
+            else:
+                self.send_error(404)
+
+        def _send(self, kind: str, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header('Content-Type', kind)
+            self.send_header('Content-Length', str(len(content)))
+            self.send_header('Cache-Control', 'no-store')
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # the signature is http.server's
+            """Requests are of no interest."""
+
+    try:
+        return http.server.HTTPServer(('127.0.0.1', port), Page)
+    except OSError as error:
+        raise UserError(f'--port {port}: {error.strerror or error}; name another one, or 0 for any') from error
+
+
+_PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
+<style>body{{font-family:sans-serif;margin:1em;max-width:75em}} img{{max-width:100%}}
+@media (prefers-color-scheme: dark){{body{{background:#111;color:#ddd}}}}</style>
+<h1>{title}</h1><img id="c" alt="curves" src="/curves.png"><img id="v" alt="" src="/validation.png">
+<script>setInterval(() => {{ for (const id of ['c', 'v']) {{
+  const next = new Image(), old = document.getElementById(id);
+  next.onload = () => old.src = next.src; next.src = old.src.split('?')[0] + '?' + Date.now(); }} }}, 5000)</script>
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('experiment', help='its folder, as experiments/NAME')
+    parser.add_argument('--watch', action='store_true', help='show it as a page that follows the training')
+    parser.add_argument('--port', type=int, default=8008, help='of that page, 0 for any (default: %(default)s)')
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.watch:
+        with watch(args.experiment, args.port) as server:
+            print(f'http://127.0.0.1:{server.server_port} (Ctrl-C ends it)', flush=True)
+            server.serve_forever()
     for path in plot(args.experiment):
         print('wrote', path)

@@ -21,6 +21,7 @@ GROUPS = {
         'train': 'train with BasicSR',
         'test': 'test with BasicSR',
         'plot': 'draw loss, learning rate, patch size, metrics and images of a training',
+        'compare': 'trainings side by side: losses, metrics and speed in a table and a picture',
         'degrade': 'a sheet that shows what the real-world degradation does to a photo',
     },
     'measure': {

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..files import METRICS_FILE, append_record
 from ..ranks.distributed import gather
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def image_path(opt: dict[str, Any], name: str, dataset_name: str, current_iter: 
 
 
 def log_scores(model: SRModel, scores: Scores, dataset_name: str, current_iter: int | str, tb_logger: Any) -> None:
-    """BasicSR's lines and TensorBoard scalars; `vmambair plot` reads the lines."""
+    """BasicSR's lines and TensorBoard scalars, and in training a record, which `vmambair plot` reads."""
     best = getattr(model, 'best_metric_results', {}).get(dataset_name, {})
     lines = [f'Validation {dataset_name} at {current_iter}']
     for name, value in scores.items():
@@ -136,3 +137,6 @@ def log_scores(model: SRModel, scores: Scores, dataset_name: str, current_iter: 
         if tb_logger:
             tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', value, current_iter)
     get_root_logger().info('\n'.join(lines))
+    if model.is_train:
+        record = {'iter': current_iter, 'dataset': dataset_name, 'metrics': scores}
+        append_record(Path(model.opt['path']['experiments_root']) / METRICS_FILE, record)

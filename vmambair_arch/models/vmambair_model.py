@@ -315,6 +315,7 @@ class VmambaIRModel(SRModel):
             self.averages.update(self.get_bare_model(self.net_g), self.current_iter)
         self.log_dict, self._log_values = OrderedDict(self._log_values), {}
         self.log_dict['patch'] = float(self.gt.shape[-1])
+        self.log_dict['images'] = float(len(self.gt) * self.opt['world_size'])
         if self.bad_steps.count:
             self.log_dict['bad_steps'] = float(self.bad_steps.count)
         self._bar.advance(self.current_iter, next(iter(self.log_dict.values())))

@@ -280,6 +280,18 @@ def start_worker(*args: Any, **kwargs: Any) -> None:
     start_worker.original(*args, **kwargs)
 
 
+def record_figures() -> None:
+    """The figures of a run are in its log alone, as text (utils/logger.py:75).
+
+    Can go with a BasicSR release that writes them as data.
+    """
+    import basicsr.train
+
+    from .records import RecordingLogger
+
+    basicsr.train.MessageLogger = RecordingLogger
+
+
 def find_vgg_weights() -> None:
     """VGG weights are downloaded when the loss is built, by arguments torchvision gives up (archs/vgg_arch.py:103).
 
@@ -350,6 +362,7 @@ AFTER_IMPORT: tuple[Callable[[], None], ...] = (
     read_images_at_one_door,
     archive_under_a_free_name,
     resume_exactly,
+    record_figures,
     let_workers_outlive_signals,
     find_vgg_weights,
     refuse_small_images_in_niqe,

@@ -1,0 +1,31 @@
+"""Figures of a training as data: every line that BasicSR logs is a line of `metrics.jsonl` too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils import MessageLogger
+from basicsr.utils.dist_util import get_dist_info
+
+from ..files import METRICS_FILE, append_record
+
+
+class RecordingLogger(MessageLogger):
+    """BasicSR's logger, which also writes records, and tells images a second and the memory of the GPU."""
+
+    def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
+        super().__init__(opt, start_iter, tb_logger)
+        self._path = Path(opt['path']['experiments_root']) / METRICS_FILE
+
+    def __call__(self, log_vars: dict[str, Any]) -> None:
+        """Log one iteration; `images`, the images of its batch over all ranks, becomes `images_s`."""
+        if get_dist_info()[0] == 0:
+            images = log_vars.pop('images', 0)
+            if images and log_vars.get('time'):
+                log_vars['images_s'] = images / log_vars['time']
+            if torch.cuda.is_available():
+                log_vars['gpu_gb'] = torch.cuda.max_memory_allocated() / 1e9
+            append_record(self._path, log_vars)
+        super().__call__(log_vars)
