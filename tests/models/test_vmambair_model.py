@@ -387,6 +387,7 @@ def test_everything_is_in_the_state(build, options):
     expected = train(model, 3, first=4)
     state = torch.load(Path(options['path']['training_states']) / '3.state', weights_only=True)
     options['path']['pretrain_network_g'] = str(Path(options['path']['models']) / 'net_g_3.pth')
+    options['path']['resume_state'] = str(Path(options['path']['training_states']) / '3.state')
     resumed = build()
     resumed.resume_training(state)
     assert resumed.best_metric_results == model.best_metric_results
@@ -407,6 +408,7 @@ def test_a_resume_makes_up_for_the_validation_that_follows_a_save(build, options
     best = model.best_metric_results
     state = torch.load(Path(options['path']['training_states']) / '4.state', weights_only=True)
     options['path']['pretrain_network_g'] = str(Path(options['path']['models']) / 'net_g_4.pth')
+    options['path']['resume_state'] = str(Path(options['path']['training_states']) / '4.state')
     resumed = build()
     resumed.resume_training(state)
     assert resumed.best_metric_results == {}
@@ -541,6 +543,7 @@ def test_a_gan_skips_both_steps_and_resumes_exactly(build_adversarial, options, 
     for label in ('g', 'd'):
         options['path'][f'pretrain_network_{label}'] = str(models / f'net_{label}_2.pth')
     state = torch.load(Path(options['path']['training_states']) / '2.state', weights_only=True)
+    options['path']['resume_state'] = str(Path(options['path']['training_states']) / '2.state')
     resumed = build_adversarial()
     resumed.resume_training(state)
     train(resumed, 3, first=3)
