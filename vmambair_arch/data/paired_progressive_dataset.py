@@ -33,6 +33,8 @@ _ORDER, _SAMPLE = 0, 1
 class PairedProgressiveDataset(Dataset):
     """Item i is the mini-batch that one loader delivers in one iteration: `lq` and `gt`, RGB float32 (b, 3, h, w) 0..1.
 
+    With `dataroot_label` each sample has a `label` as well, as large as `gt`: what a teacher network makes of `lq`.
+
     Options, beside those of `pairs.list_pairs`:
         gt_sizes: patch size of the targets in each stage, pixels; multiples of `scale`.
         mini_batch_sizes: samples per GPU and iteration in each stage. `batch_size_per_gpu` is 1: an item is a batch.
@@ -94,6 +96,9 @@ class PairedProgressiveDataset(Dataset):
         }
         self.source = PairSource(opt)
         self._check_shares(opt)
+        self.labelled = bool(opt.get('dataroot_label'))
+        if self.labelled and self.source.rain:
+            raise UserError(f'data set {self.name}: dataroot_label has no label for inputs that rain makes; remove one')
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __len__(self) -> int:
@@ -101,7 +106,9 @@ class PairedProgressiveDataset(Dataset):
         return self.total_iter * self.items_per_iteration
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The mini-batch of item `index`: lq (b, 3, h/scale, w/scale), gt (b, 3, h, w), lq_path and gt_path (lists)."""
+        """The mini-batch of item `index`: lq (b, 3, h/scale, w/scale), gt (b, 3, h, w), lq_path and gt_path (lists); where
+        there are labels, label as gt.
+        """
         return default_collate(self.samples(index))
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
@@ -123,14 +130,14 @@ class PairedProgressiveDataset(Dataset):
         rng = np.random.default_rng((self.seed, _SAMPLE, iteration, place))
         gt_size = self.gt_sizes[self.stage(iteration)]
         index = self._image(self._samples_before(iteration) + place)
-        lq, gt = self._patch(rng, index, gt_size)
+        images = self._patch(rng, index, gt_size)
         if self.mixup and rng.random() < self.mixup['probability']:
             weight = np.float32(rng.beta(self.mixup['beta'], self.mixup['beta']))
-            other_lq, other_gt = self._patch(rng, int(rng.integers(len(self.source))), gt_size)
-            lq = weight * lq + (1 - weight) * other_lq
-            gt = weight * gt + (1 - weight) * other_gt
+            others = self._patch(rng, int(rng.integers(len(self.source))), gt_size)
+            images = {name: weight * image + (1 - weight) * others[name] for name, image in images.items()}
         pair = self.source.pairs[index]
-        return {'lq': to_tensor(lq), 'gt': to_tensor(gt), 'lq_path': pair.lq or pair.gt, 'gt_path': pair.gt}
+        tensors = {name: to_tensor(image) for name, image in images.items()}
+        return tensors | {'lq_path': pair.lq or pair.gt, 'gt_path': pair.gt}
 
     # which image
 
@@ -148,8 +155,8 @@ class PairedProgressiveDataset(Dataset):
 
     # what of it
 
-    def _patch(self, rng: np.random.Generator, index: int, gt_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """A random patch of pair `index`, flipped and rained on: lq and gt, float32 (h, w, 3) in 0..1."""
+    def _patch(self, rng: np.random.Generator, index: int, gt_size: int) -> dict[str, np.ndarray]:
+        """A random patch of pair `index`, flipped and rained on: lq, gt and any label, float32 (h, w, 3) in 0..1."""
         if any(self.shares.values()) or self.source.photographs:
             return self._varied_patch(rng, index, gt_size)
         lq, gt = self.source.read(index)
@@ -157,12 +164,15 @@ class PairedProgressiveDataset(Dataset):
         share = self.source.rain_probability
         if share == 1 or (share and rng.random() < share):
             gt = cut(gt, self.scale)
-            return add_8bit_rain(gt, rng, self.source.rain), gt
+            return {'lq': add_8bit_rain(gt, rng, self.source.rain), 'gt': gt}
         if self.source.bicubic:
-            return cut.bicubic(gt), cut(gt, self.scale)
-        return cut(lq, 1), cut(gt, self.scale)
+            return {'lq': cut.bicubic(gt), 'gt': cut(gt, self.scale)}
+        images = {'lq': cut(lq, 1), 'gt': cut(gt, self.scale)}
+        if self.labelled:
+            images['label'] = cut(self.source.read_label(index), self.scale)
+        return images
 
-    def _varied_patch(self, rng: np.random.Generator, index: int, gt_size: int) -> tuple[np.ndarray, np.ndarray]:
+    def _varied_patch(self, rng: np.random.Generator, index: int, gt_size: int) -> dict[str, np.ndarray]:
         """As `_patch`, for scale 1, where samples without rain, enlarged ones or hard negatives are wanted as well."""
         kind, enlarged, lined = rng.random(3)
         clean = kind < self.shares['clean']
@@ -177,10 +187,10 @@ class PairedProgressiveDataset(Dataset):
         if lined < self.shares['lines']:
             gt = draw_lines(gt, rng)
         if clean:
-            return gt, gt
+            return {'lq': gt, 'gt': gt}
         if rain is None:
-            return add_8bit_rain(gt, rng, self.source.rain), gt
-        return np.clip(gt + rain, 0, 1), gt
+            return {'lq': add_8bit_rain(gt, rng, self.source.rain), 'gt': gt}
+        return {'lq': np.clip(gt + rain, 0, 1), 'gt': gt}
 
     def _cut(self, rng: np.random.Generator, gt: np.ndarray, gt_size: int) -> _Cut:
         """A random place in a pair with this target, and a random flip."""

@@ -1,14 +1,15 @@
 """Image pairs on disk or in LMDB: which belong together, and their pixels.
 
 A section of an option file names them as BasicSR does: `dataroot_gt`, `dataroot_lq`, `filename_tmpl`, `io_backend`
-(`type: disk` or `lmdb`) and `meta_info_file`. Order is sorted by name, so that it is the same on every machine.
+(`type: disk` or `lmdb`) and `meta_info_file`; `dataroot_label` beside them names what a teacher network makes of the
+inputs. Order is sorted by name, so that it is the same on every machine.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ class Pair:
     Attributes:
         gt: the clean target.
         lq: the degraded input; None where it is made from the target.
+        label: what a teacher network makes of the input; None without `dataroot_label`.
     """
 
     gt: str
     lq: str | None
+    label: str | None = None
 
 
 def list_pairs(section: dict[str, Any]) -> list[Pair]:
@@ -45,11 +48,35 @@ def list_pairs(section: dict[str, Any]) -> list[Pair]:
 
     Args:
         section: the section; without `dataroot_lq` the pairs have targets only. Inputs have the name of their target,
-            put through `filename_tmpl` ('{}' by default), with any image suffix.
+            put through `filename_tmpl` ('{}' by default), with any image suffix. Labels (`dataroot_label`) have the
+            name of their target.
 
     Raises:
-        UserError: for a missing or empty folder, an image without partner (all of them are named), a foreign backend.
+        UserError: for a missing or empty folder, an image without partner (all of them are named), a foreign backend,
+            labels without inputs.
     """
+    pairs = _inputs_and_targets(section)
+    root = section.get('dataroot_label')
+    if not root:
+        return pairs
+    if not section.get('dataroot_lq'):
+        raise UserError(f'{_name(section)}: dataroot_label needs dataroot_lq, the inputs that the labels are made from')
+    if is_lmdb(section):
+        labels = {key: key for key in _lmdb_keys(root)}
+        names = [pair.gt for pair in pairs]
+    else:
+        # A list may reach into subfolders.
+        names = [str(Path(pair.gt).relative_to(section['dataroot_gt']).with_suffix('')) for pair in pairs]
+        folders = sorted({Path(name).parent for name in names})
+        paths = [path for folder in folders for path in folder_images(Path(root) / folder)]
+        labels = {str(path.relative_to(root).with_suffix('')): str(path) for path in paths}
+    missing = [name for name in names if name not in labels]
+    if missing:
+        raise UserError(f'{root}: no label for {_some(missing)} of {section["dataroot_gt"]}')
+    return [replace(pair, label=labels[name]) for pair, name in zip(pairs, names, strict=True)]
+
+
+def _inputs_and_targets(section: dict[str, Any]) -> list[Pair]:
     gt_root, lq_root = section.get('dataroot_gt'), section.get('dataroot_lq')
     if not gt_root:
         raise UserError(f'{_name(section)}: dataroot_gt is missing: name the folder of the clean images')
@@ -97,9 +124,11 @@ class PairSource:
         self.photographs = folder_images(section['dataroot_clean']) if section.get('dataroot_clean') else []
         self._scale = section.get('scale', 1)
         self._gt_root, self._lq_root = section['dataroot_gt'], section.get('dataroot_lq')
+        self._label_root = section.get('dataroot_label')
         self._lmdb = is_lmdb(section)
         self._cache: dict[int, tuple[np.ndarray | None, np.ndarray]] | None = {} if section.get('cache') else None
         self._clean: dict[Path, np.ndarray] | None = {} if section.get('cache') else None
+        self._labels: dict[int, np.ndarray] = {}  # decoded ones, where they are kept
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -146,6 +175,26 @@ class PairSource:
         if self._clean is not None:
             self._clean[path] = pixels
         return pixels
+
+    def read_label(self, index: int) -> np.ndarray:
+        """The label of pair `index`, of the size of the target that `read` returns.
+
+        Raises:
+            UserError: for a label that cannot be decoded or has another size.
+            ValueError: there are no labels.
+        """
+        name = self.pairs[index].label
+        if name is None or self._label_root is None:
+            raise ValueError('these pairs have no labels')
+        if index in self._labels:
+            return self._labels[index]
+        label, target = self._pixels(self._label_root, name), self.read(index)[1]
+        if label.shape != target.shape:
+            size, wanted = (f'{image.shape[1]}x{image.shape[0]}' for image in (label, target))
+            raise UserError(f'{name}: the label is {size}, not {wanted} as its target {self.pairs[index].gt}')
+        if self._cache is not None:
+            self._labels[index] = label
+        return label
 
     def _pixels(self, root: str, name: str) -> np.ndarray:
         return read_lmdb(root, name) if self._lmdb else read_file(name)

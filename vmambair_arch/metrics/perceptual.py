@@ -50,13 +50,12 @@ def lpips(
     Raises:
         UserError: sizes differ or are too small, no such backbone, no weights, `lpips` is not installed.
     """
-    if net not in BACKBONES:
-        raise UserError(f"LPIPS: backbone '{net}' is none of {', '.join(BACKBONES)}")
+    network = lpips_network(net, weights)
     a, b = _pair(image, reference, crop_border)
     if min(a.shape[-2:]) < SMALLEST[net]:
         raise UserError(f'LPIPS-{net} needs {SMALLEST[net]} pixels in height and width, got {_size(a)}')
     with torch.inference_mode():
-        return lpips_network(net, weights)(2 * a - 1, 2 * b - 1).item()
+        return network(2 * a - 1, 2 * b - 1).item()
 
 
 def dists(
@@ -74,6 +73,8 @@ def dists(
 @lru_cache(maxsize=4)
 def lpips_network(net: str, weights: str | Path | None) -> nn.Module:
     """The network of `lpips` on the device that measures."""
+    if net not in BACKBONES:
+        raise UserError(f"LPIPS: backbone '{net}' is none of {', '.join(BACKBONES)}")
     features = imagenet_features(BACKBONES[net], weights)
     package = require('lpips', 'lpips')
     with warnings.catch_warnings():

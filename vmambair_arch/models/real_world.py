@@ -46,6 +46,7 @@ class RealWorldData:
         UserError: options out of range; data smaller than the patch.
     """
 
+    takes_labels = False
     usm_option = 'gt_usm'
     """The option that sharpens the images before they are degraded."""
 

@@ -57,7 +57,9 @@ class VmambaIRModel(SRModel):
     """Restoration trained on pairs: deraining, deblurring, and classical super-resolution with pixel losses.
 
     Options of section `train` beyond BasicSR's:
-        `<name>_opt`: any loss of LOSS_REGISTRY, as many as wanted; logged as `l_<name>`.
+        `<name>_opt`: any loss of LOSS_REGISTRY, as many as wanted; logged as `l_<name>`. One whose name begins with
+            `label_`, such as `label_pixel_opt`, holds the output against what a teacher network made of the input
+            (`dataroot_label` of the training data) instead of the truth: distillation.
         `loss_schedules`: factors on losses over the run, `{perceptual: [[0, 0], [5000, 1]]}`, see `loss_schedules`.
         `optim_g`: any of `optimizers.OPTIMIZERS`; `decay_state_space: true` lets A and D of the scans decay as well.
         `scheduler_<label>`: a scheduler for one network in place of `scheduler`.
@@ -80,6 +82,8 @@ class VmambaIRModel(SRModel):
 
     labels: tuple[str, ...] = ('g',)
     batch_keys: tuple[str, ...] = ('lq', 'gt')
+    takes_labels = True
+    """Whether batches may have a `label`."""
 
     # ------------------------------------------------------------ setting up
 
@@ -90,6 +94,19 @@ class VmambaIRModel(SRModel):
         cls._build_averages(train)
         losses = [key.removesuffix('_opt') for key in train if key.endswith('_opt') and key != 'gan_opt']
         loss_schedules(train.get('loss_schedules') or {}, losses)
+        of_labels = [key for key, options in train.items() if key.endswith('_opt') and options and _of_label(key)]
+        labels = opt['datasets']['train'].get('dataroot_label')
+        if of_labels and not cls.takes_labels:
+            raise UserError(
+                f'train: {of_labels[0]}: {cls.__name__} has no labels, as it makes its inputs while training'
+            )
+        if of_labels and not labels:
+            raise UserError(
+                f'train: {of_labels[0]} needs labels: name their folder as dataroot_label in datasets: train, beside '
+                'dataroot_lq'
+            )
+        if labels and not of_labels:
+            raise UserError('datasets: train: dataroot_label: no loss looks at the labels; name one, label_pixel_opt')
 
     @staticmethod
     def _build_averages(train: dict[str, Any]) -> Averages:
@@ -115,6 +132,8 @@ class VmambaIRModel(SRModel):
             self._build_ema()
         self.criteria = self.build_criteria()
         self.loss_schedules = loss_schedules(train.get('loss_schedules') or {}, self.criteria)
+        if any(map(_of_label, self.criteria)):
+            self.batch_keys = (*self.batch_keys, 'label')
         self.amp = self._amp_type(train.get('amp'))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         clips = train.get('use_grad_clip', 'grad_clip' in train)
@@ -220,6 +239,8 @@ class VmambaIRModel(SRModel):
 
     def feed_data(self, data: dict[str, Any]) -> None:
         super().feed_data(data)
+        if 'label' in data:
+            self.label = data['label'].to(self.device)
         self.paths = data.get('lq_path')
 
     def optimize_parameters(self, current_iter: int) -> None:
@@ -236,11 +257,12 @@ class VmambaIRModel(SRModel):
         """Every criterion of the options on (b, 3, h, w) images; of a perceptual loss also its style term."""
         terms = {}
         for name, criterion in self.criteria.items():
-            values = criterion(output, self.target(name, batch))
-            if name == 'perceptual':
-                names = ('l_percep', 'l_style')
+            label, kind = ('label_', name.removeprefix('label_')) if _of_label(name) else ('', name)
+            values = criterion(output, batch['label'] if label else self.target(name, batch))
+            if kind == 'perceptual':
+                names = (f'l_{label}percep', f'l_{label}style')
             else:
-                names, values = (f'l_{"pix" if name == "pixel" else name}',), (values,)
+                names, values = (f'l_{label}{"pix" if kind == "pixel" else kind}',), (values,)
             factor = self.loss_schedules[name](self.current_iter) if name in self.loss_schedules else 1
             terms |= {n: value * factor for n, value in zip(names, values, strict=True) if value is not None}
         return terms
@@ -506,3 +528,8 @@ class VmambaIRModel(SRModel):
         self._bar.close()
         barrier()  # a launcher ends all ranks as soon as one has gone, even one that is still saving
         raise SystemExit(128 + self.stop.agreed)
+
+
+def _of_label(loss: str) -> bool:
+    """Whether the loss of this name or option is between the output and the teacher's label."""
+    return loss.startswith('label_')

@@ -25,6 +25,7 @@ TRAINING_ONLY = {'gt_size', 'use_hflip', 'use_rot'}
 BASICSR_PAIRED = 'PairedImageDataset'
 PAIRED = (BASICSR_PAIRED, 'PairedProgressiveDataset', 'PairedValidationDataset')
 SINGLE = ('SingleImageDataset',)
+ROOTS = ('dataroot_gt', 'dataroot_lq', 'dataroot_label')
 COLOUR_ONLY = ('RealESRGANPipelineDataset',)
 """Data sets that refuse grey images, alpha and palettes while they train."""
 
@@ -87,7 +88,7 @@ def _check_section(
     section |= {'phase': phase.partition('_')[0], 'scale': options.get('scale', 1)}
     if not _has_form(section):
         return None
-    for key in ('dataroot_gt', 'dataroot_lq', 'dataroot_clean'):
+    for key in (*ROOTS, 'dataroot_clean'):
         if isinstance(section.get(key), str):
             section[key] = str(Path(section[key]).expanduser())
 
@@ -176,7 +177,7 @@ def _files(name: str, section: Options, where: str, report: Report) -> tuple[lis
     if complaint:
         report.faults.append(f'{where}: {complaint}')
         return [], []
-    roots = [section[key] for key in ('dataroot_gt', 'dataroot_lq') if section.get(key)]
+    roots = [section[key] for key in ROOTS if section.get(key)]
     files: list[str] = []
     if not lmdb and not section.get('meta_info_file'):
         before = len(report.faults)
@@ -196,13 +197,20 @@ def _files(name: str, section: Options, where: str, report: Report) -> tuple[lis
         report.faults.append(f'{where}: {complaint}')
         return [], files
     if lmdb:
-        gt, lq = section['dataroot_gt'], section.get('dataroot_lq')
-        return [Pair(f'{gt}/{pair.gt}', f'{lq}/{pair.lq}' if pair.lq else None) for pair in pairs], []
+        gt, lq, labels = (section.get(key) for key in ROOTS)
+        return [
+            Pair(
+                f'{gt}/{pair.gt}',
+                f'{lq}/{pair.lq}' if pair.lq else None,
+                f'{labels}/{pair.label}' if pair.label else None,
+            )
+            for pair in pairs
+        ], []
     if name == BASICSR_PAIRED:
         other = [Path(p.lq).name for p in pairs if p.lq and Path(p.lq).suffix != Path(p.gt).suffix]
         if other:
             report.faults.append(f'{where}: {name} wants inputs with the suffix of their targets, unlike {some(other)}')
-    return pairs, [file for pair in pairs for file in (pair.gt, pair.lq) if file]
+    return pairs, [file for pair in pairs for file in (pair.gt, pair.lq, pair.label) if file]
 
 
 def _check_strays(name: str, root: Path, where: str, report: Report) -> None:
@@ -239,7 +247,7 @@ def _in_lmdb(section: Options) -> bool:
 def _listed_headers(section: Options) -> dict[str, Header]:
     """What the `meta_info.txt` of LMDB folders says of their images, by folder and key: `name.png (h,w,c) 1`."""
     headers = {}
-    for root in (section.get('dataroot_gt'), section.get('dataroot_lq')):
+    for root in map(section.get, ROOTS):
         meta_info = Path(str(root)) / 'meta_info.txt'
         for line in meta_info.read_text(encoding='utf-8').splitlines() if meta_info.is_file() else ():
             listed = re.match(r'(.+?)\.\w+ \((\d+),\s*(\d+),\s*(\d+)\)', line)
@@ -282,7 +290,7 @@ def _check_sizes(
 ) -> None:
     scale, patch = section['scale'], section.get('gt_size')
     exact = name == BASICSR_PAIRED and section['phase'] == 'train'
-    unfit, small = [], []
+    unfit, small, mislabelled = [], [], []
     for pair in pairs:
         gt, lq = headers.get(pair.gt), headers.get(pair.lq or '')
         if gt is None or gt.fault or (lq is not None and lq.fault):
@@ -291,10 +299,18 @@ def _check_sizes(
             sides = [(gt.width, lq.width), (gt.height, lq.height)]
             if any((g != w * scale) if exact else (g // scale != w) for g, w in sides):
                 unfit.append(f'{pair.gt} is {gt.width}x{gt.height}, {Path(pair.lq).name} {lq.width}x{lq.height}')
+        label = headers.get(pair.label or '')
+        if lq is not None and label is not None and not label.fault:
+            wanted, found = (lq.width * scale, lq.height * scale), (label.width, label.height)
+            if wanted != found:
+                mislabelled.append(f'{pair.label} is {found[0]}x{found[1]}, not {wanted[0]}x{wanted[1]}')
         if exact and type(patch) is int and min(gt.width, gt.height) < patch:
             small.append(f'{Path(pair.gt).name} ({gt.width}x{gt.height})')
     if unfit:
         more = f' (and {len(unfit) - 1} more)' if len(unfit) > 1 else ''
         report.faults.append(f'{where}: targets are not {scale} times their inputs, the scale: {unfit[0]}{more}')
+    if mislabelled:
+        more = f' (and {len(mislabelled) - 1} more)' if len(mislabelled) > 1 else ''
+        report.faults.append(f'{where}: labels are not {scale} times the inputs, the scale: {mislabelled[0]}{more}')
     if small:
         report.faults.append(f'{where}: smaller than gt_size {patch}: {some(small)}; PairedProgressiveDataset pads')

@@ -1,0 +1,38 @@
+"""LPIPS as a loss: the learned perceptual distance that papers report (Zhang et al., arXiv 1801.03924), to train on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+
+from ..metrics.perceptual import lpips_network
+
+
+@LOSS_REGISTRY.register()
+class LPIPSLoss(nn.Module):
+    """Mean LPIPS of the images of a batch, as the metric `lpips` computes it.
+
+    A network that is trained on it alone draws a fine pattern to which the distance is blind: use it beside a pixel
+    loss, and look at pictures as well as at the figure.
+
+    Args:
+        net: backbone, 'alex', 'vgg' or 'squeeze'.
+        weights: file or folder of the backbone's ImageNet weights, as for the metric; by default where torch keeps
+            them, then a download.
+        loss_weight: factor on the loss.
+
+    Raises:
+        UserError: no such backbone, no weights, `lpips` is not installed.
+    """
+
+    def __init__(self, net: str = 'alex', weights: str | Path | None = None, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.network = copy.deepcopy(lpips_network(net, weights)).requires_grad_(False)  # the metric's stays as it is
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss of `pred` against `target`, both (b, 3, h, w) in 0..1: a scalar."""
+        return self.loss_weight * self.network(2 * pred.float() - 1, 2 * target.float() - 1).mean()
