@@ -153,6 +153,43 @@ def test_perceptual_loss_has_a_style_term(build):
     assert 'l_style' not in model.log_dict
 
 
+def test_label_losses_are_against_the_label(build, options):
+    options['datasets']['train']['dataroot_label'] = 'train/label'
+    model = build(label_pixel_opt={'type': 'L1Loss', 'loss_weight': 2.0, 'reduction': 'mean'}, accumulate=2)
+    seen = []
+    model.net_g.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    data = batch()
+    data['label'] = data['gt'].flip(0)
+    train(model, 1, data)
+    output = torch.cat(seen)
+    assert model.log_dict['l_pix'] == pytest.approx((output - data['gt']).abs().mean().item(), rel=1e-5)
+    assert model.log_dict['l_label_pix'] == pytest.approx(2 * (output - data['label']).abs().mean().item(), rel=1e-5)
+
+
+def test_a_student_learns_from_labels_alone(build, options):
+    options['datasets']['train']['dataroot_label'] = 'train/label'
+    model = build(pixel_opt=None, label_pixel_opt={'type': 'L1Loss'})
+    data = batch()
+    data['label'] = data['gt'].flip(1)
+    losses = []
+    for iteration in range(1, 13):
+        model.update_learning_rate(iteration)
+        model.feed_data(data)
+        model.optimize_parameters(iteration)
+        losses.append(model.get_current_log()['l_label_pix'])
+    model.stop.leave()
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_labels_and_their_losses_come_together(build, options):
+    with pytest.raises(UserError, match='label_pixel_opt needs labels.*dataroot_label'):
+        build(label_pixel_opt={'type': 'L1Loss'})
+    del options['train']['label_pixel_opt']
+    options['datasets']['train']['dataroot_label'] = 'train/label'
+    with pytest.raises(UserError, match='no loss looks at the labels'):
+        build()
+
+
 def test_no_loss_is_refused(build, options):
     del options['train']['pixel_opt']
     with pytest.raises(UserError, match='no loss'):

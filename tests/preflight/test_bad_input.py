@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from experiment import options, write_image, write_options
+from experiment import options, write_image, write_options, write_pairs
 
 from vmambair_arch.cli import main
 
@@ -110,6 +110,21 @@ def test_a_pair_of_the_wrong_scale(workplace, refused, folder, size):
     said = one_fault(refused())
     assert f'{folder}/gt/001.png is 24x24, 001.png {size}x24' in said
     assert '1 times' in said
+
+
+def test_labels_of_the_wrong_size(workplace, refused):
+    write_pairs(workplace / 'train', 3)
+    for path in (workplace / 'train/gt').iterdir():
+        write_image(workplace / 'train/label' / path.name, 24, 24)
+    write_image(workplace / 'train/label/001.png', 20, 24)
+    changes = {
+        'model_type': 'VmambaIRModel',
+        'datasets__train__type': 'PairedProgressiveDataset',
+        'datasets__train__dataroot_label': 'train/label',
+        'train__label_pixel_opt': {'type': 'L1Loss'},
+    }
+    said = one_fault(refused(**changes))
+    assert 'labels are not 1 times the inputs, the scale: train/label/001.png is 24x20, not 24x24' in said
 
 
 def test_an_unknown_arch(refused):

@@ -106,8 +106,8 @@ class PairedProgressiveDataset(Dataset):
         return self.total_iter * self.items_per_iteration
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The mini-batch of item `index`: lq (b, 3, h/scale, w/scale), gt (b, 3, h, w), lq_path and gt_path (lists); where
-        there are labels, label as gt.
+        """The mini-batch of item `index`: lq (b, 3, h/scale, w/scale), gt (b, 3, h, w), any label (as gt),
+        lq_path and gt_path (lists).
         """
         return default_collate(self.samples(index))
 

@@ -1,0 +1,58 @@
+"""LPIPS as a loss is the metric, with a gradient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vmambair_arch  # noqa: F401  # before basicsr, which it fixes
+
+# isort: split
+from basicsr.losses import build_loss
+
+from vmambair_arch.errors import UserError
+from vmambair_arch.metrics import perceptual
+
+pytest.importorskip('lpips')
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random convolutions in the form of torchvision's AlexNet."""
+    from torchvision.models import alexnet
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('alex') / 'alexnet.pth'
+    torch.save({k: v for k, v in alexnet(weights=None).state_dict().items() if k.startswith('features')}, path)
+    return path
+
+
+def images(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((64, 48, 3), np.float32)
+
+
+def test_the_loss_is_the_weighted_mean_of_the_metric(weights):
+    loss = build_loss({'type': 'LPIPSLoss', 'net': 'alex', 'weights': str(weights), 'loss_weight': 3.0})
+    pairs = [(images(i), images(i + 10)) for i in range(2)]
+    pred, target = (torch.stack([torch.from_numpy(p[k]).permute(2, 0, 1) for p in pairs]) for k in (0, 1))
+    expected = 3 * np.mean([perceptual.lpips(a, b, weights=str(weights)) for a, b in pairs])
+    assert loss(pred, target).item() == pytest.approx(expected, rel=1e-4)
+    assert loss(pred, pred).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_image_has_a_gradient_and_the_backbone_none(weights):
+    loss = build_loss({'type': 'LPIPSLoss', 'weights': str(weights)})
+    pred = torch.rand(1, 3, 64, 64, requires_grad=True)
+    loss(pred, torch.rand(1, 3, 64, 64)).backward()
+    assert pred.grad.isfinite().all()
+    assert pred.grad.abs().max() > 0
+    assert not any(p.requires_grad for p in loss.parameters())
+    assert perceptual.lpips_network('alex', str(weights)) is not loss.network
+
+
+def test_an_unknown_backbone_is_named():
+    with pytest.raises(UserError, match="backbone 'alexx' is none of alex"):
+        build_loss({'type': 'LPIPSLoss', 'net': 'alexx'})
