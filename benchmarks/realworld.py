@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from realesrgan_pipeline import Degradation, DegradationConfig, image_generator, imresize
 from vmambair_arch import Restorer
-from vmambair_arch.checkpoints.convert import bundled
+from vmambair_arch.checkpoints.find import bundled
 from vmambair_arch.checkpoints.load import read_pickle
 from vmambair_arch.data.pairs import folder_images
 from vmambair_arch.errors import UserError
@@ -115,8 +115,8 @@ def bicubic(image: Pixels) -> Pixels:
     return imresize(image, SCALE)
 
 
-def teacher(path: Path, kept: Path) -> Enlarge:
-    """Real-ESRGAN's x4plus; a result that lies in the folder `kept` is not computed again.
+def teacher(path: Path, kept: Path | None) -> Enlarge:
+    """Real-ESRGAN's x4plus; a result that lies in the folder `kept`, if any, is not computed again.
 
     Raises:
         UserError: the file is of another network.
@@ -132,13 +132,14 @@ def teacher(path: Path, kept: Path) -> Enlarge:
     network = network.float().eval()
 
     def enlarge(image: Pixels) -> Pixels:
-        name = kept / f'{hashlib.sha256(image.tobytes() + repr(image.shape).encode()).hexdigest()[:24]}.png'
-        if name.exists():
-            return read(name)
+        name = f'{hashlib.sha256(image.tobytes() + repr(image.shape).encode()).hexdigest()[:24]}.png'
+        if kept and (kept / name).exists():
+            return read(kept / name)
         with torch.inference_mode():
             x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 255
             result = network(x)[0].clamp(0, 1).permute(1, 2, 0).numpy()
-        write_image(name, Image(result))
+        if kept:
+            write_image(kept / name, Image(result))
         return np.rint(result * 255).astype(np.uint8)
 
     return enlarge
