@@ -85,6 +85,12 @@ MEANINGS: dict[Path, str] = {
     ('datasets', '*', 'name'): 'Name of the data set, for logs and results.',
     ('datasets', '*', 'type'): 'The class that reads it.',
     ('datasets', '*', 'dataroot_gt'): 'Folder of the clean images (ground truth), or an LMDB.',
+    (
+        'datasets',
+        '*',
+        'dataroot_label',
+    ): 'Folder or LMDB of what a teacher network makes of the inputs, under the names of '
+    'the targets; losses `label_..._opt` look at it.',
     ('datasets', '*', 'dataroot_lq'): 'Folder of the degraded images (low quality), or an LMDB; the names are those of '
     'the clean ones.',
     ('datasets', '*', 'filename_tmpl'): "Name of an input by the name of its target, such as '{}x4'.",
