@@ -70,3 +70,35 @@ def test_a_scan_that_cannot_run(monkeypatch):
     line = doctor._try_scan(torch.device('cpu'), 'triton')
     assert not line.well
     assert 'Failed to find C compiler. Please specify' in line.text
+
+
+def test_a_gpu_has_a_table_of_what_was_tried(monkeypatch):
+    """Every backend with its outcome; what fails with the fix, and a bad end of the command."""
+    import torch
+
+    from vmambair_arch import ops
+    from vmambair_arch.ops.self_check import Verdict
+
+    verdicts = (
+        Verdict('triton', 'fails', 'RuntimeError: Failed to find C compiler'),
+        Verdict('mamba', 'right', '', 0.5, 1.25, repeatable=False),
+        Verdict('torch', 'right', '', 20.0, 60.0),
+    )
+    mamba = next(backend for backend in ops.BACKENDS if backend.name == 'mamba')
+    asked = []
+
+    def choose(device, dtype, *, fresh=False):
+        asked.append(fresh)
+        return ops.Choice(mamba, 'the first that is right here', (), verdicts)
+
+    monkeypatch.setattr(ops, 'choose', choose)
+    lines = list(doctor.examine_gpu(torch.device('cuda', 1), torch.bfloat16))
+    assert asked == [True]
+    assert [line.text for line in lines] == [
+        "scan on cuda:1 in bfloat16: 'mamba', the first that is right here",
+        '  triton  fails       RuntimeError: Failed to find C compiler. Fix: install a C compiler (Debian and Ubuntu: '
+        'apt install gcc), or name one in the variable CC',
+        '  mamba   right       forward     0.50 ms, backward     1.25 ms; two runs differ in the last bits',
+        '  torch   right       forward    20.00 ms, backward    60.00 ms',
+    ]
+    assert [line.well for line in lines] == [True, False, True, True]

@@ -282,7 +282,7 @@ def fresh_choice():
     """Backends are chosen and libraries loaded once in a process: forget it before and after."""
 
     def forget() -> None:
-        selective_scan._choose.cache_clear()
+        selective_scan.forget()
         c_library._load.cache_clear()
 
     forget()

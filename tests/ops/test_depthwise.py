@@ -141,3 +141,12 @@ def test_a_gradient_only_where_one_is_wanted() -> None:
     assert depthwise_silu(x, weight.requires_grad_()).requires_grad
     with torch.inference_mode():
         assert not depthwise_silu(x, weight).requires_grad
+
+
+@needs_kernel
+def test_the_variable_that_names_a_scan_leaves_them_as_fast_as_they_are(monkeypatch):
+    monkeypatch.setenv('VMAMBAIR_SCAN', 'torch')
+    x, weight, bias = _inputs(1, 5, 6, 32, True)
+    with torch.profiler.profile() as profile:
+        depthwise_silu(x, weight, bias)
+    assert any('vmambair::depthwise' in event.key for event in profile.key_averages())

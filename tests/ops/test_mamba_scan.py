@@ -11,7 +11,7 @@ import torch
 from scan_cases import assert_close, outputs_and_gradients, scan_inputs
 from torch import Tensor
 
-from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, mamba_scan, omni_scan
+from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, faults, mamba_scan, omni_scan
 from vmambair_arch.ops.reference import selective_scan
 
 CUDA = torch.device('cuda')
@@ -42,6 +42,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stand-in, where mamba-ssm would be."""
     interface = ModuleType('mamba_ssm.ops.selective_scan_interface')
     interface.selective_scan_fn = stand_in
+    interface.selective_scan_cuda = ModuleType('selective_scan_cuda')
     for name in ('mamba_ssm', 'mamba_ssm.ops'):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, interface.__name__, interface)
@@ -77,6 +78,21 @@ def test_it_serves_where_it_is_installed(kernel):
 def test_a_broken_install_is_named(kernel, monkeypatch):
     monkeypatch.setitem(sys.modules, 'mamba_ssm.ops.selective_scan_interface', None)
     assert 'mamba-ssm cannot be imported' in mamba_scan.unavailable(CUDA, torch.float32)
+
+
+def test_an_install_without_the_compiled_kernel_is_named_with_the_way_to_build_it(kernel, monkeypatch):
+    """What `pip install mamba-ssm` gives without MAMBA_KEEP_CUDA_BUILD: it imports."""
+    monkeypatch.setattr(sys.modules['mamba_ssm.ops.selective_scan_interface'], 'selective_scan_cuda', None)
+    monkeypatch.setitem(sys.modules, 'selective_scan_cuda', None)
+    why = mamba_scan.unavailable(CUDA, torch.float32)
+    assert 'selective_scan_cuda' in why
+    assert 'MAMBA_KEEP_CUDA_BUILD=TRUE' in faults.fix(why)
+
+
+def test_a_state_that_the_kernel_refuses_is_named(kernel):
+    inputs = ScanInputs(**scan_inputs(1, 1, 3, 1, 257, 1))
+    with pytest.raises(ValueError, match='256 numbers, not of 257'):
+        omni_scan(inputs, backend='mamba')
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""`vmambair doctor`: what is installed, which scan serves, and what would make it faster."""
+"""`vmambair doctor`: what is installed, which scan is used, whether it is right, and what would make it faster."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .. import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..ops import Choice
 
 EXAMPLES = ('vmambair doctor',)
 
@@ -73,26 +79,55 @@ def _examine_scan() -> Iterator[Line]:
 
     from ..ops import choose
 
-    devices = [torch.device('cpu')]
-    if torch.cuda.is_available():
-        devices.append(torch.device('cuda'))
-        yield Line(f'CUDA: {torch.cuda.get_device_name()}, torch built for {torch.version.cuda}')
-    else:
-        yield Line('CUDA: torch sees no device')
+    platform_of_torch = f'ROCm {torch.version.hip}' if torch.version.hip else f'CUDA {torch.version.cuda}'
+    if not torch.cuda.is_available():
+        built = 'is built for the CPU only' if torch.version.cuda is torch.version.hip is None else 'sees no device'
+        yield Line(f'GPU: torch {built}')
     yield Line(f'CPU: {torch.get_num_threads()} threads')
-    for device in devices:
-        try:
-            choice = choose(device, torch.float32)
-        except ValueError as error:
-            yield Line(f'scan on {device.type}: {error}', False)
-            continue
-        yield Line(f"scan on {device.type}: '{choice.backend.name}', {choice.why}")
-        for backend, reason in choice.missing:
-            yield Line(f"  faster, but not there: '{backend.name}', {reason}; to install it: {backend.install}")
+    device = torch.device('cpu')
+    try:
+        choice = choose(device, torch.float32)
+    except ValueError as error:
+        yield Line(f'scan on cpu: {error}', False)
+    else:
+        yield Line(f"scan on cpu: '{choice.backend.name}', {choice.why}")
+        yield from _missing(choice)
         yield _try_scan(device, choice.backend.name)
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        yield Line(f'GPU cuda:{index}: {torch.cuda.get_device_name(index)}, torch built for {platform_of_torch}')
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            yield from examine_gpu(torch.device('cuda', index), dtype)
 
 
-def _try_scan(device: object, backend: str) -> Line:
+def examine_gpu(device: torch.device, dtype: torch.dtype) -> Iterator[Line]:
+    """The choice for one GPU and dtype after all backends were tried anew: one line for each of them."""
+    from ..ops import choose, faults
+
+    kind = str(dtype).removeprefix('torch.')
+    try:
+        choice = choose(device, dtype, fresh=True)
+    except ValueError as error:
+        yield Line(f'scan on {device} in {kind}: {error}', False)
+        return
+    yield Line(f"scan on {device} in {kind}: '{choice.backend.name}', {choice.why}")
+    for verdict in choice.verdicts:
+        text = f'  {verdict.name:<7} {verdict.outcome:<11}'
+        if verdict.right:
+            text += f' forward {verdict.forward_ms:8.2f} ms, backward {verdict.backward_ms:8.2f} ms'
+            text += '' if verdict.repeatable else '; two runs differ in the last bits'
+        else:
+            fix = faults.fix(verdict.reason)
+            text += f' {verdict.reason}' + (f'. Fix: {fix}' if fix else '')
+        yield Line(text.rstrip(), verdict.outcome in ('right', 'not checked'))
+    yield from _missing(choice)
+
+
+def _missing(choice: Choice) -> Iterator[Line]:
+    for backend, reason in choice.missing:
+        yield Line(f"  faster, but not there: '{backend.name}', {reason}; to install it: {backend.install}")
+
+
+def _try_scan(device: torch.device, backend: str) -> Line:
     """Run the chosen backend against the definition on a small map."""
     import torch
 
@@ -120,7 +155,7 @@ def _try_scan(device: object, backend: str) -> Line:
         got, fast = timed(backend)
     except Exception as error:  # Triton compiles at the first call: no compiler, a driver that is too old, …
         reason = ' '.join(str(error).split())[:200]
-        return Line(f'  fails: {type(error).__name__}: {reason}; VMAMBAIR_SCAN=torch serves meanwhile, slowly', False)
+        return Line(f'  fails: {type(error).__name__}: {reason}; use VMAMBAIR_SCAN=torch meanwhile, slowly', False)
     error = ((got - wanted).abs().max() / wanted.abs().max()).item()
     speed = f'{fast * 1e3:.1f} ms for a {h} x {w} map of {d} channels, {slow / fast:.0f} times the reference'
     if not error < TOLERANCE:

@@ -2,7 +2,7 @@
 
 from .depthwise import depthwise_gelu_gate, depthwise_silu
 from .reference import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, scan_order
-from .selective_scan import BACKENDS, Choice, choose, in_use, omni_scan, using
+from .selective_scan import BACKENDS, Choice, choose, forget, in_use, omni_scan, settle, using
 
 __all__ = [
     'BACKENDS',
@@ -13,8 +13,10 @@ __all__ = [
     'choose',
     'depthwise_gelu_gate',
     'depthwise_silu',
+    'forget',
     'in_use',
     'omni_scan',
     'scan_order',
+    'settle',
     'using',
 ]

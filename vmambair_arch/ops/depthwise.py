@@ -1,6 +1,6 @@
 """Depthwise 3x3 convolutions with the activation that follows them, on channels-last maps.
 
-On a CPU, in float32 and where the C kernels serve the scan, convolution and activation are one pass over memory;
+On a CPU, in float32 and where the C kernels were built, convolution and activation are one pass over memory;
 elsewhere they are torch's. Same numbers either way, to the rounding of float32.
 """
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import c_library
-from .selective_scan import in_use
+from .selective_scan import constant_result, left_to_torch
 
 SILU, GELU_GATE = 1, 2
 """Codes of csrc/depthwise.h."""
@@ -68,8 +68,17 @@ def _can_fuse(x: Tensor, weight: Tensor, channels: int) -> bool:
         and x.dtype == weight.dtype == torch.float32  # what does not fit together is for torch to refuse
         and channels >= MIN_CHANNELS
         and not torch.is_autocast_enabled('cpu')
-        and in_use('cpu', x.dtype) == 'c'
+        and _has_kernel()
     )
+
+
+@constant_result
+def _has_kernel() -> bool:
+    """Whether the C kernels are there and nobody asks for torch's operators alone.
+
+    `VMAMBAIR_SCAN` is about the scan: whatever it names, these stay as fast as they are.
+    """
+    return c_library.why_not() is None and not left_to_torch()
 
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:

@@ -1,8 +1,9 @@
 """The public scan and the choice of its backend.
 
-`omni_scan` is the one function that networks call. Which backend serves it is decided once for each kind of device
-and dtype: the fastest that works there, or the one that the environment variable `VMAMBAIR_SCAN` names. A faster
-backend that is missing is said once, with the line that would install it.
+`omni_scan` is the one function that networks call. Which backend is used is decided once for each device and dtype: the
+one that the environment variable `VMAMBAIR_SCAN` names, which is used as it is, or the fastest that works. On a GPU
+working means tried (`self_check`), and one that fails later all the same is replaced by torch (`fallback`). What is
+faster and not there, or does not work, is said once, with the line that would fix it.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from . import reference
+from . import fallback, faults, reference, self_check
 from .reference import PLANE_DIRECTIONS, ScanInputs
 
 ENV = 'VMAMBAIR_SCAN'
@@ -36,12 +38,14 @@ class Backend:
         module: the module in this folder with `unavailable(device, dtype)` and `omni_scan(...)`.
         devices: device types on which it is a candidate, fastest backend first in `BACKENDS`.
         install: the line that makes it available.
+        repeatable: whether it gives the same bits in every run.
     """
 
     name: str
     module: str
     devices: tuple[str, ...]
     install: str
+    repeatable: bool = True
 
     def load(self) -> ModuleType:
         return importlib.import_module(f'.{self.module}', __package__)
@@ -53,72 +57,193 @@ class Backend:
         return self.load().unavailable(device, dtype)
 
 
-BACKENDS = (
+BACKENDS: tuple[Backend, ...] = (
     # Triton before mamba-ssm is a prediction until `python -m benchmarks.gpu` has measured it: 95 us by the bytes moved
     # and 115 us by the instructions compiled, against 235 us, for a forward scan of 8 maps of 64 x 64 x 96 on an H200.
     Backend('triton', 'triton_scan', ('cuda',), 'pip install triton (on Windows: triton-windows)'),
-    Backend('mamba', 'mamba_scan', ('cuda',), 'pip install --no-build-isolation mamba-ssm causal-conv1d'),
+    Backend(
+        'mamba',
+        'mamba_scan',
+        ('cuda',),
+        'MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation mamba-ssm causal-conv1d (needs nvcc)',
+        repeatable=False,  # its gradients are added up by atomic additions
+    ),
     Backend('c', 'c_scan', ('cpu',), 'install gcc or clang, then reinstall: pip install --force-reinstall --no-deps .'),
     Backend('torch', 'torch_scan', (), 'pip install torch'),
 )
 """Fastest first."""
 
 
+TRIED_ON = ('cuda',)
+"""Kinds of device whose backends are tried before use; on a CPU there is no compiler or driver of the user's in it."""
+FASTER = 1.25
+"""How many times faster a backend must be than an earlier one of `BACKENDS` to be preferred: timings are noisy."""
+
+
 @dataclass(frozen=True)
 class Choice:
-    """The backend that serves a device and dtype, why, and the faster ones that are not there with the reason."""
+    """The backend for a device and dtype, and why.
+
+    Attributes:
+        missing: faster backends that are not there, with the reason.
+        verdicts: what came of trying those that are; empty where nothing had to be tried.
+    """
 
     backend: Backend
     why: str
     missing: tuple[tuple[Backend, str], ...] = ()
+    verdicts: tuple[self_check.Verdict, ...] = ()
+
+
+_CHOICES: dict[tuple[str, torch.dtype, str], Choice] = {}
+_CHOOSING = threading.RLock()
 
 
 def backend_names() -> tuple[str, ...]:
     return tuple(backend.name for backend in BACKENDS)
 
 
-def choose(device: torch.device, dtype: torch.dtype) -> Choice:
+def choose(device: torch.device, dtype: torch.dtype, *, fresh: bool = False) -> Choice:
     """The choice of backend for tensors of `dtype` on `device`; reads `VMAMBAIR_SCAN`.
 
+    On a GPU the first choice tries what is there, in a process of its own, which takes a minute once for this machine.
+
+    Args:
+        fresh: try again, whatever is remembered.
+
     Raises:
-        ValueError: the variable names an unknown backend, or one that cannot serve this device.
+        ValueError: the variable names an unknown backend, or one that cannot be used on this device.
     """
-    return _choose(device.type, dtype, os.environ.get(ENV, '').strip().lower() or 'auto')
+    device, wanted = _with_index(device), _wanted()
+    key = str(device), dtype, wanted
+    with _CHOOSING:
+        if fresh or key not in _CHOICES:
+            _CHOICES[key] = _named(device, dtype, wanted) if wanted != 'auto' else _automatic(device, dtype, fresh)
+        choice = _CHOICES[key]
+    failed = fallback.failure(choice.backend.name, device, dtype) if wanted == 'auto' else None
+    return Choice(_backend('torch'), f"'{choice.backend.name}' failed: {failed}") if failed else choice
 
 
-@cache
-def _choose(device_type: str, dtype: torch.dtype, wanted: str) -> Choice:
-    device = torch.device(device_type)
+def settle(device: torch.device, dtype: torch.dtype, name: str, why: str) -> str | None:
+    """Use the backend that somebody else chose: rank 0 for all ranks, an interrupted training for its continuation.
+
+    Args:
+        why: what `Choice.why` is to say.
+
+    Returns:
+        Why that cannot be; None where it is done.
+    """
+    device, wanted = _with_index(device), _wanted()
     if wanted != 'auto':
-        for backend in BACKENDS:
-            if backend.name == wanted:
-                why_not = backend.unavailable(device, dtype)
-                if why_not:
-                    raise ValueError(f'{ENV}={wanted} cannot be used: {why_not}; to install it: {backend.install}')
-                return Choice(backend, f'{ENV}={wanted}')
+        return None if wanted == name else f'{ENV}={wanted} is set'
+    backend = next((b for b in BACKENDS if b.name == name), None)
+    reason = f"there is no backend '{name}'" if backend is None else backend.unavailable(device, dtype)
+    if backend is None or reason:
+        return reason
+    with _CHOOSING:
+        known = _CHOICES.get((str(device), dtype, wanted), Choice(backend, why))
+        verdict = next((v for v in known.verdicts if v.name == name), None)
+        if verdict and verdict.outcome not in ('right', 'not checked'):
+            return f"'{name}' {verdict.outcome} here ({verdict.reason})"
+        _CHOICES[str(device), dtype, wanted] = Choice(backend, why, known.missing, known.verdicts)
+        fallback.guard(name, device, dtype)
+    return None
+
+
+def forget() -> None:
+    """Choose anew at the next use; verdicts on disk stay."""
+    with _CHOOSING:
+        _CHOICES.clear()
+        fallback.forget()
+
+
+def _wanted() -> str:
+    return os.environ.get(ENV, '').strip().lower() or 'auto'
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """Two GPUs of a machine may differ."""
+    if device.type != 'cuda' or device.index is not None:
+        return device
+    return torch.device('cuda', torch.cuda.current_device() if torch.cuda.is_available() else 0)
+
+
+def _backend(name: str) -> Backend:
+    return next(backend for backend in BACKENDS if backend.name == name)
+
+
+def _named(device: torch.device, dtype: torch.dtype, wanted: str) -> Choice:
+    if wanted not in backend_names():
         raise ValueError(f"{ENV}={wanted} is no backend; use 'auto' or one of {', '.join(backend_names())}")
-    missing = []
+    backend = _backend(wanted)
+    if why_not := backend.unavailable(device, dtype):
+        raise ValueError(f'{ENV}={wanted} cannot be used: {why_not}; to install it: {backend.install}')
+    return Choice(backend, f'{ENV}={wanted}')
+
+
+def _automatic(device: torch.device, dtype: torch.dtype, fresh: bool) -> Choice:
+    missing, there = [], []
     for backend in BACKENDS:
-        if backend.devices and device_type not in backend.devices:
+        if backend.devices and device.type not in backend.devices:
             continue
-        why_not = backend.unavailable(device, dtype)
-        if why_not is None:
-            choice = Choice(backend, 'the fastest that works here', tuple(missing))
-            _say(choice, device, dtype)
-            return choice
-        missing.append((backend, why_not))
-    raise ValueError(f'no scan backend for {dtype} on {device_type}')
+        if why_not := backend.unavailable(device, dtype):
+            missing.append((backend, why_not))
+        else:
+            there.append(backend)
+    if not there:
+        raise ValueError(f'no scan backend for {dtype} on {device}')
+    verdicts: tuple[self_check.Verdict, ...] = ()
+    if device.type in TRIED_ON and len(there) > 1:
+        candidates = [self_check.Candidate(b.name, f'.{b.module}', b.repeatable) for b in there]
+        verdicts = self_check.check(device, dtype, candidates, fresh=fresh)
+    backend, why = _best(there, verdicts)
+    faster = tuple((b, reason) for b, reason in missing if BACKENDS.index(b) < BACKENDS.index(backend))
+    choice = Choice(backend, why, faster, verdicts)
+    _say(choice, device, dtype)
+    if device.type in TRIED_ON and backend.name != 'torch':
+        fallback.guard(backend.name, device, dtype)
+    return choice
+
+
+def _best(there: Sequence[Backend], verdicts: Sequence[self_check.Verdict]) -> tuple[Backend, str]:
+    """The backend to use of those that are there, in the order of `BACKENDS`, and why."""
+    if not verdicts:
+        return there[0], 'the fastest that works here'
+    by_name = {backend.name: backend for backend in there}
+    right = [verdict for verdict in verdicts if verdict.right]
+    if right:
+        first, fastest = right[0], min(right, key=lambda verdict: verdict.total_ms)
+        if fastest.total_ms * FASTER < first.total_ms:
+            times = first.total_ms / max(fastest.total_ms, 1e-6)
+            return by_name[fastest.name], f"{times:.1f} times as fast as '{first.name}' here"
+        return by_name[first.name], 'the first that is right here'
+    unknown = [verdict for verdict in verdicts if verdict.outcome == 'not checked']
+    # What could not be tried is used as untried software is; torch's own operators are the last to suspect.
+    name = unknown[0].name if unknown and len(unknown) == len(verdicts) else 'torch'
+    return by_name[name], 'nothing could be tried'
 
 
 def _say(choice: Choice, device: torch.device, dtype: torch.dtype) -> None:
-    """One warning where the slow torch version serves although a kernel exists for this device."""
-    if choice.backend.name == 'torch' and choice.missing:
+    """One warning where a faster backend exists for this device and is not used, with what would change that."""
+    name, kind = choice.backend.name, str(dtype).removeprefix('torch.')
+    slow = ', many times slower than a kernel' if name == 'torch' else ''
+    order = [b.name for b in BACKENDS]
+    for verdict in choice.verdicts:
+        if not verdict.right and order.index(verdict.name) <= order.index(name):
+            what = f'{verdict.name} {verdict.outcome}: {verdict.reason}'
+            cure = faults.fix(verdict.reason) or 'report it with what `vmambair doctor` says'
+            after = '; then `vmambair doctor` tries again' if verdict.outcome != 'not checked' else ''
+            logger.warning(
+                "selective scan on %s in %s: '%s' is used%s. %s. Fix: %s%s", device, kind, name, slow, what, cure, after
+            )
+            return
+    if name == 'torch' and choice.missing:
         backend, why = choice.missing[0]
         only_dtype = backend.unavailable(device, torch.float32) is None
         fix = 'use a network in float32' if only_dtype else backend.install
         logger.warning(
-            'selective scan on %s: the plain torch version serves, many times slower than a kernel. %s: %s. Fix: %s',
-            device.type, backend.name, why, fix,
+            "selective scan on %s in %s: 'torch' is used%s. %s: %s. Fix: %s",
+            device, kind, slow, backend.name, why, fix,
         )  # fmt: skip
 
 
@@ -150,7 +275,9 @@ def omni_scan(
         ValueError: shapes that do not fit together, an unknown backend.
     """
     _check(inputs, directions)
-    name = in_use(inputs.x.device.type, inputs.x.dtype, backend)
+    device = inputs.x.device
+    where = device.type if device.index is None else f'{device.type}:{device.index}'
+    name = in_use(where, inputs.x.dtype, backend)
     return _LOADED[name](inputs, tuple(directions))
 
 
@@ -193,18 +320,29 @@ def using(backend: str | Scan) -> Iterator[None]:
             del _LOADED[name]
 
 
-def in_use(device_type: str, dtype: torch.dtype, name: str | None = None) -> str:
-    """The name of the backend that scans tensors of `dtype` on this kind of device; its scan is loaded afterwards.
+Function = TypeVar('Function', bound=Callable[..., object])
+
+
+def constant_result(function: Function) -> Function:
+    """What `torch.compiler.assume_constant_result` does, which imports a compiler of a second for it."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def left_to_torch() -> bool:
+    """Whether we are inside a `using` block of anything but the C kernels."""
+    return _USING.get() not in (None, 'c')
+
+
+@constant_result
+def in_use(device: str, dtype: torch.dtype, name: str | None = None) -> str:
+    """The name of the backend that scans tensors of `dtype` on a device ('cpu', 'cuda:1'); its scan is loaded then.
 
     torch.compile runs this while it traces, for it cannot follow an import.
     """
-    name = name or _USING.get() or choose(torch.device(device_type), dtype).backend.name
+    name = name or _USING.get() or choose(torch.device(device), dtype).backend.name
     _load(name)
     return name
-
-
-# What `torch.compiler.assume_constant_result` does, which imports a compiler of a second for it.
-in_use._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _load(name: str) -> None:

@@ -9,9 +9,11 @@ With TRITON_INTERPRET=1 in the environment before this module is imported, the k
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -19,6 +21,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from . import fallback, torch_scan
 from .reference import ScanInputs
 from .scan_operator import define, empty_results, is_differentiated
 
@@ -30,8 +33,13 @@ TILE = 512
 """States (channels x N) that one warp holds: 16 for each of 32 lanes."""
 CARRY_SEGMENTS, CARRY_LANES = 16, 128
 """Segments and states that a program of the carry reads at once; 4 states a lane are one 16-byte load."""
+NOTABLE_WAIT = 1.0
+"""Seconds in which Triton compiles one kernel or so: the first that takes as long is explained."""
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 OLDEST_CAPABILITY = (7, 0)
+
+logger = logging.getLogger('vmambair_arch')
+_explained = False
 
 
 @cache
@@ -253,5 +261,55 @@ def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Se
     return ScanInputs(*(_total(gradient, t) for gradient, t in zip(sums, inputs, strict=True)))
 
 
+# --- what the operators do where the kernels fail --------------------------------------------------------------------
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Say once why the first call of a network takes long."""
+    global _explained
+    start = time.monotonic()
+    yield
+    if not _explained and not INTERPRETED and time.monotonic() - start > NOTABLE_WAIT:
+        _explained = True
+        logger.warning(
+            'Triton compiles the kernels of the scan, a second or so for each and once for each width of a network '
+            '(about 19 to restore, 41 to train); it keeps them in %s',
+            os.environ.get('TRITON_CACHE_DIR') or '~/.triton/cache',
+        )
+
+
+def _safe_forward(inputs: ScanInputs, directions: Sequence[int], keep_states: bool) -> tuple[Tensor, Tensor]:
+    """`_forward`, or torch's results with states that nobody will read: the backward pass goes to torch as well."""
+
+    def kernels() -> tuple[Tensor, Tensor]:
+        with _explaining():
+            return _forward(inputs, directions, keep_states)
+
+    def by_torch() -> tuple[Tensor, Tensor]:
+        shape = _states_shape(inputs, directions) if keep_states else (0,)
+        with torch.no_grad():
+            return torch_scan.omni_scan(inputs, directions).contiguous(), inputs.x.new_zeros(shape, dtype=torch.float32)
+
+    return fallback.run('triton', inputs.x.device, inputs.x.dtype, kernels, by_torch)
+
+
+def _safe_backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Sequence[int]) -> ScanInputs:
+    """`_backward`, or torch's gradients, for which the forward pass is computed again."""
+
+    def kernels() -> ScanInputs:
+        with _explaining():
+            return _backward(grad_y, inputs, states, directions)
+
+    def by_torch() -> ScanInputs:
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = ScanInputs(*(t.detach().clone().requires_grad_() for t in inputs))
+            y = torch_scan.omni_scan(leaves, directions)
+            grads = torch.autograd.grad(y, list(leaves), grad_y.to(y.dtype))
+        return ScanInputs(*(grad.contiguous() for grad in grads))
+
+    return fallback.run('triton', inputs.x.device, inputs.x.dtype, kernels, by_torch)
+
+
 # On CPUs in Triton's interpreter only.
-define('triton_scan', ['CUDA', 'CPU'], _forward, _backward, _states_shape)
+define('triton_scan', ['CUDA', 'CPU'], _safe_forward, _safe_backward, _states_shape)

@@ -1,0 +1,82 @@
+"""A kernel that was chosen for a user and fails at run time costs a warning, not the run: torch does the call again.
+
+A backend that was named, by `VMAMBAIR_SCAN`, by `using` or as an argument, is left to fail: whoever names one wants
+that one. Memory that runs out is raised, for smaller tiles and batches are the remedy, and so is what leaves the device
+of no use to the process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from . import faults
+
+T = TypeVar('T')
+Use = tuple[str, str, torch.dtype]
+"""Backend, device and dtype."""
+
+logger = logging.getLogger('vmambair_arch')
+_guarded: set[Use] = set()
+_failed: dict[Use, str] = {}
+
+
+def _use(name: str, device: torch.device, dtype: torch.dtype) -> Use:
+    return name, str(device), dtype
+
+
+def guard(name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """From now on, let torch do what this backend fails at."""
+    _guarded.add(_use(name, device, dtype))
+
+
+def failure(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a guarded backend is not used any more in this process; None where it is."""
+    return _failed.get(_use(name, device, dtype))
+
+
+def forget() -> None:
+    """Guard nothing, and give what failed another chance."""
+    _guarded.clear()
+    _failed.clear()
+
+
+def run(name: str, device: torch.device, dtype: torch.dtype, kernel: Callable[[], T], by_torch: Callable[[], T]) -> T:
+    """The result of a kernel, or where it is guarded and fails, now or at an earlier call, that of torch.
+
+    Raises:
+        RuntimeError: memory ran out, or the device was lost; any error of a kernel that is not guarded, and one that
+            torch has as well, for then the input is at fault.
+    """
+    use = _use(name, device, dtype)
+    if use not in _guarded:
+        return kernel()
+    if use in _failed:
+        return by_torch()
+    try:
+        return kernel()
+    except Exception as error:
+        if faults.is_out_of_memory(error):
+            raise
+        if faults.is_lost(error):
+            raise RuntimeError(
+                f"{error}\nThe scan '{name}' may have done this to {device}: start again with VMAMBAIR_SCAN=torch in "
+                'the environment, and please report it'
+            ) from error
+        failed = error.with_traceback(None)  # which would keep the tensors of the attempt alive
+    try:
+        result = by_torch()
+    except Exception as error:
+        if faults.is_out_of_memory(error):
+            raise
+        raise failed from error
+    _failed[use] = faults.one_line(failed)
+    logger.warning(
+        "selective scan on %s in %s: '%s' failed (%s); from here on 'torch' is used, many times slower. Fix: %s",
+        device, str(dtype).removeprefix('torch.'), name, _failed[use],
+        faults.fix(failed) or 'run `vmambair doctor`, and report what it says',
+    )  # fmt: skip
+    return result
