@@ -107,7 +107,8 @@ def test_the_smallest_steps_keep_their_digits():
     d = z.numel()
     bias = z[None].clone().requires_grad_()
     ones = torch.ones(1, 1, 1, d)
-    y = scan(ones, torch.ones(1, 1, 1, 3), torch.zeros(1, d, 1), bias, -torch.ones(1, d, 1), torch.zeros(1, d), (0,))
+    zeros = torch.zeros(1, d, 1)
+    y = scan(ScanInputs(ones, torch.ones(1, 1, 1, 3), zeros, bias, zeros - 1, zeros[..., 0]), (0,))
     y.sum().backward()
     exact, slope = torch.nn.functional.softplus(z.double(), threshold=1000), torch.sigmoid(z.double())
     assert ((y.detach().flatten().double() - exact) / exact).abs().max() < 1e-6

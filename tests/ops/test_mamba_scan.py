@@ -77,7 +77,7 @@ def test_it_serves_where_it_is_installed(kernel):
 
 def test_a_broken_install_is_named(kernel, monkeypatch):
     monkeypatch.setitem(sys.modules, 'mamba_ssm.ops.selective_scan_interface', None)
-    assert 'mamba-ssm cannot be imported' in mamba_scan.unavailable(CUDA, torch.float32)
+    assert 'mamba-ssm cannot be used' in mamba_scan.unavailable(CUDA, torch.float32)
 
 
 def test_an_install_without_the_compiled_kernel_is_named_with_the_way_to_build_it(kernel, monkeypatch):

@@ -6,7 +6,7 @@ and has no kernel.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -27,9 +27,10 @@ def _kernel() -> tuple[Callable | None, str]:
         from mamba_ssm.ops import selective_scan_interface
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-        # The compiled extension. Builds without it set the name to None, or leave the import to the first call.
-        if getattr(selective_scan_interface, 'selective_scan_cuda', None) is None:
-            importlib.import_module('selective_scan_cuda')
+        # Builds without the compiled extension set the name to None, or leave its import to the first call.
+        there = getattr(selective_scan_interface, 'selective_scan_cuda', None)
+        if there is None and importlib.util.find_spec('selective_scan_cuda') is None:
+            return None, 'it was built without its kernel selective_scan_cuda'
     except Exception as error:  # a broken build raises anything from ImportError to RuntimeError
         return None, f'{type(error).__name__}: {error}'
     return selective_scan_fn, ''
@@ -42,7 +43,7 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype == torch.float64:
         return 'no float64'
     kernel, why = _kernel()
-    return None if kernel else f'mamba-ssm cannot be imported ({why})'
+    return None if kernel else f'mamba-ssm cannot be used ({why})'
 
 
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
@@ -58,7 +59,7 @@ def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
 def _scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     kernel, why = _kernel()
     if kernel is None:
-        raise RuntimeError(f'mamba-ssm cannot be imported ({why})')
+        raise RuntimeError(f'mamba-ssm cannot be used ({why})')
     if inputs.A.shape[-1] > LARGEST_STATE:
         raise ValueError(f"mamba-ssm's kernel takes states of {LARGEST_STATE} numbers, not of {inputs.A.shape[-1]}")
     x = inputs.x
