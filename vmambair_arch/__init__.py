@@ -26,6 +26,7 @@ def __getattr__(name: str) -> Any:
     """Networks and inference are imported at the first use, so that importing the package takes no time."""
     if name not in _LAZY:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    importlib.import_module('.checkpoints.hub', __name__).attach()
     return getattr(importlib.import_module(_LAZY[name], __name__), name)
 
 

@@ -45,6 +45,11 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, wanted = self.server, self.headers['Range']
+        if self.headers['If-None-Match'] == server.etag:
+            server.seen.append((None, 304))
+            self.send_response(304)
+            self.end_headers()
+            return
         start, status = 0, 200
         if not self.path.endswith('.safetensors'):
             status = 404
@@ -75,7 +80,7 @@ def server(tmp_path, monkeypatch):
 
 
 def files():
-    return sorted(path.name for path in cache_folder().rglob('*') if path.is_file())
+    return sorted(path.name for path in cache_folder().rglob('*') if path.is_file() and path.suffix != '.etag')
 
 
 def test_a_download_is_made_once(server, capsys):
@@ -83,8 +88,34 @@ def test_a_download_is_made_once(server, capsys):
     assert path.read_bytes() == CONTENT
     assert 'a.safetensors' in capsys.readouterr().err
     assert download(server.url) == path
-    assert server.seen == [(None, 200)]
+    assert server.seen == [(None, 200), (None, 304)]
     assert files() == ['a.safetensors']
+
+
+def test_a_file_that_has_changed_on_the_server_is_fetched_anew(server, caplog):
+    path = download(server.url)
+    server.etag, server.content = '"two"', CONTENT[::-1]
+    assert download(server.url) == path
+    assert path.read_bytes() == CONTENT[::-1]
+    assert download(server.url).read_bytes() == CONTENT[::-1]
+    assert server.seen[-1] == (None, 304)
+    server.shutdown()
+    server.server_close()
+    assert download(server.url).read_bytes() == CONTENT[::-1]
+    assert 'the copy from before is used' in caplog.text
+
+
+def test_a_file_with_a_checksum_is_not_asked_for_again(server):
+    url = f'{server.url}#sha256={hashlib.sha256(CONTENT).hexdigest()}'
+    for _ in range(2):
+        download(url)
+    assert server.seen == [(None, 200)]
+
+
+def test_what_does_not_open_is_not_kept(server):
+    with pytest.raises(UserError, match=r'\(removed from the cache\)$'):
+        Restorer.from_pretrained(server.url)
+    assert files() == []
 
 
 def test_a_broken_download_goes_on(server):

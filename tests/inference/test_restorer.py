@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -196,3 +199,119 @@ def test_from_pretrained(checkpoint, tiny):
     np.testing.assert_allclose(Restorer.from_pretrained(checkpoint)(source), Restorer(tiny)(source), atol=1e-6)
     with pytest.raises(UserError, match='nowhere.pth: no such checkpoint'):
         Restorer.from_pretrained('nowhere.pth')
+
+
+# files, lists, batches
+
+
+def test_any_picture_may_be_written(halve, tmp_path):
+    source = random(8, 9, 3)
+    restorer = Restorer(halve)
+    for number, picture in enumerate(
+        (source, torch.from_numpy(source).permute(2, 0, 1), PIL.Image.fromarray((source * 255).astype(np.uint8)))
+    ):
+        assert restorer(picture, tmp_path / f'{number}.png') == tmp_path / f'{number}.png'
+        np.testing.assert_allclose(read_image(tmp_path / f'{number}.png').rgb, source / 2, atol=0.005)
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.webp', '.jpg'])
+def test_bytes_and_files_stay_what_they_are(halve, tmp_path, suffix):
+    write_image(tmp_path / f'a{suffix}', Image(np.full((16, 16, 3), 0.4, np.float32)))
+    data = (tmp_path / f'a{suffix}').read_bytes()
+    restorer = Restorer(halve)
+    result = restorer(data)
+    assert isinstance(result, bytes)
+    assert result[:2] == data[:2]
+    buffered = restorer(io.BytesIO(data))
+    assert isinstance(buffered, io.BytesIO)
+    assert buffered.read() == result
+    with (tmp_path / f'a{suffix}').open('rb') as file, (tmp_path / 'copy').open('wb') as target:
+        assert restorer(file, target) is target
+    assert (tmp_path / 'copy').read_bytes() == result
+    with pytest.raises(UserError, match='binary mode'):
+        restorer(io.StringIO('text'))
+    with pytest.raises(UserError, match='BytesIO: is no PNG'):
+        restorer(io.BytesIO(b'no picture'))
+
+
+def test_lists(halve, tmp_path):
+    pictures = [random(8, 9, 3), random(8, 9), random(5, 6, 3)]
+    results = Restorer(halve)(pictures)
+    for picture, result in zip(pictures, results, strict=True):
+        np.testing.assert_allclose(result, picture / 2, atol=1e-6)
+    mixed = Restorer(halve)([pictures[0], PIL.Image.new('L', (4, 4), 100)], [tmp_path / 'a.png', tmp_path / 'b.png'])
+    assert mixed == [tmp_path / 'a.png', tmp_path / 'b.png']
+    assert Restorer(halve)([]) == []
+    with pytest.raises(UserError, match='as many outputs'):
+        Restorer(halve)(pictures, [tmp_path / 'a.png'])
+
+
+def test_pictures_of_one_size_go_through_the_network_together_and_in_order(halve):
+    images = [Image(np.full((8, 8, 3), value / 10, np.float32)) for value in range(1, 6)]
+    images.insert(3, Image(random(5, 7, 3)))
+    results = list(Restorer(halve).restore_many(iter(images)))
+    assert [shape[0] for shape in halve.shapes] == [3, 1, 2]
+    for image, result in zip(images, results, strict=True):
+        np.testing.assert_allclose(result.rgb, image.rgb / 2, atol=1e-6)
+
+
+def test_a_batch_of_tensors_is_one_batch_and_the_same_as_one_by_one(tiny):
+    batch = torch.from_numpy(random(3, 3, 16, 24))
+    shapes = []
+    handle = tiny.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
+    together = Restorer(tiny)(batch)
+    handle.remove()
+    assert shapes[-1] == (3, 3, 16, 24)
+    assert sum(shape[-2:] == (16, 24) for shape in shapes) == 1
+    for one, result in zip(batch, together, strict=True):
+        torch.testing.assert_close(Restorer(tiny)(one), result, atol=1e-5, rtol=0)
+
+
+def test_a_batch_that_does_not_fit_is_done_one_by_one(halve, monkeypatch):
+    real = type(halve).forward
+
+    def small(self, x):
+        if len(x) > 1:
+            raise RuntimeError('CUDA out of memory')
+        return real(self, x)
+
+    monkeypatch.setattr(type(halve), 'forward', small)
+    out = Restorer(halve)([random(8, 8, 3)] * 3)
+    assert len(out) == 3
+    np.testing.assert_allclose(out[2], random(8, 8, 3) / 2, atol=1e-6)
+
+
+def test_threads_share_one_restorer(tiny):
+    restorer = Restorer(tiny)
+    pictures = [random(12 + 4 * n, 16, 3) for n in range(6)]
+    expected = [restorer(picture) for picture in pictures]
+    counts = [[] for _ in pictures]
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [
+            pool.submit(restorer, picture, progress=lambda *args, seen=seen: seen.append(args))
+            for picture, seen in zip(pictures, counts, strict=True)
+        ]
+        for job, wanted in zip(jobs, expected, strict=True):
+            np.testing.assert_allclose(job.result(), wanted, atol=1e-6)
+    for seen in counts:  # nobody's progress counts another's blocks
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        assert seen[-1][0] == seen[-1][1]
+
+
+def test_floats_outside_of_0_to_1_are_refused_with_the_range(halve):
+    with pytest.raises(UserError, match='got values from 0 to 255; divide it by 255'):
+        Restorer(halve)(np.array([[0.0, 255.0]]))
+    with pytest.raises(UserError, match=r'got values from -0\.5 to 1'):
+        Restorer(halve)(torch.tensor([[[-0.5, 1.0]]]))
+
+
+def test_a_restorer_says_what_it_is(tiny):
+    text = repr(Restorer(tiny, tile=64))
+    assert text.startswith('Restorer(VmambaIR x1, 0.11 M parameters')
+    assert "device='cpu'" in text
+    assert 'tile=64' in text
+
+
+def test_fp16_on_a_cpu_is_said_to_be_slow(halve, caplog):
+    Restorer(halve, device='cpu', precision='fp16')
+    assert 'slower than fp32; use --precision fp32, or bf16' in caplog.text

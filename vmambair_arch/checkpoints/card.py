@@ -10,6 +10,7 @@ import yaml
 from ..errors import UserError
 from ..files import replacing
 from .describe import describe
+from .hub import hub_module
 
 TITLES = {'derain': 'Single-image deraining', 'realsr': 'Real-world super-resolution', 'sr': 'Super-resolution'}
 
@@ -75,8 +76,9 @@ def card(source: str | Path) -> str:
         source: anything that `find_checkpoint` finds.
 
     Raises:
-        UserError: not a checkpoint of ours or the authors', or damaged.
+        UserError: not a checkpoint of ours or the authors', or damaged; huggingface_hub is not installed.
     """
+    hub = hub_module()
     about = describe(source)
     file = Path(about['file'])
     task = _line(about['task'] or 'restoration')
@@ -99,15 +101,15 @@ def card(source: str | Path) -> str:
         figures=_table(metrics) or 'None are stated in the file.',
         config=yaml.safe_dump(about['config'], sort_keys=False),
     )
-    front = {
-        'license': _line(about['license'] or 'unknown').lower(),
-        'library_name': 'vmambair-arch',
-        'pipeline_tag': 'image-to-image',
-        'tags': ['image-restoration', 'vmambair', task],
-    }
-    if metrics:
-        front['model-index'] = [{'name': file.stem, 'results': [_result(task, *item) for item in metrics.items()]}]
-    return f'---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n{text}'
+    front = hub.ModelCardData(
+        license=_line(about['license'] or 'unknown').lower(),
+        library_name='vmambair-arch',
+        pipeline_tag='image-to-image',
+        tags=['image-restoration', 'vmambair', task],
+        model_name=file.stem if metrics else None,
+        eval_results=[_result(hub, task, *item) for item in metrics.items()] or None,
+    )
+    return str(hub.ModelCard(f'---\n{front.to_yaml()}\n---\n\n{text}'))
 
 
 def write_card(source: str | Path, target: str | Path | None = None) -> Path:
@@ -129,14 +131,17 @@ def write_card(source: str | Path, target: str | Path | None = None) -> Path:
     return path
 
 
-def _result(task: str, name: str, value: float) -> dict[str, Any]:
+def _result(hub: Any, task: str, name: str, value: float) -> Any:
     """One figure in the form of the Hub; it is named 'metric/data set'."""
     metric, _, data = name.partition('/')
-    return {
-        'task': {'type': 'image-to-image', 'name': task},
-        'dataset': {'type': data or 'unknown', 'name': data or 'unknown'},
-        'metrics': [{'type': metric, 'value': value}],
-    }
+    return hub.EvalResult(
+        task_type='image-to-image',
+        task_name=task,
+        dataset_type=data or 'unknown',
+        dataset_name=data or 'unknown',
+        metric_type=metric,
+        metric_value=value,
+    )
 
 
 def _table(metrics: dict[str, float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import urllib.error
 import urllib.request
@@ -15,9 +16,12 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import cache_folder
 
+REVALIDATE_TIMEOUT = 5
+"""Seconds that a server has to say whether a file is still the same."""
 TIMEOUT = 30
 """Seconds without a byte after which a server is given up."""
 _BLOCK = 2**18
+logger = logging.getLogger('vmambair_arch')
 
 
 def is_url(source: str | Path) -> bool:
@@ -25,7 +29,7 @@ def is_url(source: str | Path) -> bool:
 
 
 def download(url: str) -> Path:
-    """The local copy of a file on the web, fetched where it is not in the cache.
+    """The local copy of a file on the web, fetched where it is not in the cache, or has changed there since.
 
     A download that broke off is kept, and the next call goes on from there if the server still has the same file.
 
@@ -37,13 +41,53 @@ def download(url: str) -> Path:
     """
     address, fragment = urldefrag(url)
     checksum = _checksum(url, fragment)
-    path = cache_folder() / hashlib.sha256(address.encode()).hexdigest()[:16] / _name(address)
+    path = _place(address)
     if not path.is_file():
         _fetch(address, path)
+    elif not checksum:  # which says by itself whether it is the right file
+        _revalidate(address, path)
     if checksum and (found := _sha256(path)) != checksum:
         path.unlink()
         raise UserError(f'{address}: its sha256 is {found}, not {checksum}; the file was removed, check the address')
     return path
+
+
+def forget(url: str) -> None:
+    """Remove the local copy of a file on the web: it is not what it was taken for."""
+    path = _place(urldefrag(url).url)
+    path.unlink(missing_ok=True)
+    _etag(path).unlink(missing_ok=True)
+
+
+def _place(address: str) -> Path:
+    return cache_folder() / hashlib.sha256(address.encode()).hexdigest()[:16] / _name(address)
+
+
+def _etag(path: Path) -> Path:
+    return path.with_name(f'{path.name}.etag')
+
+
+def _revalidate(address: str, path: Path) -> None:
+    """Fetch the file anew if the server has another one by now; without a server, what is here is used, and said."""
+    try:
+        known = _etag(path).read_text()
+    except OSError:
+        return
+    request = urllib.request.Request(address, headers={'User-Agent': 'vmambair', 'If-None-Match': known})
+    try:
+        with urllib.request.urlopen(request, timeout=REVALIDATE_TIMEOUT) as response:
+            changed = response.headers.get('ETag') not in (None, known)
+    except urllib.error.HTTPError as error:
+        changed = False
+        if error.code != 304:
+            logger.warning('%s: the server answered %d; the copy from before is used', address, error.code)
+    except (OSError, ValueError, HTTPException) as error:
+        changed = False
+        logger.warning(
+            '%s: cannot be asked (%s); the copy from before is used', address, getattr(error, 'reason', error)
+        )
+    if changed:
+        _fetch(address, path)
 
 
 def _checksum(url: str, fragment: str) -> str | None:
@@ -67,6 +111,7 @@ def _fetch(address: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _open(address, partial, mark) as response:
             resumed = response.status == 206
+            etag = response.headers.get('ETag')
             start = partial.stat().st_size if resumed else 0
             if resumed and not (response.headers.get('Content-Range') or '').startswith(f'bytes {start}-'):
                 raise UserError(f'{address}: the server sent another part of the file than the one asked for')
@@ -87,6 +132,7 @@ def _fetch(address: str, path: Path) -> None:
             raise UserError(f'{address}: the connection ended early; run it again to go on from there')
         partial.replace(path)
         mark.unlink(missing_ok=True)
+        _etag(path).write_text(etag) if etag else _etag(path).unlink(missing_ok=True)
     except UserError:
         raise
     except urllib.error.HTTPError as error:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from ..errors import UserError, nearest
 from .download import download, is_url
+from .hub import choose_file, hub_file, parse_hub_id
 
+FILES = ('.pth', '.safetensors', '.pt', '.ckpt')
 WEIGHTS = Path(__file__).resolve().parents[1] / 'weights'
 """Checkpoints that come with the package; the name of one is that of its file without the suffix."""
 
@@ -33,7 +35,8 @@ def find_checkpoint(source: str | Path) -> Path:
     """The file that `source` means.
 
     Args:
-        source: an existing path, an http(s) address (see `download`), or the name of a bundled checkpoint.
+        source: an existing file, a folder with one in it, an http(s) address (see `download`), the name of a bundled
+            checkpoint, or 'user/repo' or 'user/repo:file' on the Hub (see `hub`).
 
     Raises:
         UserError: none of these, or the download failed.
@@ -43,7 +46,19 @@ def find_checkpoint(source: str | Path) -> Path:
     path, names = Path(source).expanduser(), bundled()
     if path.is_file():
         return path
+    if path.is_dir():
+        files = [str(file.relative_to(path)) for file in path.iterdir() if file.is_file()]
+        return path / choose_file(files, str(source))
     if str(source) in names:
         return names[str(source)]
-    known = f'; the package has {", ".join(names)}' if names else ''
-    raise UserError(f'{source}: no such checkpoint file{nearest(str(source), list(names))}{known}')
+    if (named := parse_hub_id(source)) is not None and not str(source).endswith(
+        ('.pth', '.safetensors', '.pt', '.ckpt')
+    ):
+        return hub_file(*named)
+    if named is not None and named[2] is not None:
+        return hub_file(*named)
+    known = ', '.join(names) or 'there are none'
+    raise UserError(
+        f'{source}: no such checkpoint file{nearest(str(source), list(names))}; name a file, a folder, an https:// '
+        f"address, 'user/repo' on the Hub, or one of the package: {known}"
+    )

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..archs.base import Network
 from ..archs.configuration import build
 from ..errors import UserError
+from .download import forget, is_url
 from .find import find_checkpoint
 
 METADATA_KEY = 'vmambair'
@@ -69,6 +70,16 @@ def read_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
         UserError: no such file, not a checkpoint, damaged, not the parameters that its own sha256 was taken of.
     """
     path = find_checkpoint(source)
+    try:
+        return _read(path, key)
+    except UserError as error:
+        if not is_url(source):
+            raise
+        forget(str(source))
+        raise UserError(f'{error} (removed from the cache)') from None
+
+
+def _read(path: Path, key: str | None) -> Checkpoint:
     with path.open('rb') as file:
         head = file.read(9)
     # A safetensors file opens with the length of its JSON header and the header's brace, whatever its name.
