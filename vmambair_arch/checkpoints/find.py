@@ -51,11 +51,8 @@ def find_checkpoint(source: str | Path) -> Path:
         return path / choose_file(files, str(source))
     if str(source) in names:
         return names[str(source)]
-    if (named := parse_hub_id(source)) is not None and not str(source).endswith(
-        ('.pth', '.safetensors', '.pt', '.ckpt')
-    ):
-        return hub_file(*named)
-    if named is not None and named[2] is not None:
+    # 'weights/gone.pth' has the form of a repository, and is a file that is missing.
+    if (named := parse_hub_id(source)) and (named[2] or not named[0].endswith(FILES)):
         return hub_file(*named)
     known = ', '.join(names) or 'there are none'
     raise UserError(
