@@ -35,11 +35,23 @@ def images(seed: int) -> np.ndarray:
 
 
 def test_the_loss_is_the_weighted_mean_of_the_metric(weights):
-    loss = build_loss({'type': 'LPIPSLoss', 'net': 'alex', 'weights': str(weights), 'loss_weight': 3.0})
+    loss = build_loss({'type': 'LPIPSLoss', 'net': 'alex', 'weights': str(weights), 'loss_weight': 3.0, 'shift': 0})
     pairs = [(images(i), images(i + 10)) for i in range(2)]
     pred, target = (torch.stack([torch.from_numpy(p[k]).permute(2, 0, 1) for p in pairs]) for k in (0, 1))
     expected = 3 * np.mean([perceptual.lpips(a, b, weights=str(weights)) for a, b in pairs])
     assert loss(pred, target).item() == pytest.approx(expected, rel=1e-4)
+    assert loss(pred, pred).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_backbone_looks_at_other_pixels_each_time(weights):
+    """A pattern that repeats with the stride of the backbone is not at the same place for it twice."""
+    loss = build_loss({'type': 'LPIPSLoss', 'weights': str(weights)})
+    pred, target = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
+    torch.manual_seed(0)
+    first = [loss(pred, target).item() for _ in range(8)]
+    torch.manual_seed(0)
+    assert [loss(pred, target).item() for _ in range(8)] == first
+    assert len(set(first)) > 3
     assert loss(pred, pred).item() == pytest.approx(0, abs=1e-6)
 
 
