@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -11,6 +12,19 @@ KERNEL_FAMILIES = ('iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plat
 RESIZE_MODES = ('area', 'bilinear', 'bicubic')
 
 Range = tuple[float, float]
+
+CODECS: dict[str, tuple[str, Range]] = {
+    'webp': ('', (20.0, 90.0)),
+    'avif': ('', (20.0, 85.0)),
+    'h264': ('libx264', (40.0, 20.0)),
+    'hevc': ('libx265', (42.0, 22.0)),
+    'vp9': ('libvpx-vp9', (55.0, 25.0)),
+    'mpeg2': ('mpeg2video', (24.0, 3.0)),
+}
+"""FFmpeg's encoder of a video codec, and the setting (quality, CRF, quantiser) of the worst and the best picture."""
+
+SUBSAMPLINGS = {'4:2:2': (1, 2), '4:2:0': (2, 2), '4:1:1': (1, 4), '4:1:0': (4, 4)}
+"""How many rows and columns of pixels share one value of chroma."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,35 @@ class OrderConfig:
     jpeg_range: Range = (30.0, 95.0)
 
 
+@dataclass(frozen=True)
+class ExtraConfig:
+    """Settings of the further steps.
+
+    Attributes:
+        screentone_prob: probability that the picture was printed: dots of black on the light, before everything else.
+        screentone_range: distance of the dots in pixels.
+        halo_prob: probability of oversharpening between the two orders.
+        halo_range: its strength, the factor on what a Gaussian blur takes away.
+        subsampling_prob: probability of coarse chroma before the last codec.
+        subsampling_list: names out of `SUBSAMPLINGS`, drawn alike.
+        codec_prob: probability that another codec takes the place of the first JPEG.
+        codec_prob2: the same for the second JPEG.
+        codec_list: names out of `CODECS`.
+        codec_weights: a weight for each of them.
+    """
+
+    screentone_prob: float = 0.0
+    screentone_range: Range = (3.0, 8.0)
+    halo_prob: float = 0.0
+    halo_range: Range = (0.5, 2.0)
+    subsampling_prob: float = 0.0
+    subsampling_list: tuple[str, ...] = tuple(SUBSAMPLINGS)
+    codec_prob: float = 0.0
+    codec_prob2: float = 0.0
+    codec_list: tuple[str, ...] = tuple(CODECS)
+    codec_weights: tuple[float, ...] = (0.3, 0.2, 0.2, 0.1, 0.1, 0.1)
+
+
 FIRST_ORDER = OrderConfig(
     blur_prob=1.0,
     blur_sigma=(0.2, 3.0),
@@ -74,7 +117,8 @@ _ORDER_FIELDS = tuple(f.name for f in fields(OrderConfig) if f.name != 'blur_pro
 _FIRST_OPTIONS = {name: name for name in _ORDER_FIELDS}
 _SECOND_OPTIONS = {f'{name}2': name for name in _ORDER_FIELDS} | {'second_blur_prob': 'blur_prob'}
 _COMMON_OPTIONS = ('scale', 'final_sinc_prob', 'per_batch')
-OPTION_NAMES = (*_COMMON_OPTIONS, *_FIRST_OPTIONS, *_SECOND_OPTIONS)
+EXTRA_OPTIONS = tuple(f.name for f in fields(ExtraConfig))
+OPTION_NAMES = (*_COMMON_OPTIONS, *_FIRST_OPTIONS, *_SECOND_OPTIONS, *EXTRA_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -87,6 +131,7 @@ class DegradationConfig:
         final_sinc_prob: probability of a sinc filter at the end; its sizes are those of the second order's kernels.
         per_batch: draw the resizes, the kind of noise, the second blur and the order of the last two steps once for a
             whole batch, as BasicSR's RealESRGANModel does; otherwise each image has its own.
+        extra: further steps, all off by default.
     """
 
     scale: int = 4
@@ -94,6 +139,7 @@ class DegradationConfig:
     second: OrderConfig = SECOND_ORDER
     final_sinc_prob: float = 0.8
     per_batch: bool = False
+    extra: ExtraConfig = ExtraConfig()
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> DegradationConfig:
@@ -119,12 +165,19 @@ class DegradationConfig:
         config = cls(
             first=replace(FIRST_ORDER, **read(_FIRST_OPTIONS)),
             second=replace(SECOND_ORDER, **read(_SECOND_OPTIONS)),
+            extra=ExtraConfig(**read({name: name for name in EXTRA_OPTIONS})),
             **{name: options[name] for name in _COMMON_OPTIONS if name in options},
         )
         for suffix, order in (('', config.first), ('2', config.second)):
             if len(order.kernel_list) != len(order.kernel_prob):
                 weights, names = len(order.kernel_prob), len(order.kernel_list)
                 raise ValueError(f'kernel_prob{suffix} has {weights} weights for {names} names of kernel_list{suffix}')
+        extra = config.extra
+        if len(extra.codec_weights) != len(extra.codec_list):
+            if 'codec_weights' in options:
+                weights, names = len(extra.codec_weights), len(extra.codec_list)
+                raise ValueError(f'codec_weights has {weights} weights for {names} names of codec_list')
+            config = replace(config, extra=replace(extra, codec_weights=(1.0,) * len(extra.codec_list)))
         return config
 
 
@@ -142,7 +195,10 @@ def _check(name: str, value: Any) -> None:
         return isinstance(value, (list, tuple)) and all(map(number, value)) and count in (None, len(value))
 
     kind = name.removesuffix('2')
-    if kind == 'per_batch':
+    if name in EXTRA_OPTIONS:
+        wanted = _wanted(name, value)
+        demand(not wanted, wanted)
+    elif kind == 'per_batch':
         demand(isinstance(value, bool), 'true or false')
     elif kind == 'scale':
         demand(isinstance(value, int) and value >= 1, 'a whole number from 1 up')
@@ -166,3 +222,30 @@ def _check(name: str, value: Any) -> None:
         demand(numbers(2) and 0 < value[0] <= 1 <= value[1], 'two exponents on either side of 1')
     else:
         demand(numbers(2) and 0 <= value[0] <= value[1], 'two numbers from 0 up, the smaller one first')
+
+
+def _wanted(name: str, value: Any) -> str:
+    """What an option must be where `value` is not that; empty where it is."""
+
+    def number(x: Any) -> bool:
+        return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+    several = isinstance(value, (list, tuple))
+    if name.endswith(('_prob', '_prob2')):
+        return '' if number(value) and 0 <= value <= 1 else 'a probability'
+    if name.endswith('_list'):
+        known = CODECS if name == 'codec_list' else SUBSAMPLINGS
+        good = several and len(value) > 0 and all(v in known for v in value)
+        return '' if good else f'a list of {", ".join(known)}'
+    if name == 'codec_weights':
+        good = several and len(value) > 0 and all(map(number, value)) and min(value) >= 0 and sum(value) > 0
+        return '' if good else 'a list of weights, not all zero'
+    lowest = 2 if name == 'screentone_range' else 0
+    good = several and len(value) == 2 and all(map(number, value)) and lowest <= value[0] <= value[1]
+    return '' if good else f'two numbers from {lowest} up, the smaller one first'
+
+
+def codec_setting(codec: str, quality: float) -> float:
+    """The encoder's own number for a quality of 0 (the worst) to 1."""
+    worst, best = CODECS[codec][1]
+    return worst + (best - worst) * quality

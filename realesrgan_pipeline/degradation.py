@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .config import RESIZE_MODES, DegradationConfig
 from .draws import Draws, OrderDraws, draw, select
+from .extras import add_halos, print_dots, recode, subsample
 from .jpeg import jpeg
 from .kernels import blur, blur_kernels, sinc_kernels
 from .noise import gaussian_noise, poisson_noise
@@ -65,23 +66,24 @@ class Degradation:
         h, w = gt.shape[-2:]
 
         first = drawn.first
-        image = _blur(gt, first)
+        extra = drawn.extra
+        image = _blur(print_dots(gt, extra), first)
         if first.factor[0] != 1:
             image = resize(image, RESIZE_MODES[first.mode[0]], factor=first.factor[0].item())
         image = _add_noise(image, first, generators)
-        image = _jpeg(image, first)
+        image = recode(image, _jpeg(image, first), extra.codec, extra.quality)
 
         second = drawn.second
-        image = _blur(image, second)
+        image = _blur(add_halos(image, extra), second)
         size = tuple(max(1, int(n / scale * second.factor[0].item())) for n in (h, w))
         image = resize(image, RESIZE_MODES[second.mode[0]], size=size)
         image = _add_noise(image, second, generators)
 
         if drawn.jpeg_last[0]:
             image = _finish(image, (h // scale, w // scale), drawn)
-            image = _jpeg(image.clamp(0, 1), second)
+            image = _last_codec(image.clamp(0, 1), drawn)
         else:
-            image = _jpeg(image, second)
+            image = _last_codec(image, drawn)
             image = _finish(image, (h // scale, w // scale), drawn)
         return (image * 255).round().clamp(0, 255) / 255
 
@@ -110,6 +112,11 @@ def _add_noise(image: Tensor, drawn: OrderDraws, generators: Sequence[torch.Gene
 
 def _jpeg(image: Tensor, drawn: OrderDraws) -> Tensor:
     return jpeg(image, drawn.quality.to(image))
+
+
+def _last_codec(image: Tensor, drawn: Draws) -> Tensor:
+    image = subsample(image, drawn.extra)
+    return recode(image, _jpeg(image, drawn.second), drawn.extra.codec2, drawn.extra.quality2)
 
 
 def _finish(image: Tensor, size: tuple[int, int], drawn: Draws) -> Tensor:

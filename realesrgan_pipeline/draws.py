@@ -11,7 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import KERNEL_FAMILIES, RESIZE_MODES, DegradationConfig, OrderConfig
+from .config import (
+    CODECS,
+    KERNEL_FAMILIES,
+    RESIZE_MODES,
+    SUBSAMPLINGS,
+    DegradationConfig,
+    ExtraConfig,
+    OrderConfig,
+    codec_setting,
+)
 from .kernels import SINC
 
 # More than are used: a fixed number, so that the noise that is drawn next does not depend on the settings.
@@ -57,6 +66,38 @@ class OrderDraws:
 
 
 @dataclass(frozen=True)
+class ExtraDraws:
+    """The further steps of b images; every tensor has shape (b) and lies on the CPU."""
+
+    screentone: Tensor  # bool
+    pitch: Tensor  # of the dots, pixels
+    angle: Tensor  # of their grid, radians
+    halo: Tensor  # bool
+    strength: Tensor
+    subsampling: Tensor  # place in SUBSAMPLINGS, -1 for none
+    codec: Tensor  # place in CODECS of what takes the place of the first JPEG, -1 for none
+    quality: Tensor  # from 0, the worst, to 1
+    codec2: Tensor
+    quality2: Tensor
+
+    def describe(self, i: int) -> tuple[list[str], list[str], list[str], str, str]:
+        """Of image i in a few words each: before the first order, before the second, before the last codec; codecs."""
+        names = list(CODECS)
+        codec, codec2 = (
+            f'{names[c]} {codec_setting(names[c], q):.0f}' if c >= 0 else ''
+            for c, q in ((int(self.codec[i]), float(self.quality[i])), (int(self.codec2[i]), float(self.quality2[i])))
+        )
+        chroma = int(self.subsampling[i])
+        return (
+            [f'screentone {self.pitch[i]:.1f}'] if self.screentone[i] else [],
+            [f'halo {self.strength[i]:.1f}'] if self.halo[i] else [],
+            [f'chroma {list(SUBSAMPLINGS)[chroma]}'] if chroma >= 0 else [],
+            codec,
+            codec2,
+        )
+
+
+@dataclass(frozen=True)
 class Draws:
     """The whole degradation of b images; every tensor has shape (b) and lies on the CPU."""
 
@@ -67,6 +108,7 @@ class Draws:
     final_cutoff: Tensor  # radians per pixel
     final_mode: Tensor  # of the resize to the final size, place in RESIZE_MODES
     jpeg_last: Tensor  # bool: JPEG after the final resize and filter, or before them
+    extra: ExtraDraws
 
     def __len__(self) -> int:
         return len(self.jpeg_last)
@@ -76,9 +118,12 @@ class Draws:
         last = [f'resize back {RESIZE_MODES[self.final_mode[i]]}']
         if self.final_sinc[i]:
             last.append(f'sinc {self.final_cutoff[i]:.1f}')
-        second = self.second.describe(i)
-        second[-1:] = last + second[-1:] if self.jpeg_last[i] else second[-1:] + last
-        return [', '.join(self.first.describe(i)), ', '.join(second)]
+        first, second = self.first.describe(i), self.second.describe(i)
+        dots, halo, chroma, codec, codec2 = self.extra.describe(i)
+        first = [*dots, *first[:-1], codec or first[-1]]
+        coded = [*chroma, codec2 or second[-1]]
+        second = [*halo, *second[:-1], *(last + coded if self.jpeg_last[i] else coded + last)]
+        return [', '.join(first), ', '.join(second)]
 
     def alike(self) -> list[list[int]]:
         """The images in groups that take the same steps at the same sizes."""
@@ -91,7 +136,7 @@ class Draws:
         return list(groups.values())
 
 
-def select(draws: Draws | OrderDraws, images: Sequence[int]):
+def select(draws: Draws | OrderDraws | ExtraDraws, images: Sequence[int]):
     """The draws of some of the images."""
     values = {f.name: getattr(draws, f.name) for f in fields(draws)}
     chosen = {k: v[images] if isinstance(v, Tensor) else select(v, images) for k, v in values.items()}
@@ -119,6 +164,25 @@ def draw(config: DegradationConfig, generators: Sequence[torch.Generator]) -> Dr
         final_cutoff=u.between(math.pi / 3, math.pi),
         final_mode=u.choice([1] * len(RESIZE_MODES), shared=True),
         jpeg_last=u.chance(0.5, shared=True),
+        extra=_draw_extra(config.extra, u),
+    )
+
+
+def _draw_extra(config: ExtraConfig, u: _Uniform) -> ExtraDraws:
+    """After everything else, so that the published draws are the same with and without further steps."""
+    codecs = torch.tensor([list(CODECS).index(name) for name in config.codec_list])
+    kinds = torch.tensor([list(SUBSAMPLINGS).index(name) for name in config.subsampling_list])
+    return ExtraDraws(
+        screentone=u.chance(config.screentone_prob),
+        pitch=u.between(*config.screentone_range),
+        angle=u.between(0, math.pi / 2),
+        halo=u.chance(config.halo_prob),
+        strength=u.between(*config.halo_range),
+        subsampling=torch.where(u.chance(config.subsampling_prob), kinds[u.choice([1] * len(kinds))], -1),
+        codec=torch.where(u.chance(config.codec_prob), codecs[u.choice(config.codec_weights)], -1),
+        quality=u.between(0, 1),
+        codec2=torch.where(u.chance(config.codec_prob2), codecs[u.choice(config.codec_weights)], -1),
+        quality2=u.between(0, 1),
     )
 
 

@@ -75,6 +75,14 @@ def sinc_kernels(size: Tensor, cutoff: Tensor) -> Tensor:
     return _within(_sinc(*_grid(size), cutoff), size)
 
 
+def gaussian_kernel(size: int, sigma: float) -> Tensor:
+    """One Gaussian of standard deviation sigma in pixels, cut to `size` and summing to 1: (1, size, size) float32."""
+    place = torch.arange(size, dtype=torch.float64) - size // 2
+    row = torch.exp(-(place**2) / (2 * sigma**2))
+    kernel = torch.outer(row, row)
+    return (kernel / kernel.sum()).float()[None]
+
+
 def _grid(size: Tensor) -> tuple[Tensor, Tensor]:
     half = int(size.max()) // 2
     place = torch.arange(-half, half + 1, dtype=torch.float64)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .kernels import blur
+from .kernels import blur, gaussian_kernel
 
 SIZE = 51
 SIGMA = 8.0
@@ -35,7 +35,4 @@ def usm_sharpen(image: Tensor, weight: float = 0.5, threshold: float = 10.0) -> 
 
 @lru_cache(maxsize=4)
 def _gaussian(device: torch.device) -> Tensor:
-    place = torch.arange(SIZE, dtype=torch.float64) - SIZE // 2
-    row = torch.exp(-(place**2) / (2 * SIGMA**2))
-    kernel = torch.outer(row, row)
-    return (kernel / kernel.sum()).float()[None].to(device)
+    return gaussian_kernel(SIZE, SIGMA).to(device)

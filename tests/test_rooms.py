@@ -34,7 +34,7 @@ BESIDE: dict[str, set[str]] = {}
 PACKAGES = {
     'vmambair_arch/ops': {'torch', 'triton', 'mamba_ssm'},
     'vmambair_arch/archs': {'torch'},
-    'realesrgan_pipeline': {'torch', 'numpy', 'PIL', 'lmdb', 'realesrgan_pipeline'},
+    'realesrgan_pipeline': {'torch', 'numpy', 'PIL', 'lmdb', 'av', 'realesrgan_pipeline'},
 }
 """All that a folder may import beside the standard library and this package."""
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from realesrgan_pipeline.config import FIRST_ORDER, OPTION_NAMES, SECOND_ORDER, DegradationConfig
+from realesrgan_pipeline.config import EXTRA_OPTIONS, FIRST_ORDER, OPTION_NAMES, SECOND_ORDER, DegradationConfig
 
 # The degradation in Real-ESRGAN's option files, and in those of VmambaIR's release, which hold the same numbers.
 PUBLISHED = """
@@ -44,7 +44,11 @@ final_sinc_prob: 0.8
 def test_defaults_are_the_published_settings():
     options = yaml.safe_load(PUBLISHED)
     assert DegradationConfig.from_options(options) == DegradationConfig()
-    assert set(OPTION_NAMES) - set(options) == {'per_batch'}
+    assert set(OPTION_NAMES) - set(options) == {'per_batch', *EXTRA_OPTIONS}
+    extra = DegradationConfig().extra
+    assert (
+        extra.screentone_prob == extra.halo_prob == extra.subsampling_prob == extra.codec_prob == extra.codec_prob2 == 0
+    )
 
 
 def test_each_name_reaches_its_own_order():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from realesrgan_pipeline import Degradation, DegradationConfig, image_generator
 from realesrgan_pipeline.config import OPTION_NAMES
+from realesrgan_pipeline.extras import missing_codecs
 from realesrgan_pipeline.sharpen import usm_sharpen
 
 from ..errors import UserError, as_user_error
@@ -54,7 +55,10 @@ class RealWorldData:
     def check_options(cls, opt: dict[str, Any]) -> None:
         super().check_options(opt)
         section = opt['datasets']['train']
-        read_degradation(opt, section)
+        extra = read_degradation(opt, section).extra
+        if extra.codec_prob or extra.codec_prob2:
+            if fault := missing_codecs(extra.codec_list):
+                raise UserError(fault)
         gt_size, crop = read_gt_size(opt, section), section.get('crop_pad_size')
         if crop and gt_size > crop:
             raise UserError(f'gt_size {gt_size} is larger than crop_pad_size {crop} of datasets: train; raise that')

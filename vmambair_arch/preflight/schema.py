@@ -318,12 +318,12 @@ def _all_fit(path: Path, known: Path) -> bool:
 
 def degradation_texts() -> dict[str, str]:
     """The keys of the real-world degradation, at the top of a file or in `datasets: train`, with their texts."""
-    from realesrgan_pipeline.config import OPTION_NAMES, DegradationConfig, OrderConfig
+    from realesrgan_pipeline.config import OPTION_NAMES, DegradationConfig, ExtraConfig, OrderConfig
 
-    first = described(DegradationConfig) | described(OrderConfig)
+    first = described(DegradationConfig) | described(OrderConfig) | described(ExtraConfig)
     texts = {}
     for name in OPTION_NAMES:
-        field = name.removesuffix('2')
+        field = name if name in first else name.removesuffix('2')
         text = first.get(field) or first.get(field.removeprefix('second_'), '')
         second = name != field or name.startswith('second_')
         texts[name] = text + (' Of the second order.' if second else '')
