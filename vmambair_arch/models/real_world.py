@@ -56,9 +56,8 @@ class RealWorldData:
         super().check_options(opt)
         section = opt['datasets']['train']
         extra = read_degradation(opt, section).extra
-        if extra.codec_prob or extra.codec_prob2:
-            if fault := missing_codecs(extra.codec_list):
-                raise UserError(fault)
+        if (extra.codec_prob or extra.codec_prob2) and (fault := missing_codecs(extra.codec_list)):
+            raise UserError(fault)
         gt_size, crop = read_gt_size(opt, section), section.get('crop_pad_size')
         if crop and gt_size > crop:
             raise UserError(f'gt_size {gt_size} is larger than crop_pad_size {crop} of datasets: train; raise that')
