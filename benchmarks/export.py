@@ -111,7 +111,7 @@ def main() -> None:
         runs, files = programs(network, Path(folder), args)
         sizes: dict[str, object] = {}
         for size in args.sizes:
-            rounds = max(3, round(args.rounds * min(args.sizes) / size))
+            rounds = max(2, round(args.rounds * min(args.sizes) / size))
             rows = sizes[str(size)] = compare(runs, size, rounds)
             for name, row in rows.items():
                 print(f'{size}x{size}  {name:24} {row}', flush=True)

@@ -4,19 +4,15 @@
  *     x (b, h, w, d), x_dbl (b, h, w, K * (R + 2N)), dt_weight (K, d, R), dt_bias (K, d), A (K, d, N), D (K, d)
  *     -> y (b, h, w, d)
  *
- * all float32, directions 0 to K - 1; letters as in ../reference.py. Threads are OpenMP's (OMP_NUM_THREADS), not those
- * of the session.
+ * all float32, directions 0 to K - 1; letters as in ../reference.py. The work is done by the session's own threads: a
+ * second pool beside them would only be in their way.
  *
  * onnxruntime's interface is a table of functions whose order never changes, so nothing of it is needed to build this.
- * The numbers are the places in that table, from 0; all of them are there since its first version.
+ * The numbers are the places in that table, from 0.
  */
 #include <stddef.h>
 #include <stdlib.h>
-#include <string.h>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include <unistd.h>
 
 #include "parallel.h"
 #include "scan.h"
@@ -36,13 +32,20 @@ enum {
     INPUT = 90,
     OUTPUT = 91,
     RELEASE_SHAPE = 99,
+    PARALLEL_FOR_EACH = 274,
 };
 
-/* The first version of the interface in which an operator can say that it failed: onnxruntime 1.16. */
-enum { API_VERSION = 16, INVALID_ARGUMENT = 2, FLOAT = 1, INPUTS = 6, LANES = 16 };
+/* The first version of the interface that lends the session's threads: onnxruntime 1.17. */
+enum { API_VERSION = 17, INVALID_ARGUMENT = 2, FLOAT = 1, INPUTS = 6, LANES = 16 };
 
 /* State updates below which another thread costs more than it brings; as in ../c_scan.py. */
 #define WORK_PER_THREAD (1 << 17)
+
+/* Directions that share a piece of the work: two for two processors, for then there are two pieces an image. */
+static int64_t together(int64_t K)
+{
+    return sysconf(_SC_NPROCESSORS_ONLN) <= 2 && K > 1 ? 2 : 1;
+}
 
 typedef struct {
     const function *(*get)(uint32_t version);
@@ -134,10 +137,41 @@ static int is(const array *a, size_t rank, int64_t s0, int64_t s1, int64_t s2, i
     return 1;
 }
 
+/* An image and some neighbouring directions are a piece, with an array of its own to add into. */
+typedef struct {
+    const scan_problem *all;
+    int64_t each;   /* directions of a piece */
+    float **sums;   /* by piece of an image: (b, h, w, d) */
+    float *second;  /* (b, h, w, d), for a piece of more than three directions */
+    int failed;
+} pieces;
+
+static void do_piece(void *data, size_t i)
+{
+    pieces *work = data;
+    const scan_problem *all = work->all;
+    const int64_t count = (all->K + work->each - 1) / work->each, image = i / count, part = i % count;
+    const int64_t first = part * work->each, map = all->h * all->w * all->d, K = all->K - first;
+    scan_problem p = *all;
+    p.b = 1;
+    p.K = K < work->each ? K : work->each;
+    p.threads = 1;
+    p.directions += first;
+    p.x = (const float *)all->x + image * all->x_stride[0];
+    p.x_dbl = (const float *)all->x_dbl + image * all->x_dbl_stride[0] + first * (all->R + 2 * all->N);
+    p.dt_weight += first * all->d * all->R;
+    p.dt_bias += first * all->d;
+    p.A += first * all->d * all->N;
+    p.D += first * all->d;
+    float *sums[] = {work->sums[part] + image * map, work->second ? work->second + image * map : NULL};
+    if (vmambair_scan_forward(&p, sums, 1, (all->d + LANES - 1) / LANES * LANES, sums[0])) work->failed = 1;
+}
+
 static status *compute(void *kernel, void *context)
 {
     typedef status *get_output(void *, size_t, const int64_t *, size_t, void **);
     typedef status *get_data(void *, float **);
+    typedef status *parallel_for(const void *, void (*)(void *, size_t), size_t, size_t, void *);
     static const int64_t directions[] = {0, 1, 2, 3};
     const function *api = kernel;
     array in[INPUTS];
@@ -158,32 +192,25 @@ static status *compute(void *kernel, void *context)
     const int64_t elements = b * h * w * d;
     if (!elements) return NULL;
 
-    int64_t threads = 1;
-#if defined(_OPENMP)
-    threads = omp_get_max_threads();
-#endif
-    const int64_t useful = elements * K * N / WORK_PER_THREAD;
-    if (threads > useful) threads = useful > 1 ? useful : 1;
-    const int64_t pairs = (K + 1) / 2;
-    const int64_t parts = b % threads == 0 || b > 4 * threads ? 1 : threads > b * pairs ? K : pairs;
-    const int64_t pieces = b * parts, blocks = (d + LANES - 1) / LANES;
-    int64_t groups = pieces % threads == 0 ? 1 : (4 * threads + pieces - 1) / pieces;
-    if (groups > blocks) groups = blocks;
-
-    float *sums[4] = {y};
-    const int64_t arrays = parts > 2 ? parts : 2;
-    float *work = malloc((arrays - 1) * elements * sizeof *work);
-    if (!work) return error(api, "OmniScan: no memory");
-    for (int64_t i = 1; i < arrays; i++) sums[i] = work + (i - 1) * elements;
     const scan_problem problem = {
         .b = b, .h = h, .w = w, .d = d, .N = N, .R = R, .K = K, .directions = directions,
         .x = x->data, .x_dbl = x_dbl->data,
         .x_stride = {h * w * d, w * d, d}, .x_dbl_stride = {h * w * row, w * row, row},
-        .dt_weight = dt_weight->data, .dt_bias = dt_bias->data, .A = A->data, .D = D->data, .threads = (int32_t)threads,
+        .dt_weight = dt_weight->data, .dt_bias = dt_bias->data, .A = A->data, .D = D->data, .threads = 1,
     };
-    const int failed = vmambair_scan_forward(&problem, sums, parts, (blocks + groups - 1) / groups * LANES, y);
-    free(work);
-    return failed ? error(api, "OmniScan: no memory") : NULL;
+    const int64_t each = elements * K * N / b < 2 * WORK_PER_THREAD ? K : together(K), count = (K + each - 1) / each;
+    const int64_t arrays = count > 1 ? count : 2;
+    float *scratch = malloc((arrays - 1) * elements * sizeof *scratch);
+    if (!scratch) return error(api, "OmniScan: no memory");
+    float *sums[4] = {y};
+    for (int64_t i = 1; i < arrays; i++) sums[i] = scratch + (i - 1) * elements;
+    pieces work = {.all = &problem, .each = each, .sums = sums, .second = count == 1 ? sums[1] : NULL};
+    status *failed = ((parallel_for *)api[PARALLEL_FOR_EACH])(context, do_piece, b * count, 0, &work);
+    for (int64_t i = 1; i < count; i++)
+        for (int64_t e = 0; e < elements; e++) y[e] += sums[i][e];
+    free(scratch);
+    if (!failed && work.failed) failed = error(api, "OmniScan: no memory");
+    return failed;
 }
 
 static const operator omni_scan = {
