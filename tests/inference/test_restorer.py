@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -149,6 +150,21 @@ def test_tiles_on_request_and_by_memory(halve, monkeypatch):
     halve.shapes.clear()
     Restorer(halve, tile=0)(source)
     assert halve.shapes == [(1, 3, 100, 120)]
+
+
+def test_tiles_keep_every_tensor_of_a_gpu_below_what_32_bits_count(halve, monkeypatch):
+    """Whatever memory there is: 3 numbers a pixel here, and a limit of 3 * 64 * 64."""
+    monkeypatch.setattr(restorer_module.tiles, 'MOST_ELEMENTS', 3 * 64 * 64)
+    monkeypatch.setattr(restorer_module.tiles, 'free_memory', lambda device: 1e12)
+    restorer = Restorer(halve, device='cpu')
+    assert restorer.tile_for(100, 120) is None
+    restorer.device = SimpleNamespace(type='cuda')
+    monkeypatch.setattr(restorer_module.tiles, 'memory_per_pixel', lambda network, device: 1.0)
+    monkeypatch.setattr(
+        restorer_module.tiles, 'elements_per_pixel',
+        lambda network, device, real=restorer_module.tiles.elements_per_pixel: real(halve, torch.device('cpu')),
+    )  # fmt: skip
+    assert restorer.tile_for(100, 120) == 64
 
 
 def test_the_cost_of_a_pixel_is_measured_once_and_free_memory_for_every_picture(halve, monkeypatch):

@@ -98,6 +98,10 @@ def test_only_tiles_reach_the_network():
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
         MemoryError(),
+        # More than 2^31 elements, as torch and cuDNN say it.
+        RuntimeError('input tensor must fit into 32-bit index math: canUse32BitIndexMath(input)'),
+        RuntimeError('Expected input.numel() <= INT_MAX'),
+        RuntimeError('cuDNN error: CUDNN_STATUS_NOT_SUPPORTED'),
     ],
 )
 def test_out_of_memory_halves_the_tile_and_starts_over(error, caplog):
@@ -159,6 +163,13 @@ def test_memory_is_measured():
         return wide[:, :3].clone()
 
     assert 1200 <= tiles.memory_per_pixel(network, torch.device('cpu')) <= 1300
+
+
+def test_the_widest_tensor_is_found_wherever_it_is_in_the_network():
+    def network(x):
+        return F.conv2d(F.interpolate(x, scale_factor=2), torch.ones(5, 3, 1, 1)).mean()
+
+    assert tiles.elements_per_pixel(network, torch.device('cpu')) == 5 * 4
 
 
 def test_the_tile_that_fits():

@@ -110,6 +110,7 @@ class Restorer:
         self.outscale = outscale
         self.alpha = alpha
         self._bytes_per_pixel: float | None = None
+        self._elements_per_pixel: float | None = None
         self._fingerprint: str | None = None
         self._blocks = _count_blocks(self.model) * self._passes()
         if self.device.type == 'cpu' and self.dtype == torch.float16:
@@ -334,7 +335,7 @@ class Restorer:
                 if restored.isfinite().all():
                     return [self._to_size(one, height, width) for one in restored]
             except (RuntimeError, MemoryError) as error:
-                if not tiles.is_out_of_memory(error):
+                if not tiles.wants_smaller_tiles(error):
                     raise
         return [self._run(picture, None) for picture in pictures]
 
@@ -345,7 +346,7 @@ class Restorer:
         pixels = height * width
         if pixels * BATCH <= tiles.PROBE**2:
             return BATCH
-        return max(1, min(BATCH, int(tiles.free_memory(self.device) / self._cost() / pixels)))
+        return max(1, min(BATCH, int(self._most_pixels() / pixels)))
 
     def _cost(self) -> float:
         """Bytes of working memory for an input pixel."""
@@ -354,13 +355,23 @@ class Restorer:
                 self._bytes_per_pixel = tiles.memory_per_pixel(self.network, self.device)
         return self._bytes_per_pixel
 
+    def _most_pixels(self) -> float:
+        """Input pixels that can go through the network at one time."""
+        pixels = tiles.free_memory(self.device) / self._cost()
+        if self.device.type == 'cpu':
+            return pixels
+        if self._elements_per_pixel is None:
+            with torch.inference_mode():
+                self._elements_per_pixel = tiles.elements_per_pixel(self.network, self.device)
+        return min(pixels, tiles.MOST_ELEMENTS / self._elements_per_pixel)
+
     def tile_for(self, height: int, width: int) -> int | None:
         """The largest side of a tile for an image of that size, in input pixels; None: whole."""
         if self.tile is not None:
             return self.tile or None
         if height * width <= tiles.PROBE**2:
             return None
-        return tiles.tile_that_fits(height, width, tiles.free_memory(self.device) / self._cost())
+        return tiles.tile_that_fits(height, width, self._most_pixels())
 
     def _restore_tensor(self, picture: Tensor, progress: tiles.Progress | None) -> Tensor:
         if picture.ndim not in (3, 4) or picture.numel() == 0:

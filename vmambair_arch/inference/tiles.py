@@ -21,12 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from ..errors import UserError
+from ..ops.faults import is_out_of_memory, is_too_large
 
 ALIGN = 8
 """Tiles start at multiples of the network's coarsest pixel, so that they are sampled on the grid of the whole image."""
 MIN_TILE = 32
 PROBE = 64
 """Side of the image on which the cost of a pixel is measured; borders make it come out a little high."""
+MOST_ELEMENTS = 2**31 - 1
+"""Elements of a tensor on a GPU: several operators of torch and cuDNN count with 32 bits there."""
 CPU_BUDGET = 2 * 2**30
 """Most working memory of the network on a CPU, in bytes: larger tiles are no faster there, and a limit that does not
 depend on the machine gives the same result on all of them."""
@@ -95,17 +98,18 @@ def restore(
         try:
             return _restore(network, image, scale, tile, min(overlap, tile // 3), torch.device(device), progress)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not wants_smaller_tiles(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else 'MemoryError'
+            what = 'out of memory' if is_out_of_memory(error) else 'too large for an operator'
         # Outside the except clause: the exception keeps the frames, and so the tensors, of the failed attempt alive.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         tile = min(tile, max(image.shape[-2:])) // 2
         if tile < MIN_TILE:
-            raise UserError(f'out of memory even with tiles of {2 * tile} pixels ({reason}); free some, or use a CPU')
-        logger.warning('out of memory: starting this image over with tiles of %d pixels', tile)
+            raise UserError(f'{what} even with tiles of {2 * tile} pixels ({reason}); free some, or use a CPU')
+        logger.warning('%s: starting this image over with tiles of %d pixels', what, tile)
 
 
 def _restore(
@@ -134,11 +138,9 @@ def _restore(
     return result
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch or Python says that memory ran out, on any device."""
-    # By its words: the class that torch raises has another name in every other version of it.
-    said = ('out of memory', 'allocate memory', 'not enough memory', 'alloc_failed')
-    return isinstance(error, MemoryError) or any(part in str(error).lower() for part in said)
+def wants_smaller_tiles(error: BaseException) -> bool:
+    """Whether memory ran out, or a tensor has more elements than an operator can count."""
+    return is_out_of_memory(error) or is_too_large(error)
 
 
 def tile_that_fits(height: int, width: int, pixels: float) -> int | None:
@@ -156,6 +158,13 @@ def memory_per_pixel(network: Network, device: torch.device) -> float:
     return peak_memory(network, image) / PROBE**2
 
 
+def elements_per_pixel(network: Network, device: torch.device) -> float:
+    """Elements of the largest tensor in the network for each input pixel, found on PROBE x PROBE noise."""
+    with _Widest() as widest:
+        network(torch.rand(1, 3, PROBE, PROBE, device=device))
+    return widest.elements / PROBE**2
+
+
 def peak_memory(network: Network, image: Tensor) -> int:
     """Bytes of working memory that the network takes for `image` (b, c, h, w), its output included."""
     if image.is_cuda:
@@ -166,6 +175,19 @@ def peak_memory(network: Network, image: Tensor) -> int:
     with _PeakMemory() as memory:
         network(image)
     return memory.peak
+
+
+class _Widest(TorchDispatchMode):
+    """The most elements of a tensor that any operator returns while it is on."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
 
 
 class _PeakMemory(TorchDispatchMode):
