@@ -75,8 +75,8 @@ class Degradation:
 
         second = drawn.second
         image = _blur(add_halos(image, extra), second)
-        size = tuple(max(1, int(n / scale * second.factor[0].item())) for n in (h, w))
-        image = resize(image, RESIZE_MODES[second.mode[0]], size=size)
+        height, width = (max(1, int(n / scale * second.factor[0].item())) for n in (h, w))
+        image = resize(image, RESIZE_MODES[second.mode[0]], size=(height, width))
         image = _add_noise(image, second, generators)
 
         if drawn.jpeg_last[0]:

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -136,10 +137,13 @@ class Draws:
         return list(groups.values())
 
 
-def select(draws: Draws | OrderDraws | ExtraDraws, images: Sequence[int]):
+DrawsT = TypeVar('DrawsT', bound='Draws | OrderDraws | ExtraDraws')
+
+
+def select(draws: DrawsT, images: Sequence[int]) -> DrawsT:
     """The draws of some of the images."""
     values = {f.name: getattr(draws, f.name) for f in fields(draws)}
-    chosen = {k: v[images] if isinstance(v, Tensor) else select(v, images) for k, v in values.items()}
+    chosen: dict[str, Any] = {k: v[images] if isinstance(v, Tensor) else select(v, images) for k, v in values.items()}
     return type(draws)(**chosen)
 
 

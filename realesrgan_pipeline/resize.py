@@ -28,7 +28,8 @@ def resize(image: Tensor, mode: str, *, size: tuple[int, int] | None = None, fac
         if smallest * factor >= 1:
             # The grid of samples follows the factor itself, not the rounded sizes.
             return F.interpolate(image, scale_factor=factor, mode=mode)
-        size = tuple(max(1, math.floor(n * factor)) for n in image.shape[-2:])
+        height, width = (max(1, math.floor(n * factor)) for n in image.shape[-2:])
+        size = height, width
     return F.interpolate(image, size=size, mode=mode)
 
 

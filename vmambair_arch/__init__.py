@@ -6,10 +6,15 @@ Importing this package registers everything with BasicSR, which it neither needs
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .plugin import registration
+
+if TYPE_CHECKING:
+    from .archs import OSSNet, VmambaIR
+    from .checkpoints.load import load_model
+    from .inference.restorer import Restorer
 
 __version__ = '0.1.0'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -23,7 +23,7 @@ class UserError(ValueError):
         self.exit_code = exit_code
 
 
-def nearest(name: str, valid: list[str] | tuple[str, ...]) -> str:
+def nearest(name: str, valid: Sequence[str]) -> str:
     """A hint ` (did you mean 'x'?)` for a mistyped name, empty where nothing is near."""
     import difflib
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .oss_block import BlockOptions, OSSBlock
+from .oss_block import BlockOptions
 
 SCALES = (1, 2, 3, 4)
 
@@ -123,7 +123,7 @@ class Network(nn.Module):
         if key in state_dict and (loaded := decode_form(state_dict[key])) != {n: self.config[n] for n in HIDDEN}:
             error_msgs.append(f'the checkpoint is of a network with {loaded}, which this one is not')
 
-    def run_blocks(self, blocks: Iterable[OSSBlock], x: Tensor) -> Tensor:
+    def run_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
         for block in blocks:
             recompute = self.use_checkpoint and self.training and x.requires_grad
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)

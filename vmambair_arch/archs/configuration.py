@@ -119,7 +119,7 @@ def _block(state_dict: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str
 
     N = shape('attn.A_logs')[1]
     has_channel_scan = f'{prefix}.attn.xc_proj_weight' in state_dict
-    config = {
+    config: dict[str, Any] = {
         'LayerNorm_type': 'WithBias' if f'{prefix}.norm1.body.bias' in state_dict else 'BiasFree',
         'd_state': N,
         'plane_directions': shape('attn.x_proj_weight')[0],

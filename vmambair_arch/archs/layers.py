@@ -47,6 +47,13 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return x
 
 
+class _Parameters(nn.Module):
+    """Holds a weight and perhaps a bias, (dim,) each, and does nothing."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+
 class LayerNorm(nn.Module):
     """LayerNorm over the channels of every pixel of (..., c): biased variance, eps 1e-5.
 
@@ -61,7 +68,7 @@ class LayerNorm(nn.Module):
         super().__init__()
         self.bias_free = bias_free
         # The release keeps the parameters one level down, in `body`.
-        self.body = nn.Module()
+        self.body = _Parameters()
         self.body.weight = nn.Parameter(torch.ones(dim))
         if not bias_free:
             self.body.bias = nn.Parameter(torch.zeros(dim))
@@ -70,7 +77,7 @@ class LayerNorm(nn.Module):
         weight = self.body.weight
         if self.bias_free:
             return x * torch.rsqrt(x.var(-1, keepdim=True, unbiased=False) + self.eps) * weight
-        return F.layer_norm(x, weight.shape, weight, self.body.bias, self.eps)
+        return F.layer_norm(x, list(weight.shape), weight, self.body.bias, self.eps)
 
 
 class Downsample(nn.Module):

@@ -55,7 +55,7 @@ class BlockOptions:
     pointwise: Literal['conv', 'linear'] = 'conv'
 
 
-def _pointwise_layer(dim_in: int, dim_out: int, bias: bool, options: BlockOptions) -> nn.Module:
+def _pointwise_layer(dim_in: int, dim_out: int, bias: bool, options: BlockOptions) -> nn.Linear | nn.Conv2d:
     return (
         nn.Linear(dim_in, dim_out, bias) if options.pointwise == 'linear' else nn.Conv2d(dim_in, dim_out, 1, bias=bias)
     )
@@ -153,7 +153,9 @@ class OSSModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # One product for each half instead of a split: the halves come out contiguous.
         weight_x, weight_z = self.in_conv.weight.chunk(2)
-        bias_x, bias_z = self.in_conv.bias.chunk(2)
+        bias = self.in_conv.bias
+        assert bias is not None
+        bias_x, bias_z = bias.chunk(2)
         z = F.silu(pointwise(x, weight_z, bias_z))
         x = depthwise_silu(pointwise(x, weight_x, bias_x), self.conv2d.weight, self.conv2d.bias)
         y = self.out_norm(self.scan_plane(x)) * z

@@ -44,7 +44,7 @@ def script(shell: str) -> str:
     for one in subparsers.choices.values():
         for action in one._actions:
             if action.dest in FILES | FOLDERS and not action.choices:
-                action.complete = shtab.FILE if action.dest in FILES else shtab.DIRECTORY  # type: ignore[attr-defined]
+                action.complete = shtab.FILE if action.dest in FILES else shtab.DIRECTORY
     return str(shtab.complete(parser, shell))
 
 

@@ -285,7 +285,7 @@ def _restore_unseen(task: Task, out: Path, restorer: Restorer) -> tuple[list[Sco
         target = read_image(out / 'data' / 'unseen' / 'target' / path.name).rgb
         degraded = read_image(path).rgb
         written = out / 'restored' / path.name
-        write_image(written, Image(restorer(degraded)))
+        write_image(written, restorer.restore(Image(degraded)))
         # Measured on the file, 8 bits a channel, as anybody who opens it would.
         restored = read_image(written).rgb
         before = task.baseline(degraded, target.shape[:2])

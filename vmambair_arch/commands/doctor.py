@@ -148,19 +148,19 @@ def _try_scan(device: torch.device, backend: str) -> Line:
     h = w = 32
     d, K, N, R = 48, 4, 16, 3
     shapes = ((1, h, w, d), (1, h, w, K * (R + 2 * N)), (K, d, R), (K, d), (K, d, N), (K, d))
-    random = ScanInputs(*(torch.randn(shape).mul(0.5) for shape in shapes))
-    inputs = ScanInputs(*(tensor.to(device) for tensor in random._replace(A=-random.A.exp())))
+    x, x_dbl, dt_weight, dt_bias, A, D = (torch.randn(shape).mul(0.5).to(device) for shape in shapes)
+    inputs = ScanInputs(x, x_dbl, dt_weight, dt_bias, -A.exp(), D)
     wanted, slow = timed('reference')
     try:
         got, fast = timed(backend)
     except Exception as error:  # Triton compiles at the first call: no compiler, a driver that is too old, …
         reason = ' '.join(str(error).split())[:200]
         return Line(f'  fails: {type(error).__name__}: {reason}; use VMAMBAIR_SCAN=torch meanwhile, slowly', False)
-    error = ((got - wanted).abs().max() / wanted.abs().max()).item()
+    distance = ((got - wanted).abs().max() / wanted.abs().max()).item()
     speed = f'{fast * 1e3:.1f} ms for a {h} x {w} map of {d} channels, {slow / fast:.0f} times the reference'
-    if not error < TOLERANCE:
-        return Line(f'  wrong: differs from the reference by {error:.1e} of its range', False)
-    return Line(f'  right: differs from the reference by {error:.1e} of its range; {speed}')
+    if not distance < TOLERANCE:
+        return Line(f'  wrong: differs from the reference by {distance:.1e} of its range', False)
+    return Line(f'  right: differs from the reference by {distance:.1e} of its range; {speed}')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

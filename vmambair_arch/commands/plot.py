@@ -210,19 +210,19 @@ def watch(experiment: str | Path, port: int = 8008) -> http.server.HTTPServer:
     Raises:
         UserError: no figures yet, or the port is taken.
     """
-    experiment = Path(experiment)
-    read_logs(experiment)
+    folder = Path(experiment)
+    read_logs(folder)
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # the name is http.server's
-            pictures = {f'/{name}': experiment / name for name in ('curves.png', 'validation.png')}
+            pictures = {f'/{name}': folder / name for name in ('curves.png', 'validation.png')}
             place = self.path.partition('?')[0]
             if place == '/':
-                self._send('text/html; charset=utf-8', _PAGE.format(title=html.escape(experiment.name)).encode())
+                self._send('text/html; charset=utf-8', _PAGE.format(title=html.escape(folder.name)).encode())
             elif place in pictures:
                 if place == '/curves.png':
                     with contextlib.suppress(UserError):  # the old picture stays
-                        plot(experiment)
+                        plot(folder)
                 try:
                     self._send('image/png', pictures[place].read_bytes())
                 except OSError:

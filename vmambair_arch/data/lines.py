@@ -42,7 +42,7 @@ def draw_lines(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         raise ValueError(f'draw_lines wants a float RGB array (h, w, 3), got {image.dtype} {image.shape}')
     result = np.array(image, np.float32)
     for _ in range(int(rng.integers(1, 4))):
-        coverage = np.zeros(image.shape[:2], np.uint8)
+        coverage: np.ndarray = np.zeros(image.shape[:2], np.uint8)
         THINGS[int(rng.integers(len(THINGS)))](coverage, rng)
         if rng.random() < 0.4:  # out of focus, as most of a picture is
             coverage = cv2.GaussianBlur(coverage, (0, 0), rng.uniform(0.4, 1.2))
@@ -63,7 +63,10 @@ def _colour(rng: np.random.Generator) -> np.ndarray:
     return np.clip(colour, 0, 1).astype(np.float32)
 
 
-def _line(coverage: np.ndarray, start: tuple[float, float], end: tuple[float, float], width: float) -> None:
+Point = tuple[float, float] | np.ndarray
+
+
+def _line(coverage: np.ndarray, start: Point, end: Point, width: float) -> None:
     """An antialiased line of `width` pixels between two points (x, y)."""
     direction = np.subtract(end, start)
     length = math.hypot(*direction)

@@ -167,6 +167,7 @@ class PairedProgressiveDataset(Dataset):
             return {'lq': add_8bit_rain(gt, rng, self.source.rain), 'gt': gt}
         if self.source.bicubic:
             return {'lq': cut.bicubic(gt), 'gt': cut(gt, self.scale)}
+        assert lq is not None  # there is an input where none is made
         images = {'lq': cut(lq, 1), 'gt': cut(gt, self.scale)}
         if self.labelled:
             images['label'] = cut(self.source.read_label(index), self.scale)

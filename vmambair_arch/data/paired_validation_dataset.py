@@ -46,6 +46,7 @@ class PairedValidationDataset(Dataset):
         gt = to_float(gt)
         if self.source.rain:
             lq = add_8bit_rain(gt, np.random.default_rng(index), self.source.rain)
+        assert lq is not None  # there is an input where none is made
         pair = self.source.pairs[index]
         return {
             'lq': to_tensor(to_float(lq)),

@@ -8,7 +8,7 @@ inputs. Order is sorted by name, so that it is the same on every machine.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Pair:
     label: str | None = None
 
 
-def list_pairs(section: dict[str, Any]) -> list[Pair]:
+def list_pairs(section: Mapping[str, Any]) -> list[Pair]:
     """The pairs that a data section names, sorted by the target's name.
 
     Args:
@@ -76,7 +76,7 @@ def list_pairs(section: dict[str, Any]) -> list[Pair]:
     return [replace(pair, label=labels[name]) for pair, name in zip(pairs, names, strict=True)]
 
 
-def _inputs_and_targets(section: dict[str, Any]) -> list[Pair]:
+def _inputs_and_targets(section: Mapping[str, Any]) -> list[Pair]:
     gt_root, lq_root = section.get('dataroot_gt'), section.get('dataroot_lq')
     if not gt_root:
         raise UserError(f'{_name(section)}: dataroot_gt is missing: name the folder of the clean images')
@@ -117,7 +117,7 @@ class PairSource:
         photographs: files of `dataroot_clean`, clean images without partner.
     """
 
-    def __init__(self, section: dict[str, Any]) -> None:
+    def __init__(self, section: Mapping[str, Any]) -> None:
         self.rain, self.rain_probability = _rain(section)
         self.bicubic = bool(section.get('bicubic'))
         self.pairs = list_pairs(section)
@@ -144,7 +144,8 @@ class PairSource:
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         pair, scale = self.pairs[index], self._scale
-        lq, gt = self._pixels(self._lq_root, pair.lq) if pair.lq else None, self._pixels(self._gt_root, pair.gt)
+        lq = self._pixels(self._lq_root, pair.lq) if pair.lq and self._lq_root else None
+        gt = self._pixels(self._gt_root, pair.gt)
         if self.bicubic:
             h, w = (n // scale * scale for n in gt.shape[:2])
             if not h or not w:
@@ -223,7 +224,7 @@ def folder_images(folder: str | Path) -> list[Path]:
     return images
 
 
-def is_lmdb(section: dict[str, Any]) -> bool:
+def is_lmdb(section: Mapping[str, Any]) -> bool:
     """Whether the section's images lie in LMDB; else they are files."""
     backend = (section.get('io_backend') or {}).get('type', 'disk')
     if backend not in ('disk', 'lmdb'):
@@ -280,11 +281,11 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 # helpers
 
 
-def _name(section: dict[str, Any]) -> str:
+def _name(section: Mapping[str, Any]) -> str:
     return f'data set {section["name"]}' if section.get('name') else 'data set'
 
 
-def _rain(section: dict[str, Any]) -> tuple[RainConfig | None, float]:
+def _rain(section: Mapping[str, Any]) -> tuple[RainConfig | None, float]:
     """The rain of a section and the share of samples that it makes the input of."""
     sources = [key for key in ('dataroot_lq', 'rain', 'bicubic') if section.get(key) or section.get(key) == {}]
     if not sources:

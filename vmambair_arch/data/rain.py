@@ -120,7 +120,7 @@ def rain_layer(h: int, w: int, rng: np.random.Generator, config: RainConfig | No
     blur = rng.uniform(*config.blur) if config.blur[0] < config.blur[1] else config.blur[0]
     mean_length *= size
     density /= size**2
-    clear = np.ones((h, w), np.float32)  # 1 - opacity: streaks over one another multiply
+    clear: np.ndarray = np.ones((h, w), np.float32)  # 1 - opacity: streaks over one another multiply
 
     for share, longer, wider, denser in _DEPTHS.values():
         # Streaks whose centre lies outside reach in: draw them over a frame as wide as half the longest.
@@ -163,7 +163,7 @@ def add_rain(image: np.ndarray, rng: np.random.Generator, config: RainConfig | N
     config = config or RainConfig()
     light = np.float32(rng.uniform(*config.light))
     veil = np.float32(rng.uniform(*config.veil))
-    opacity = rain_layer(*image.shape[:2], rng, config)[..., None]
+    opacity = rain_layer(image.shape[0], image.shape[1], rng, config)[..., None]
     opacity = 1 - (1 - opacity) * (1 - veil)
     return image.astype(np.float32) * (1 - opacity) + light * opacity
 

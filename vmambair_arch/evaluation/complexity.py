@@ -228,7 +228,7 @@ def _builder(arch: str, arguments: dict[str, Any] | None, target: str) -> Callab
 
 def _registry() -> dict[str, type[nn.Module]]:
     """BasicSR's archs where it is installed, ours in any case."""
-    archs = {arch.__name__: arch for arch in ARCHS}
+    archs: dict[str, type[nn.Module]] = {arch.__name__: arch for arch in ARCHS}
     try:
         from basicsr.utils.registry import ARCH_REGISTRY
     except ImportError:
@@ -312,11 +312,11 @@ def table(rows: Sequence[Row], device: torch.device) -> str:
         cells = [row.name, f'{c.parameters / 1e6:.3f}', *[f'{n / 1e9:.2f}' if n else '' for n in giga]]
         lines.append(_line([*cells, f'{m.seconds * 1e3:.0f}', f'{m.memory / 1e6:.0f}']))
     if (height, width) == (64, 64):
-        for row in PUBLISHED:
-            parameters = f'{row.parameters / 1e6:.2f}' if row.parameters else ''
-            quoted = [f'{row.name} (published)', parameters, '', '', '', '', f'{row.multiply_adds / 1e9:.1f}']
-            lines.append(_line([*quoted, '', '', '', '']))
-        lines += ['', *(f'- {row.name}: {row.source}.' for row in PUBLISHED)]
+        for quoted in PUBLISHED:
+            parameters = f'{quoted.parameters / 1e6:.2f}' if quoted.parameters else ''
+            cells = [f'{quoted.name} (published)', parameters, '', '', '', '', f'{quoted.multiply_adds / 1e9:.1f}']
+            lines.append(_line([*cells, '', '', '', '']))
+        lines += ['', *(f'- {quoted.name}: {quoted.source}.' for quoted in PUBLISHED)]
     return '\n'.join([*lines, '', *_notes(rows)]) + '\n'
 
 

@@ -111,7 +111,8 @@ def partners(stems: Sequence[str], images: Mapping[str, Path], where: str) -> di
         UserError: a stem has no image, or more than one with a suffix.
     """
     # Read from the end of a name, the first stem that is met is the longest.
-    known, fitting = set(stems), {stem: [] for stem in stems}
+    known = set(stems)
+    fitting: dict[str, list[str]] = {stem: [] for stem in stems}
     for name in images:
         for end in range(len(name), 0, -1):
             if name[:end] in known and _ENDING.fullmatch(name[end:]):

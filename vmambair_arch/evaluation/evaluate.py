@@ -114,7 +114,8 @@ def _costs(entries: Sequence[str], methods: Sequence[str]) -> dict[str, float]:
 
 
 def _dataset(entry: Sequence[str | None]) -> DataSet:
-    if not 2 <= len(entry) <= 3:
+    name = entry[0] if entry else None
+    if not 2 <= len(entry) <= 3 or name is None:
         raise UserError(f'--data {" ".join(map(str, entry))}: write NAME TRUTH [LQ], - for a folder that is not there')
     folders = [None if folder == '-' else folder for folder in [*entry[1:], None][:2]]
-    return find_dataset(entry[0], *folders)
+    return find_dataset(name, *folders)

@@ -44,14 +44,14 @@ def effective_receptive_field(network: nn.Module, images: Iterable[Tensor]) -> T
     Returns:
         (h, w), not negative, with a sum of 1.
     """
-    total = None
+    total = torch.zeros(())
     for image in images:
         x = image.clone().requires_grad_()
         y = network(x)
         centre = y[..., y.shape[-2] // 2, y.shape[-1] // 2].sum()
         (gradient,) = torch.autograd.grad(centre, x)
         gradient = gradient.abs().sum((0, 1))
-        total = gradient if total is None else total + gradient
+        total = total.to(gradient.device) + gradient
     return total / total.sum()
 
 
@@ -181,14 +181,14 @@ def explain(
     format_of(output)
     if Path(output).resolve() == Path(image).resolve():
         raise UserError(f'{image}: would be overwritten by its explanation; choose another output')
-    device = find_device(device)
-    network = load_model(checkpoint).to(device)
+    place = find_device(device)
+    network = load_model(checkpoint).to(place)
     network.requires_grad_(False)
     picture = read_image(image).rgb
     size = min(size, *picture.shape[:2])
     if not 2 <= window <= size:
         raise UserError(f'{image}: a window of {window} pixels does not fit into the {size} that are looked at')
-    whole = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None].to(device)
+    whole = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None].to(place)
     h, w = whole.shape[-2:]
     x, y = at or (w // 2, h // 2)
     if not (0 <= x < w and 0 <= y < h):
@@ -237,9 +237,9 @@ def _framed(image: np.ndarray, corner: Iterable[int], window: int, side: int) ->
 
 def _overlay(image: Tensor, attribution: Tensor) -> np.ndarray:
     """Attribution in red over the image in grey, pale where there is none."""
-    strength = attribution.abs().sum(0)
+    total = attribution.abs().sum(0)
     # Its square root: a few pixels of the window itself outshine all others.
-    strength = (strength / strength.max().clamp(min=1e-12)).sqrt().cpu().numpy()[..., None]
+    strength = (total / total.max().clamp(min=1e-12)).sqrt().cpu().numpy()[..., None]
     grey = _array(image).mean(2, keepdims=True).repeat(3, axis=2) * 0.5 + 0.5
     return grey * (1 - strength) + np.array([0.85, 0.0, 0.0], np.float32) * strength
 

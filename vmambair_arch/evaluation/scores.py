@@ -126,6 +126,7 @@ def run(evaluation: Evaluation, restorers: Mapping[str, Restorer], rank: int = 0
             key = method.name, dataset.name, item.name
             path = evaluation.restored[key]
             if method.is_checkpoint and key not in restored:
+                assert item.lq is not None  # `Evaluation` refuses checkpoints for images without one
                 restorers[method.name](item.lq, path)
                 made({'key': key, 'stamp': _stamp(path, item.lq)})
                 known.pop(key, None)
@@ -222,7 +223,7 @@ def collect(evaluation: Evaluation) -> None:
                 for dataset in evaluation.datasets:
                     evaluation.folder_scores[method.name, dataset.name, metric.name] = metric(
                         (evaluation.pair(method.name, dataset.name, item)[0] for item in dataset.items),
-                        (read_image(item.truth).rgb for item in dataset.items),
+                        (read_image(item.truth).rgb for item in dataset.items if item.truth),
                     )
 
 
@@ -235,7 +236,7 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
         writer.writerows([*key, *(scores[name] for name in names)] for key, scores in evaluation.scores.items())
 
 
-def load_restorers(evaluation: Evaluation, **options: object) -> dict[str, Restorer]:
+def load_restorers(evaluation: Evaluation, **options: Any) -> dict[str, Restorer]:
     """A restorer for every checkpoint; images that another checkpoint of that name restored before are refused.
 
     Raises:
@@ -263,7 +264,7 @@ def _check_scale(evaluation: Evaluation, method: Method, scale: int) -> None:
     """Raise a UserError where a network of this scale cannot make an image of the size of its truth."""
     for dataset in evaluation.datasets:
         for item in dataset.items:
-            if item.truth is None:
+            if item.truth is None or item.lq is None:
                 continue
             (w, h), (full_w, full_h) = image_size(item.lq), image_size(item.truth)
             if not (0 <= full_w - w * scale < 4 and 0 <= full_h - h * scale < 4):

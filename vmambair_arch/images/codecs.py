@@ -25,7 +25,9 @@ def is_deep(source: PIL.Image.Image, data: bytes) -> bool:
     """Whether the file has 16 bits a channel, whatever Pillow makes of it."""
     if source.format == 'PNG':
         return data[24] == 16
-    return source.format == 'TIFF' and set(source.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())) == {16}
+    return isinstance(source, TiffImagePlugin.TiffImageFile) and (
+        set(source.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())) == {16}
+    )
 
 
 def decode_deep(data: bytes, source: PIL.Image.Image, orientation: int, name: str) -> Image | None:
@@ -35,14 +37,15 @@ def decode_deep(data: bytes, source: PIL.Image.Image, orientation: int, name: st
     out any doubt about channel order or orientation.
     """
     plain = _plain_png(data) if source.format == 'PNG' else data
-    deep = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
+    deep: np.ndarray | None = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
     shallow = np.asarray(source)
     if deep is not None and deep.dtype == np.uint16 and deep.ndim == 3:
         deep = cv2.cvtColor(deep, cv2.COLOR_BGRA2RGBA if deep.shape[2] == 4 else cv2.COLOR_BGR2RGB)
         if shallow.shape[-1] == 2:  # OpenCV has no grey with alpha
             deep = deep[..., [0, -1]]
+        pixels: np.ndarray
         for pixels in (deep, turn(deep, orientation)):
-            if pixels.shape == shallow.shape and np.array_equal(pixels >> 8, shallow):
+            if pixels.shape == shallow.shape and np.array_equal(np.right_shift(pixels, 8), shallow):
                 return replace(from_array(pixels), icc=source.info.get('icc_profile'))
     if deep is None and source.format == 'PNG':  # of which OpenCV knows every variant
         raise OSError('its data cannot be decoded')
@@ -66,7 +69,8 @@ def warn_of_depth(data: bytes, name: str) -> None:
 
 def _plain_png(data: bytes) -> bytes:
     """The header and the pixels alone: OpenCV makes room for what any chunk claims to hold, Pillow does not."""
-    chunks, at = [], len(_PNG)
+    chunks: list[bytes] = []
+    at = len(_PNG)
     while at + 12 <= len(data):
         (length,) = struct.unpack_from('>I', data, at)
         kind, following = data[at + 4 : at + 8], at + 12 + length

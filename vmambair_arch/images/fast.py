@@ -32,7 +32,7 @@ def decode_pixels(data: bytes, name: str) -> NDArray[np.uint8] | NDArray[np.floa
     if _plain(data, name):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is not None and pixels.dtype == np.uint8 and pixels.shape[2:] == (3,):
-            return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+            return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
     if data[:4] in (b'II*\0', b'MM\0*') and (plain := _plain_tiff(data)) is not None:
         return plain
     image = decode_image(data, name=name)

@@ -59,7 +59,7 @@ def read_notes(source: PIL.Image.Image) -> Notes:
     try:
         across, down = (float(value) for value in source.info.get('dpi') or ())
         dpi = (across, down) if all(math.isfinite(v) and 1 <= v <= 1e5 for v in (across, down)) else None
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
         dpi = None
     pairs = getattr(source, 'text', {}) if source.format == 'PNG' else {}
     text = tuple((str(k), str(v)) for k, v in pairs.items() if k != XMP_KEYWORD and not k.startswith('Raw profile'))

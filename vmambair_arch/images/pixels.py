@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+from numpy.typing import DTypeLike
 from PIL import ImageCms
 
 from ..errors import UserError
@@ -131,7 +132,7 @@ def _check_range(values: np.ndarray) -> None:
         raise UserError(f'floating-point images must be in 0..1, got values from {low:g} to {high:g}{hint}')
 
 
-def to_array(image: Image, dtype: type = np.float32) -> np.ndarray:
+def to_array(image: Image, dtype: DTypeLike = np.float32) -> np.ndarray:
     """(h, w) for grey, else (h, w, c) with c = 2 grey and alpha, 3 RGB, 4 RGB and alpha; upright.
 
     Values are clipped to 0..1, and for an integer `dtype` rounded to its levels.
@@ -149,9 +150,11 @@ def to_array(image: Image, dtype: type = np.float32) -> np.ndarray:
 def _cmyk_to_rgb(source: PIL.Image.Image, icc: bytes | None) -> PIL.Image.Image:
     if icc:
         try:
-            return ImageCms.profileToProfile(
+            converted = ImageCms.profileToProfile(
                 source, ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile('sRGB'), outputMode='RGB'
             )
+            assert converted is not None  # only in place it returns nothing
+            return converted
         except (ImageCms.PyCMSError, OSError):
             pass  # a profile that is damaged or not for CMYK says nothing
     return source.convert('RGB')

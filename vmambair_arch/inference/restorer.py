@@ -291,13 +291,13 @@ class Restorer:
             if not self.self_ensemble:
                 return self.model(x).float()
             upright = getattr(self.model, 'upright', False)
-            total = None
+            total = torch.zeros(())
             for flip in (False, True):
                 for turns in range(1 if upright else 4):
                     y = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
                     y = torch.rot90(self.model(y).float(), -turns, (-2, -1))
                     y = y.flip(-1) if flip else y
-                    total = y if total is None else total + y
+                    total = total.to(y.device) + y
             return total / (2 if upright else 8)
 
     def _passes(self) -> int:

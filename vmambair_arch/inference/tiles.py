@@ -225,9 +225,9 @@ class _PeakMemory(TorchDispatchMode):
 def free_memory(device: torch.device) -> int:
     """Bytes that may be used on `device`: 80 % of what is free on a GPU, half and at most CPU_BUDGET on a CPU."""
     if device.type == 'cuda':
-        free, _ = torch.cuda.mem_get_info(device)
+        unused, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(0.8 * (free + cached))
+        return int(0.8 * (unused + cached))
     free = free_system_memory()
     return CPU_BUDGET if free is None else min(CPU_BUDGET, free // 2)
 

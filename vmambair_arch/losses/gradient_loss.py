@@ -23,6 +23,8 @@ class GradientLoss(nn.Module):
         loss_weight: factor on the loss.
     """
 
+    sobel: Tensor
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
@@ -44,6 +46,8 @@ class EdgeLoss(nn.Module):
         loss_weight: factor on the loss; MPRNet uses 0.05 beside a Charbonnier loss.
         eps: of the Charbonnier distance sqrt(x^2 + eps^2).
     """
+
+    gauss: Tensor
 
     def __init__(self, loss_weight: float = 1.0, eps: float = 1e-3) -> None:
         super().__init__()

@@ -34,6 +34,9 @@ class VGGPerceptualLoss(nn.Module):
         UserError: an unknown network, layer or criterion; weights that are not found.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         layer_weights: dict[str, float],
@@ -95,7 +98,7 @@ def _layers(vgg_type: str, wanted: dict[str, float], path: str | Path | None) ->
     with torch.device('meta'):  # its classifier would be half a gigabyte
         network = get_model(vgg_type, weights=None).features
     block, number = 1, 0
-    named = {}
+    named: dict[str, nn.Module] = {}
     for layer in network:
         if isinstance(layer, nn.MaxPool2d):
             named[f'pool{block}'] = layer

@@ -78,7 +78,7 @@ class Metric:
 
 def _known() -> dict[str, Metric]:
     metrics = []
-    lumas = (
+    lumas: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ('', 'RGB', {}),
         ('_y', 'Y', {'y_channel': True}),
         ('_y_matlab', 'Y rounded', {'y_channel': True, 'y_rounding': 'matlab'}),

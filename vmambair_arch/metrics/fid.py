@@ -47,7 +47,8 @@ def _moments(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f'FID needs at least two images on either side, got {len(sample)}')
     sample = sample.astype(np.float64)
     mean = sample.mean(0)
-    return mean, np.linalg.qr((sample - mean) / np.sqrt(len(sample) - 1), mode='r')
+    root: np.ndarray = np.linalg.qr((sample - mean) / np.sqrt(len(sample) - 1), mode='r')  # type: ignore[assignment]
+    return mean, root
 
 
 def _features(images: Iterable[np.ndarray], network: nn.Module) -> np.ndarray:

@@ -88,8 +88,8 @@ def lpips_network(net: str, weights: str | Path | None) -> nn.Module:
 def dists_network(weights: str | Path | None) -> nn.Module:
     """The network of `dists` on the device that measures."""
     features = imagenet_features('vgg16', weights)
-    require('DISTS_pytorch', 'dists-pytorch')
-    folder = Path(importlib.util.find_spec('DISTS_pytorch').submodule_search_locations[0])
+    package = require('DISTS_pytorch', 'dists-pytorch')
+    folder = Path(package.__path__[0])
     channels = torch.load(folder / 'weights.pt', map_location='cpu', weights_only=True)
     module = DISTS(channels['alpha'].flatten(), channels['beta'].flatten())
     _load(module.stages, features)
@@ -119,6 +119,12 @@ class DISTS(nn.Module):
     convolutions = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
     stabiliser = 1e-6
 
+    alpha: Tensor
+    beta: Tensor
+    mean: Tensor
+    std: Tensor
+    window: Tensor
+
     def __init__(self, alpha: Tensor, beta: Tensor) -> None:
         super().__init__()
         total = alpha.sum() + beta.sum()
@@ -128,20 +134,22 @@ class DISTS(nn.Module):
         self.register_buffer('std', torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
         hann = torch.hann_window(5, periodic=False)[1:-1]
         self.register_buffer('window', hann.outer(hann) / hann.sum() ** 2, persistent=False)
-        self.stages = nn.ModuleList()
+        stages = []
         previous = 3
         for width, numbers in zip(self.channels[1:], self.convolutions, strict=True):
             stage = nn.ModuleDict()
             for number in numbers:
                 stage[str(number)] = nn.Conv2d(previous, width, 3, padding=1)
                 previous = width
-            self.stages.append(stage)
+            stages.append(stage)
+        self.stages = nn.ModuleList(stages)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The image and the last feature map of every stage."""
         maps = [x]
         h = (x - self.mean) / self.std
         for i, stage in enumerate(self.stages):
+            assert isinstance(stage, nn.ModuleDict)
             if i:
                 window = self.window.expand(h.shape[1], 1, -1, -1)
                 h = F.conv2d(h**2, window, stride=2, padding=1, groups=h.shape[1]).add(1e-12).sqrt()

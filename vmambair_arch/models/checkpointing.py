@@ -86,8 +86,8 @@ def prune(models: str | Path, states: str | Path, keep: int, spare: Collection[i
     for iteration in saved_iterations(states)[:-keep]:
         (states / f'{iteration}.state').unlink(missing_ok=True)
     for network in models.glob('net_*_*.pth'):
-        iteration = network.stem.rpartition('_')[2]
-        if iteration.isdigit() and int(iteration) < kept[0] and int(iteration) not in spare:
+        written = network.stem.rpartition('_')[2]
+        if written.isdigit() and int(written) < kept[0] and int(written) not in spare:
             network.unlink(missing_ok=True)
 
 

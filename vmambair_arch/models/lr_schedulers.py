@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -29,8 +30,8 @@ class LearningRateCurve(LRScheduler):
             warnings.filterwarnings('ignore', 'Detected call of `lr_scheduler.step')
             super().step(epoch)
 
-    def get_lr(self) -> list[float]:
-        return [self.rate(base_lr, self.last_epoch) for base_lr in self.base_lrs]
+    def get_lr(self) -> list[float | Tensor]:
+        return [self.rate(float(base_lr), self.last_epoch) for base_lr in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         return {'last_epoch': self.last_epoch, '_step_count': self._step_count, '_last_lr': list(self._last_lr)}

@@ -91,7 +91,11 @@ def muon_groups(parameters: Iterable[tuple[str, Tensor]], spare_state_space: boo
             groups['still'].append(parameter)
         else:
             groups['muon' if mixes and not any(part in name for part in _BY_ADAMW) else 'adamw'].append(parameter)
-    settings = {'muon': {}, 'adamw': {'use_fallback': True}, 'still': {'use_fallback': True, 'weight_decay': 0.0}}
+    settings: dict[str, dict[str, Any]] = {
+        'muon': {},
+        'adamw': {'use_fallback': True},
+        'still': {'use_fallback': True, 'weight_decay': 0.0},
+    }
     return [{'params': groups[key], **more} for key, more in settings.items() if groups[key]]
 
 

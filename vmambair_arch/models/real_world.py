@@ -15,6 +15,7 @@ from realesrgan_pipeline.sharpen import usm_sharpen
 
 from ..errors import UserError, as_user_error
 from .pair_pool import PairPool
+from .vmambair_model import VmambaIRModel
 
 # Tags that keep the streams of random numbers apart.
 _DEGRADE, _POOL = 2, 3
@@ -35,7 +36,7 @@ def read_gt_size(opt: dict[str, Any], section: dict[str, Any]) -> int:
     return gt_size
 
 
-class RealWorldData:
+class RealWorldData(VmambaIRModel):
     """For a subclass of `VmambaIRModel`: batches without `lq` are degraded, cropped and put through the pair pool.
 
     Options, where Real-ESRGAN's files have them: those of `DegradationConfig.from_options` at the top of the file or in

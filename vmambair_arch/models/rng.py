@@ -13,7 +13,9 @@ import torch
 
 def rng_state() -> dict[str, Any]:
     """Tensors and plain values only, so that a file of it loads with `weights_only=True`."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state = np.random.get_state()
+    assert isinstance(state, tuple)  # a dict where legacy=False is asked for
+    name, keys, position, has_gauss, gauss = state
     return {
         'python': random.getstate(),
         'numpy': (name, keys.tolist(), position, has_gauss, gauss),

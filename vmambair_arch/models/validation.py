@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ def validate(model: SRModel, dataset: Any, current_iter: int | str, save_img: bo
     return {name: sum(merged[i][name] for i in range(len(dataset))) / len(dataset) for name in names}
 
 
-def _progress(model: SRModel, subset: Subset) -> Iterator[dict[str, Any]]:
+def _progress(model: SRModel, subset: Subset) -> Iterable[dict[str, Any]]:
     shown = model.opt['val'].get('pbar', False) and model.opt['rank'] == 0
     return tqdm(DataLoader(subset, batch_size=1), unit='image', leave=False, disable=not shown)
 

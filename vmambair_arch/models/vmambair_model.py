@@ -13,6 +13,8 @@ import signal
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -202,7 +204,7 @@ class VmambaIRModel(SRModel):
     def _amp_type(self, name: str | None) -> torch.dtype | None:
         if name is not None and name not in AMP:
             raise UserError(f"train: amp must be {' or '.join(AMP)}, got '{name}'")
-        return AMP.get(name)
+        return None if name is None else AMP[name]
 
     def setup_optimizers(self) -> None:
         for label in self.labels:
@@ -255,14 +257,14 @@ class VmambaIRModel(SRModel):
 
     def restoration_losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Every criterion of the options on (b, 3, h, w) images; of a perceptual loss also its style term."""
-        terms = {}
+        terms: dict[str, Tensor] = {}
         for name, criterion in self.criteria.items():
             label, kind = ('label_', name.removeprefix('label_')) if _of_label(name) else ('', name)
             values = criterion(output, batch['label'] if label else self.target(name, batch))
             if kind == 'perceptual':
-                names = (f'l_{label}percep', f'l_{label}style')
+                names = [f'l_{label}percep', f'l_{label}style']
             else:
-                names, values = (f'l_{label}{"pix" if kind == "pixel" else kind}',), (values,)
+                names, values = [f'l_{label}{"pix" if kind == "pixel" else kind}'], (values,)
             factor = self.loss_schedules[name](self.current_iter) if name in self.loss_schedules else 1
             terms |= {n: value * factor for n, value in zip(names, values, strict=True) if value is not None}
         return terms
@@ -300,10 +302,10 @@ class VmambaIRModel(SRModel):
         for i, batch in enumerate(batches):
             share = len(batch['lq']) / images
             # Ranks exchange gradients once, after the last part.
-            wait = isinstance(net, DistributedDataParallel) and i + 1 < len(batches)
-            with net.no_sync() if wait else nullcontext():
+            last = i + 1 == len(batches)
+            with net.no_sync() if isinstance(net, DistributedDataParallel) and not last else nullcontext():
                 for terms in compute_losses(batch):
-                    total = sum(value for name, value in terms.items() if name.startswith('l_'))
+                    total = reduce(add, [value for name, value in terms.items() if name.startswith('l_')])
                     self.scaler.scale(total * share).backward()
                     for name, value in terms.items():
                         logged[name] = logged.get(name, 0) + value.detach().mean() * share

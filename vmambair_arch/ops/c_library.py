@@ -57,7 +57,7 @@ def library() -> ctypes.CDLL:
 
 
 def _isa_names(library: ctypes.CDLL) -> tuple[str, ...]:
-    names = []
+    names: list[str] = []
     while name := library.vmambair_isa_name(len(names)):
         names.append(name.decode())
     return tuple(names)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_int32, c_int64, c_void_p
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -170,14 +171,14 @@ def _backward_meta(grad: Tensor, x: Tensor, weight: Tensor, convolved: Tensor, a
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-def _setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, ctx.activation, _ = inputs
     ctx.has_bias = bias is not None
     ctx.save_for_backward(x, weight, output[1])
     ctx.set_materialize_grads(False)
 
 
-def _autograd_backward(ctx, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _autograd_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 5
     x, weight, convolved = ctx.saved_tensors

@@ -36,7 +36,8 @@ def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     start = torch.zeros(x.shape[0], *A.shape, device=x.device)
     _, y = scan(step, start, (delta, delta * u, B, C))
     y = y + D.float() * u
-    return sum(_write(y[:, :, k], direction, x) for k, direction in enumerate(directions)).to(x.dtype)
+    first, *others = [_write(y[:, :, k], direction, x) for k, direction in enumerate(directions)]
+    return sum(others, first).to(x.dtype)
 
 
 def _read(x: Tensor, direction: int) -> Tensor:

@@ -49,19 +49,19 @@ def define(
     def backward_fake(grad_y: Tensor, *flat: Any) -> tuple[Tensor, ...]:
         return tuple(t.new_empty(t.shape) for t in flat[:_COUNT])
 
-    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         *tensors, directions, _ = inputs
         ctx.save_for_backward(*tensors, output[1])
         ctx.directions = directions
         ctx.set_materialize_grads(False)  # the states get no gradient: no array of zeros for it
 
-    def autograd_backward(ctx, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def autograd_backward(ctx: Any, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_y is None:
             return (None,) * (_COUNT + 2)
         operator = getattr(torch.ops.vmambair, f'{name}_backward')
         return *operator(grad_y, *ctx.saved_tensors, ctx.directions), None, None
 
-    def no_second_derivative(ctx, *grads: Tensor | None) -> None:
+    def no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
         raise RuntimeError(f"{name} has no second derivative; use omni_scan(..., backend='torch') where one is needed")
 
     forward_name, backward_name = f'vmambair::{name}', f'vmambair::{name}_backward'

@@ -106,7 +106,8 @@ def sequences(inputs: ScanInputs, directions: Sequence[int]) -> tuple[Tensor, Te
 
 def merge(ys: Tensor, orders: Sequence[Tensor]) -> Tensor:
     """Put the pixels of K sequences (b, K, L, d) back in place and add the directions: (b, L, d)."""
-    return sum(y.new_zeros(y.shape).index_copy(1, order, y) for y, order in zip(ys.unbind(1), orders, strict=True))
+    first, *others = [y.new_zeros(y.shape).index_copy(1, k, y) for y, k in zip(ys.unbind(1), orders, strict=True)]
+    return sum(others, first)
 
 
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:

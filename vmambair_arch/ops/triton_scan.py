@@ -91,7 +91,8 @@ class _Problem:
 
     @classmethod
     def of(cls, inputs: ScanInputs, directions: Sequence[int]) -> _Problem:
-        return cls(*inputs.x.shape, inputs.A.shape[-1], inputs.dt_weight.shape[-1], tuple(directions))
+        b, h, w, d = inputs.x.shape
+        return cls(b, h, w, d, inputs.A.shape[-1], inputs.dt_weight.shape[-1], tuple(directions))
 
     @property
     def K(self) -> int:  # noqa: N802 the glossary's letter

@@ -3,7 +3,14 @@
 Runs at every start of Python in that environment, so it imports nothing until basicsr is imported.
 """
 
+from __future__ import annotations
+
 import sys
+
+TYPE_CHECKING = False  # importing it from typing would cost every start of Python
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from typing import Any
 
 
 class _Autoload:
@@ -11,10 +18,10 @@ class _Autoload:
 
     HANDED = {'basicsr.train': 'vmambair_arch.train', 'basicsr.test': 'vmambair_arch.test'}
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.searching = False
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if self.searching or name != 'basicsr' and name not in self.HANDED:
             return None
         from importlib import util
@@ -33,7 +40,7 @@ class _Autoload:
         return spec
 
     @staticmethod
-    def hand_over(spec, other):
+    def hand_over(spec: Any, other: Any) -> None:
         """Importing a module executes it; `python -m` asks its loader for the code, and gets that of `other`."""
         get_code = spec.loader.get_code
         spec.loader.exec_module = lambda module: exec(get_code(spec.name), module.__dict__)

@@ -40,7 +40,7 @@ def supply_functional_tensor() -> None:
     from torchvision.transforms.functional import rgb_to_grayscale
 
     module = types.ModuleType(name, 'What BasicSR 1.4.2 needs of a module that torchvision removed.')
-    module.rgb_to_grayscale = rgb_to_grayscale
+    vars(module)['rgb_to_grayscale'] = rgb_to_grayscale
     sys.modules[name] = module
 
 
@@ -62,8 +62,8 @@ def supply_distutils() -> None:
     if importlib.util.find_spec('distutils'):
         return
     package, version = types.ModuleType('distutils'), types.ModuleType('distutils.version')
-    version.LooseVersion = _LooseVersion
-    package.version = version
+    vars(version)['LooseVersion'] = _LooseVersion
+    vars(package)['version'] = version
     package.__path__ = []
     sys.modules.update({'distutils': package, 'distutils.version': version})
 
@@ -260,7 +260,7 @@ def let_workers_outlive_signals() -> None:
     """
     import basicsr.data
 
-    start_worker.original = basicsr.data.worker_init_fn
+    vars(start_worker)['original'] = basicsr.data.worker_init_fn
     basicsr.data.worker_init_fn = start_worker
     atexit.register(end_workers)
 
@@ -277,7 +277,7 @@ def start_worker(*args: Any, **kwargs: Any) -> None:
     from ..ranks.signals import ignore_stop_signals
 
     ignore_stop_signals()
-    start_worker.original(*args, **kwargs)
+    vars(start_worker)['original'](*args, **kwargs)
 
 
 def record_figures() -> None:

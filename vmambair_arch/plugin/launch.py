@@ -166,7 +166,7 @@ def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
 
 def main(pipeline: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None) -> int:
     """A pipeline from the command line; the exit code."""
-    parser = argparse.ArgumentParser(description=pipeline.__doc__.partition('\n')[0])
+    parser = argparse.ArgumentParser(description=(pipeline.__doc__ or '').partition('\n')[0])
     add_arguments(parser)
     args = parser.parse_args(argv)
     return guard(lambda: pipeline(args))

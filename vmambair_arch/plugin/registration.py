@@ -74,7 +74,7 @@ class _Finder(MetaPathFinder):
                 execute(module)
                 self.after()
 
-            spec.loader.exec_module = exec_module
+            vars(spec.loader)['exec_module'] = exec_module
         return spec
 
 

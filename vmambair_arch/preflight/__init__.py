@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from ..options import read_options
 from .report import Report
@@ -49,7 +50,7 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     return report
 
 
-def _complete(options: Mapping[str, object], report: Report) -> bool:
+def _complete(options: Mapping[str, Any], report: Report) -> bool:
     """Whether the sections and numbers are there that the rest is worked out from."""
     sections = [options.get(name) for name in ('train', 'logger', 'path', 'datasets')]
     if not all(isinstance(section, Mapping) for section in sections):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ def check_networks(options: Options, report: Report) -> dict[str, nn.Module]:
     """Build every network without memory for its parameters; those that can be built, by label (`g`)."""
     from basicsr.utils.registry import ARCH_REGISTRY
 
-    networks = {}
+    networks: dict[str, nn.Module] = {}
     for key, section in options.items():
         if not str(key).startswith('network_') or not isinstance(section, Mapping):
             continue
@@ -28,7 +28,7 @@ def check_networks(options: Options, report: Report) -> dict[str, nn.Module]:
             continue
         arch, arguments = named
         network, complaint = _build(arch, arguments)
-        if complaint:
+        if network is None:
             report.faults.append(f'{key}: {complaint}')
             continue
         networks[key.removeprefix('network_')] = network
@@ -60,7 +60,7 @@ def check_pretrained(options: Options, networks: Mapping[str, nn.Module], report
             continue
         where = f'path: {key}'
         checkpoint, complaint = errors_of(
-            lambda source=source, label=label: read_checkpoint(str(source), asked_set(paths, label))
+            lambda source, label: read_checkpoint(str(source), asked_set(paths, label)), source, label
         )
         if complaint:
             report.faults.append(f'{where}: {complaint}')
@@ -166,9 +166,10 @@ def _check_periods(
 
 def check_model(options: Options, model: type | None, report: Report) -> None:
     """What a model of ours says itself, in `check_options`, once all that it reads is there."""
-    if report.faults or not hasattr(model, 'check_options'):
+    check: Callable[[Options], None] | None = getattr(model, 'check_options', None)
+    if report.faults or check is None:
         return
-    _, complaint = errors_of(lambda: model.check_options(options))
+    _, complaint = errors_of(check, options)
     if complaint:
         report.faults.append(complaint)
 

@@ -173,7 +173,7 @@ def _files(name: str, section: Options, where: str, report: Report) -> tuple[lis
     """The pairs of a section, as far as they can be told, and all files that it means."""
     if name not in PAIRED + SINGLE:
         return [], []
-    lmdb, complaint = errors_of(lambda: is_lmdb(section))
+    lmdb, complaint = errors_of(is_lmdb, section)
     if complaint:
         report.faults.append(f'{where}: {complaint}')
         return [], []
@@ -182,7 +182,7 @@ def _files(name: str, section: Options, where: str, report: Report) -> tuple[lis
     if not lmdb and not section.get('meta_info_file'):
         before = len(report.faults)
         for root in roots:
-            images, complaint = errors_of(lambda root=root: folder_images(root))
+            images, complaint = errors_of(folder_images, root)
             if complaint:
                 report.faults.append(f'{where}: {complaint}')
             files += map(str, images or ())
@@ -192,7 +192,7 @@ def _files(name: str, section: Options, where: str, report: Report) -> tuple[lis
             return [], files
     if name in SINGLE:
         return [], files
-    pairs, complaint = errors_of(lambda: list_pairs(section))
+    pairs, complaint = errors_of(list_pairs, section)
     if complaint:
         report.faults.append(f'{where}: {complaint}')
         return [], files
@@ -241,7 +241,7 @@ def _files_of(dataset: Any) -> list[str]:
 
 
 def _in_lmdb(section: Options) -> bool:
-    return errors_of(lambda: is_lmdb(section))[0] is True
+    return errors_of(is_lmdb, section)[0] is True
 
 
 def _listed_headers(section: Options) -> dict[str, Header]:
@@ -295,7 +295,7 @@ def _check_sizes(
         gt, lq = headers.get(pair.gt), headers.get(pair.lq or '')
         if gt is None or gt.fault or (lq is not None and lq.fault):
             continue
-        if lq is not None:
+        if lq is not None and pair.lq:
             sides = [(gt.width, lq.width), (gt.height, lq.height)]
             if any((g != w * scale) if exact else (g // scale != w) for g, w in sides):
                 unfit.append(f'{pair.gt} is {gt.width}x{gt.height}, {Path(pair.lq).name} {lq.width}x{lq.height}')

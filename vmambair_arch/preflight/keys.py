@@ -183,10 +183,11 @@ class _Reader(ast.NodeVisitor):
         if isinstance(node, ast.Constant):
             return [node.value] if isinstance(node.value, str) else None
         if isinstance(node, ast.JoinedStr):
-            return [''.join(part.value if isinstance(part, ast.Constant) else '*' for part in node.values)]
+            return [''.join(str(part.value) if isinstance(part, ast.Constant) else '*' for part in node.values)]
         if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
             parts = [self.strings(part) for part in node.elts]
-            return None if None in parts else sum(parts, [])
+            known = [part for part in parts if part is not None]
+            return sum(known, []) if len(known) == len(parts) else None
         if isinstance(node, ast.Name) and node.id in self.texts:
             return self.texts[node.id]
         return _texts(self._value(node))
@@ -263,12 +264,17 @@ class _Reader(ast.NodeVisitor):
         """Bind what a loop runs through: the items of a section, several sections, or texts."""
         if isinstance(over, ast.Call) and isinstance(over.func, ast.Name) and over.func.id == 'sorted' and over.args:
             over = over.args[0]
-        method = over.func.attr if isinstance(over, ast.Call) and isinstance(over.func, ast.Attribute) else ''
-        items = over.func.value if method in ('items', 'keys', 'values') else over
+        method, items = '', over
+        if isinstance(over, ast.Call) and isinstance(over.func, ast.Attribute):
+            method = over.func.attr
+            items = over.func.value if method in ('items', 'keys', 'values') else over
         if sections := self.sections(items):
-            key, value = (target.elts if isinstance(target, ast.Tuple) else (target, None)) if method != 'values' else (
-                None, target,
-            )  # fmt: skip
+            key: ast.AST | None = target
+            value: ast.AST | None = None
+            if method == 'values':
+                key, value = None, target
+            elif isinstance(target, ast.Tuple):
+                key, value = target.elts
             patterns = _filters(key, loop)
             if patterns is None:
                 self.found.open.update(sections)
@@ -286,9 +292,9 @@ class _Reader(ast.NodeVisitor):
 
     def _hand_over(self, call: ast.Call) -> None:
         """Follow a section into the function or class that it is given to."""
-        given = [(i, self.sections(argument)) for i, argument in enumerate(call.args)]
-        given += [(keyword.arg, self.sections(keyword.value)) for keyword in call.keywords]
-        given = [(place, sections) for place, sections in given if sections]
+        places: list[tuple[int | str | None, ast.expr]] = [*enumerate(call.args)]
+        places += [(keyword.arg, keyword.value) for keyword in call.keywords]
+        given = [(place, paths) for place, value in places if (paths := self.sections(value))]
         if not given:
             return
         callee = self._value(call.func)
@@ -300,12 +306,13 @@ class _Reader(ast.NodeVisitor):
         except (TypeError, ValueError):
             return
         names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        bound = isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name)
-        if bound and call.func.value.id == 'self' and names[:1] == ['self']:
+        owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+        own = isinstance(owner, ast.Name) and owner.id == 'self'
+        if own and names[:1] == ['self']:
             names = names[1:]
         if inspect.ismethod(callee):
             callee = callee.__func__
-        sections = {}
+        sections: dict[str, tuple[Path, ...]] = {}
         for place, paths in given:
             if place is None:  # **section: its keys are the arguments
                 self.found.optional.update((*path, name) for path in paths for name in names)
@@ -315,7 +322,7 @@ class _Reader(ast.NodeVisitor):
                 sections[place if isinstance(place, str) else names[place]] = paths
         if not sections:
             return
-        if bound and call.func.value.id == 'self':
+        if own:
             _Reader(callee, sections, self.found, self.seen, self.owner, self.attributes).read()
         else:
             _follow(callee, sections, self.found, self.seen)
@@ -339,7 +346,7 @@ def _filters(key: ast.AST | None, loop: ast.AST) -> list[str] | None:
     for node in ast.walk(loop):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _same(node.func.value, key):
             if node.func.attr in ('startswith', 'endswith') and isinstance(node.args[0], ast.Constant):
-                text = node.args[0].value
+                text = str(node.args[0].value)
                 patterns.append(f'{text}*' if node.func.attr == 'startswith' else f'*{text}')
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In):
             chooses = chooses or _same(node.comparators[0], key)

@@ -141,7 +141,6 @@ def _activations(options: Options, section: Options) -> float:
     from ..models.vmambair_model import AMP
 
     arguments = dict(options['network_g'])
-    arch = dict(iter(ARCH_REGISTRY)).get(arguments.pop('type'))
     amp = AMP.get(options['train'].get('amp'))
     parts = options['train'].get('accumulate', 1)
     stages = list(zip(section.get('gt_sizes') or [], section.get('mini_batch_sizes') or [], strict=False))
@@ -157,7 +156,7 @@ def _activations(options: Options, section: Options) -> float:
         size, batch = max(stages, key=lambda stage: stage[0] ** 2 * stage[1])
         side = size // options.get('scale', 1)
         with FakeTensorMode(), torch.autocast('cpu', dtype=amp, enabled=amp is not None):
-            network = arch(**arguments)
+            network = ARCH_REGISTRY.get(arguments.pop('type'))(**arguments)
             image = torch.empty(math.ceil(batch / parts), arguments.get('inp_channels', 3), side, side)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 network(image)

@@ -266,7 +266,9 @@ def _check_numbers(value: Any, path: Path, report: Report) -> None:
 
 
 def _as_yaml(text: str) -> str:
-    sign, digits, exponent = _NUMBER.fullmatch(text).groups()
+    match = _NUMBER.fullmatch(text)
+    assert match, text
+    sign, digits, exponent = match.groups()
     if exponent is None:
         return sign + digits
     return f'{sign}{digits if "." in digits else digits + ".0"}e{int(exponent):+d}'
@@ -329,7 +331,7 @@ def _check_losses(train: Options, report: Report) -> None:
         named = typed_section(section, LOSS_REGISTRY, f'train: {key}', report)
         if named and check_arguments(*named, f'train: {key}', report):
             loss, given = named
-            _, complaint = errors_of(lambda loss=loss, given=given: loss(**given))
+            _, complaint = errors_of(loss, **given)
             if complaint:
                 report.faults.append(f'train: {key}: {complaint}')
 
@@ -376,10 +378,10 @@ def _try_metric(section: Options, where: str, report: Report) -> None:
         report.faults.append(f'{where}: {complaint or f"scores a picture with {score}"}')
 
 
-def errors_of(build: Callable[[], Any]) -> tuple[Any, str]:
+def errors_of(build: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, str]:
     """What `build` returns, and '' — or None and its complaint. It is what the run would meet, whatever it is."""
     try:
-        return build(), ''
+        return build(*args, **kwargs), ''
     except Exception as error:
         text = (str(error).strip() or 'failed').splitlines()[0]
         return None, text if isinstance(error, ValueError) else f'{text} ({type(error).__name__})'

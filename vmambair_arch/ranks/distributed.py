@@ -17,7 +17,10 @@ def in_a_group() -> bool:
 @cache
 def _group() -> dist.ProcessGroup | None:
     """The ranks by way of the CPU: what they tell each other must not fail for want of memory on a GPU."""
-    return None if dist.get_backend() == 'gloo' else dist.new_group(backend='gloo')
+    if dist.get_backend() == 'gloo':
+        return None
+    group = dist.new_group(backend='gloo')
+    return group if isinstance(group, dist.ProcessGroup) else None  # a rank outside has a number instead
 
 
 def gather(value: T) -> list[T]:

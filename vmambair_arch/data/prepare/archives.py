@@ -102,8 +102,13 @@ class Archive:
             if isinstance(handle, Path):
                 return handle.read_bytes()
             if isinstance(handle, zipfile.ZipInfo):
+                assert isinstance(self._file, zipfile.ZipFile)
                 return self._file.read(handle)
-            return self._file.extractfile(handle).read()
+            assert isinstance(self._file, tarfile.TarFile)
+            content = self._file.extractfile(handle)
+            if content is None:
+                raise OSError('not a file')
+            return content.read()
         except (*_DAMAGE, RuntimeError, NotImplementedError) as error:  # the last two: encrypted, exotic compression
             raise UserError(f'{self.path}: {member} cannot be read ({error}); download the archive again') from error
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -47,7 +47,10 @@ def write_png(path: Path, image: np.ndarray) -> None:
     write_checked(path, data.tobytes())
 
 
-def progress(items: Iterable[Any], text: str, total: int) -> Iterator[Any]:
+T = TypeVar('T')
+
+
+def progress(items: Iterable[T], text: str, total: int) -> Iterable[T]:
     """`items`, counted on a terminal."""
     return tqdm(items, desc=text, total=total, unit='image', disable=None, leave=False)
 
@@ -89,8 +92,8 @@ def multiscale(hr: Path, out: Path, workers: int) -> None:
             return
         image = Image.fromarray(_rgb(path))
         for target, scale in zip(targets, (*MULTISCALE, SHORTER_SIDE / min(image.size)), strict=True):
-            size = tuple(max(1, int(side * scale)) for side in image.size)
-            write_png(target, np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
+            width, height = (max(1, int(side * scale)) for side in image.size)
+            write_png(target, np.asarray(image.resize((width, height), Image.Resampling.LANCZOS)))
 
     for_each_image(hr, make, f'{out}', workers)
 
