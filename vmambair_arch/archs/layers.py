@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import linear, linear_silu
+
 
 def to_channels_last(x: Tensor) -> Tensor:
     """(b, c, h, w) -> (b, h, w, c), contiguous."""
@@ -32,7 +34,12 @@ def conv(x: Tensor, layer: nn.Module) -> Tensor:
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution of a map (b, h, w, c) by a weight (o, c, 1, 1) or (o, c)."""
-    return F.linear(x, weight.flatten(1), bias)
+    return linear(x, weight.flatten(1), bias)
+
+
+def pointwise_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """silu of `pointwise`."""
+    return linear_silu(x, weight.flatten(1), bias)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -11,11 +11,18 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, depthwise_gelu_gate, depthwise_silu, omni_scan
-from .layers import LayerNorm, pointwise
+from ..ops import (
+    PLANE_DIRECTIONS,
+    SEQUENCE_DIRECTIONS,
+    ScanInputs,
+    depthwise_gelu_gate,
+    depthwise_silu,
+    linear,
+    omni_scan,
+)
+from .layers import LayerNorm, pointwise, pointwise_silu
 
 LIFTED_RANK = 6
 """Rank of dt in a channel scan that is lifted to several channels, as released."""
@@ -156,7 +163,7 @@ class OSSModule(nn.Module):
         bias = self.in_conv.bias
         assert bias is not None
         bias_x, bias_z = bias.chunk(2)
-        z = F.silu(pointwise(x, weight_z, bias_z))
+        z = pointwise_silu(x, weight_z, bias_z)
         x = depthwise_silu(pointwise(x, weight_x, bias_x), self.conv2d.weight, self.conv2d.bias)
         y = self.out_norm(self.scan_plane(x)) * z
         if self.sequence_directions:
@@ -181,7 +188,7 @@ def _project_and_scan(x: Tensor, parameters: _ScanParameters, directions: tuple[
     K, d, _ = dt_weight.shape
     # At least float32: A is raised to the power of a whole image.
     A = -torch.exp(A_logs.to(torch.promote_types(A_logs.dtype, torch.float32))).view(K, d, -1)
-    x_dbl = F.linear(x, x_proj.flatten(0, 1))
+    x_dbl = linear(x, x_proj.flatten(0, 1))
     return omni_scan(ScanInputs(x, x_dbl, dt_weight, dt_bias, A, Ds.view(K, d)), directions)
 
 

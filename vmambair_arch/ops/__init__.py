@@ -1,6 +1,7 @@
 """The selective scan and nothing else: knows torch, not the networks above it."""
 
 from .depthwise import depthwise_gelu_gate, depthwise_silu
+from .products import linear, linear_silu
 from .reference import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, scan_order
 from .selective_scan import BACKENDS, Choice, choose, forget, in_use, omni_scan, settle, using
 
@@ -15,6 +16,8 @@ __all__ = [
     'depthwise_silu',
     'forget',
     'in_use',
+    'linear',
+    'linear_silu',
     'omni_scan',
     'scan_order',
     'settle',

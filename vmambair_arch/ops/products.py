@@ -1,0 +1,136 @@
+"""Matrix products of maps and weights, through the library that is faster on this processor.
+
+torch hands float32 products to MKL, which keeps its best code for Intel's processors; torch's other library, oneDNN,
+has one code for all and can apply an activation on the way out. On an AMD processor the products of these networks are
+faster there, up to twice as fast where the vectors are 512 bits wide (Zen 5). The choice is made by vendor and not by
+measuring: the libraries round differently, and a training that resumes must go on with the same bits.
+
+The environment variable `VMAMBAIR_PRODUCTS` (torch, onednn) overrules it. The gradient of a weight is left to MKL
+anywhere: a thin product over many pixels, in which oneDNN is slower.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .selective_scan import in_use
+
+ENV = 'VMAMBAIR_PRODUCTS'
+NARROWEST = 16
+"""Channels below which there is nothing to be gained."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., c) times weight (o, c), plus bias (o,): `F.linear`."""
+    if _by_onednn(x, weight, bias):
+        return _product(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def linear_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """silu of `linear`, on the way out where nothing is to be differentiated."""
+    if _by_onednn(x, weight, bias) and not _is_differentiated(x, weight, bias):
+        return _onednn()(x, weight, bias, 'swish', [], '')
+    return F.silu(linear(x, weight, bias))
+
+
+def library() -> str:
+    """'onednn' or 'torch': what products of float32 on CPUs go through here.
+
+    Raises:
+        ValueError: `VMAMBAIR_PRODUCTS` names something else.
+    """
+    wanted = os.environ.get(ENV, '').strip().lower() or 'auto'
+    if wanted not in ('auto', 'torch', 'onednn'):
+        raise ValueError(f'{ENV}={wanted} is not one of auto, torch, onednn')
+    if wanted == 'torch' or not _has_onednn():
+        return 'torch'
+    # Without MKL torch's products are oneDNN's or another library's that was chosen for the machine.
+    return 'onednn' if wanted == 'onednn' or (torch.backends.mkl.is_available() and _is_amd()) else 'torch'
+
+
+_library = cache(library)
+
+
+@cache
+def _is_amd() -> bool:
+    """Whether the processor is one of AMD's."""
+    cpus = Path('/proc/cpuinfo')
+    try:
+        said = cpus.read_text() if cpus.is_file() else platform.processor()
+    except OSError:
+        return False
+    return 'AuthenticAMD' in said
+
+
+@cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+
+
+@cache
+def _onednn() -> Callable[..., Tensor]:
+    """(x, weight, bias, activation, its numbers, its algorithm) -> product: what torch.compile turns layers into."""
+    return torch.ops.mkldnn._linear_pointwise.default
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        not torch.compiler.is_compiling()  # compilers and exports know `F.linear`, and choose for themselves
+        and x.device.type == 'cpu'
+        and x.dtype == weight.dtype == torch.float32
+        and (bias is None or bias.dtype == torch.float32)
+        and weight.device.type == 'cpu'
+        and min(weight.shape) >= NARROWEST
+        and x.shape[-1] == weight.shape[1]  # what does not fit together is for torch to refuse
+        and x.numel() > 0
+        and _library() == 'onednn'
+        and not torch.is_autocast_enabled('cpu')
+        and in_use('cpu', x.dtype) == 'c'
+        and type(x) in _PLAIN
+        and type(weight) in _PLAIN
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+"""Tensors with numbers in them, as opposed to those of tracers."""
+
+
+def _is_differentiated(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if _is_differentiated(x, weight, bias):
+        product: Tensor = _Product.apply(x, weight, bias)
+        return product
+    return _onednn()(x, weight, bias, 'none', [], '')
+
+
+class _Product(torch.autograd.Function):
+    """oneDNN's product with a gradient, which can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn()(x, weight, bias, 'none', [], '')
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows = grad.reshape(-1, grad.shape[-1])
+        return (
+            linear(grad.contiguous(), weight.t()) if of_x else None,
+            rows.t() @ x.reshape(-1, x.shape[-1]) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )
