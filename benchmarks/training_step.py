@@ -50,8 +50,10 @@ def work(preset: str, batch: int, side: int, threads: int, gradients: str) -> No
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
 
-    step()
+    # Of squares: the L1 loss has a jump in its gradient wherever a pixel hits its target.
+    (network(x) - target).square().mean().backward()
     torch.save({name: parameter.grad for name, parameter in network.named_parameters()}, gradients)
+    step()
     step()
     print(json.dumps('ready'), flush=True)
     for line in sys.stdin:
@@ -99,7 +101,7 @@ class Worker:
 
 
 def largest_difference(ours: Path, theirs: Path) -> float:
-    """Of the gradients of a first step, over the largest of the same parameter and 1e-3 of the largest of all."""
+    """Of the gradients at the start, over the largest of the same parameter and 1e-3 of the largest of all."""
     import torch
 
     a, b = torch.load(ours), torch.load(theirs)
@@ -151,7 +153,7 @@ def main() -> None:
     for clock in ('wall', 'cpu'):
         new, old, ratio = (row[f'{clock}_{what}'] for what in ('new_ms', 'old_ms', 'ratio'))
         print(f'{clock:4}: {new:.0f} ms a step against {old:.0f}, ratio {ratio:.3f}')
-    print(f'gradients of the first step differ by at most {row["gradients_differ_by"]:.1e}')
+    print(f'gradients before the first step differ by at most {row["gradients_differ_by"]:.1e}')
 
 
 if __name__ == '__main__':
