@@ -48,7 +48,7 @@ def networks() -> str:
 
     from vmambair_arch import VmambaIR
     from vmambair_arch.archs import PRESETS
-    from vmambair_arch.checkpoints.convert import bundled
+    from vmambair_arch.checkpoints.find import bundled
 
     def count(name: str) -> float:
         with torch.device('meta'):

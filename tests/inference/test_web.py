@@ -200,4 +200,4 @@ def test_the_command_says_what_is_missing(named, capsys):
     assert 'gone.pth' in capsys.readouterr().err
     if 'gradio' in MISSING:
         assert cli.main(['web', '-m', str(named)]) == 2
-        assert "pip install 'vmambair-arch[web]'" in capsys.readouterr().err
+        assert "pip install 'gradio>=6'" in capsys.readouterr().err

@@ -34,7 +34,7 @@ TEMPLATE = """# {name}
 ## Use
 
 ```
-pip install vmambair-arch
+pip install .   # in a checkout of vmambair-arch
 vmambair restore photos -o restored -m {file}
 ```
 

@@ -20,7 +20,7 @@ from ..archs.base import Network
 from ..errors import UserError
 from ..files import replacing
 
-INSTALL = "the Hub needs huggingface_hub: pip install 'vmambair-arch[hub]', or pip install huggingface_hub"
+INSTALL = 'the Hub needs huggingface_hub: pip install huggingface_hub'
 MODEL = 'model.safetensors'
 _ID = re.compile(r'([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?(?::(.+))?')
 

@@ -56,7 +56,7 @@ FORMATS = {suffix: SUFFIXES[suffix] for suffix in ('.png', '.jpg', '.jpeg', '.we
 MOVING = {'.gif': 'GIF', '.webp': 'WEBP', '.png': 'PNG'}
 """Suffixes that several frames can be written with."""
 
-HEIC = "HEIC needs the package pillow-heif: pip install 'vmambair-arch[heic]', or pip install pillow-heif"
+HEIC = 'HEIC needs the package pillow-heif: pip install pillow-heif'
 LISTED = 'PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC or JPEG 2000'
 
 _REFUSED = (  # offset, bytes, what it is

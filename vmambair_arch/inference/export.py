@@ -142,7 +142,7 @@ def _onnx_model(network: Network, size: tuple[int, int] | None, opset: int, half
     try:
         import onnx
     except ImportError:
-        raise UserError("ONNX needs the package onnx; install it with: pip install 'vmambair-arch[export]'") from None
+        raise UserError('ONNX needs the package onnx: pip install onnx') from None
     if opset > onnx.defs.onnx_opset_version():
         newest = onnx.defs.onnx_opset_version()
         raise UserError(f'opset {opset}: the installed onnx {onnx.__version__} knows the opsets up to {newest}')

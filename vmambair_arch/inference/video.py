@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-INSTALL = "videos need PyAV: pip install 'vmambair-arch[video]', or pip install av"
+INSTALL = 'videos need PyAV: pip install av'
 SEGMENT = 120
 """Most frames of a segment."""
 SEGMENT_SECONDS = 60.0

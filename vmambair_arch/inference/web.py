@@ -172,7 +172,7 @@ def serve(
         try:
             import gradio as gr
         except ImportError:
-            raise UserError("the page needs gradio; install it with: pip install 'vmambair-arch[web]'") from None
+            raise UserError("the page needs gradio: pip install 'gradio>=6'") from None
         # Fonts of the system: nothing is fetched from elsewhere.
         theme = gr.themes.Soft(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
         page = build(titles, device).queue(max_size=8)

@@ -46,7 +46,7 @@ def import_basicsr() -> ModuleType:
             raise
         raise UserError(
             f"training needs '{error.name}', which is not installed; "
-            'pip install torch numpy cython, then pip install --no-build-isolation "vmambair-arch[train]"'
+            'pip install torch numpy cython, then in the checkout pip install --no-build-isolation ".[train]"'
         ) from None
     except ImportError as error:
         if 'cannot open shared object file' not in str(error):
