@@ -31,6 +31,7 @@ from ..errors import UserError
 from ..inference.tiles import restore
 from ..ranks.distributed import barrier, gather
 from ..ranks.signals import StopRequest
+from . import scan_choice
 from .bad_steps import BadSteps, suspects
 from .checkpointing import CheckpointFolder, last_checkpoint, load_averages, network_content, on_cpu
 from .ema import FIRST, Averages, decays
@@ -71,6 +72,10 @@ class VmambaIRModel(SRModel):
         `ema_decay`: one decay as BasicSR has it, or a list: the first is `params_ema`, others `params_ema_<decay>`.
         `ema_power`, `ema_gamma`, `ema_update_after_step`: warm-up of the averages, see `ema.Averages`.
         `compile`: torch.compile the networks for training.
+        `deterministic`: on a GPU, the same bits in every run with the same seed: cuDNN's deterministic algorithms,
+            chosen without trials, and a scan that repeats itself. What resumes exactly does so under this option.
+        `tf32`: true for matrix products and convolutions of float32 in TF32 on a GPU, false for neither; torch's own
+            setting, convolutions alone, where it is not given.
         `max_bad_steps`: stop after so many steps with a NaN or infinite loss or gradient, 100 by default. Each is
             skipped and named.
     Of section `val`: `tile` and `tile_overlap` for images that do not fit in memory; `param_key`, the weights that are
@@ -132,11 +137,11 @@ class VmambaIRModel(SRModel):
         self.ema_decay = self.averages.decays[0] if self.averages.decays else 0
         if self.ema_decay > 0:
             self._build_ema()
+        self._settle_numerics()
         self.criteria = self.build_criteria()
         self.loss_schedules = loss_schedules(train.get('loss_schedules') or {}, self.criteria)
         if any(map(_of_label, self.criteria)):
             self.batch_keys = (*self.batch_keys, 'label')
-        self.amp = self._amp_type(train.get('amp'))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         clips = train.get('use_grad_clip', 'grad_clip' in train)
         self.max_norm = train.get('grad_clip', RESTORMER_CLIP) if clips else math.inf
@@ -155,6 +160,17 @@ class VmambaIRModel(SRModel):
         self._bar = ProgressBar(int(train['total_iter']), self.opt['rank'])
         self.setup_optimizers()
         self.setup_schedulers()
+
+    def _settle_numerics(self) -> None:
+        """What decides the last bits: precision, algorithms, and the scan, which all ranks have in common."""
+        train = self.opt['train']
+        self.amp = self._amp_type(train.get('amp'))
+        if train.get('deterministic'):
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+        if train.get('tf32') is not None:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(train['tf32'])
+        dtypes = [torch.float32, *([self.amp] if self.amp else [])]
+        self.scans = scan_choice.agree(self.device, dtypes, self.opt['rank'], bool(train.get('deterministic')))
 
     def net(self, label: str) -> nn.Module:
         """The network of a label as it is trained, with its wrapper."""
@@ -487,6 +503,7 @@ class VmambaIRModel(SRModel):
             'bad_steps': self.bad_steps.count,
             'owed': self.schedule.owed(current_iter),
             'ranks': ranks,
+            'scans': self.scans,
         }
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
@@ -513,6 +530,8 @@ class VmambaIRModel(SRModel):
         self.best_metric_results = resume_state.get('best_metric_results', {})
         self.bad_steps.count = resume_state.get('bad_steps', 0)
         self.schedule.resumed = resume_state.get('owed', [])
+        kept = {kind: name for kind, name in resume_state.get('scans', {}).items() if kind in self.scans}
+        self.scans |= scan_choice.use(kept, self.device, 'that of the training state')
         ranks = resume_state.get('ranks', [])
         if len(ranks) == self.opt['world_size']:
             self.load_rank_state(ranks[self.opt['rank']])

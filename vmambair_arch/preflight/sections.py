@@ -97,6 +97,8 @@ VALUES: dict[Path, Rule] = {
     ('train', 'ema_decay'): _SHARES,
     ('train', 'accumulate'): _whole(1),
     ('train', 'max_bad_steps'): _whole(1),
+    ('train', 'deterministic'): _FLAG,
+    ('train', 'tf32'): _FLAG,
     ('train', 'net_d_iters'): _count(1),
     ('train', 'net_d_init_iters'): _count(0),
     ('val', 'val_freq'): _count(1),
