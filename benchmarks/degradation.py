@@ -52,8 +52,8 @@ def ours(gt: Tensor, sharpen: bool) -> Callable[[int], None]:
 
 
 def basicsrs(gt: Tensor, sharpen: bool) -> Callable[[int], None]:
-    """BasicSR's feed_data, mended to run on any device, with kernels of the same distribution."""
-    import basicsr  # noqa: F401 mends it
+    """BasicSR's feed_data, fixed to run on any device, with kernels of the same distribution."""
+    import basicsr  # noqa: F401 fixes it
     from basicsr.models.realesrgan_model import RealESRGANModel
     from basicsr.utils import DiffJPEG, USMSharp
 

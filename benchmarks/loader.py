@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import vmambair_arch  # noqa: F401 mends basicsr
+import vmambair_arch  # noqa: F401 fixes basicsr
 from vmambair_arch.data import pairs
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import add_rain

@@ -36,7 +36,7 @@ SWINIR = {
 
 def networks() -> dict[str, Callable[[], nn.Module]]:
     """Ours and the rivals, with the published sizes."""
-    import vmambair_arch  # noqa: F401, I001 mends basicsr
+    import vmambair_arch  # noqa: F401, I001 fixes basicsr
     from basicsr.archs.rrdbnet_arch import RRDBNet
     from basicsr.archs.swinir_arch import SwinIR
 

@@ -128,7 +128,7 @@ def teacher(path: Path, kept: Path | None) -> Enlarge:
     try:
         network.load_state_dict(state.get('params_ema', state))
     except (RuntimeError, AttributeError) as error:
-        raise UserError(f'{path}: is no x4plus generator of Real-ESRGAN ({str(error).splitlines()[0]})') from None
+        raise UserError(f'{path}: is not an x4plus generator of Real-ESRGAN ({str(error).splitlines()[0]})') from None
     network = network.float().eval()
 
     def enlarge(image: Pixels) -> Pixels:

@@ -185,7 +185,7 @@ def _decode(data: bytes, where: str) -> NDArray[np.uint8]:
         image = Image.open(io.BytesIO(data))
         mode, pixels = image.mode, np.asarray(image)
     except UnidentifiedImageError:
-        raise ValueError(f'{where}: is no image ({len(data)} bytes)') from None
+        raise ValueError(f'{where}: is not an image ({len(data)} bytes)') from None
     except Image.DecompressionBombError as error:
         raise ValueError(f'{where}: is too large ({error}); cut it up, or take it out') from error
     except Exception as error:  # Pillow raises nearly anything on a damaged file

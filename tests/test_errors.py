@@ -16,7 +16,7 @@ class BadData(Dataset):
         return 1
 
     def __getitem__(self, index: int) -> None:
-        raise UserError('a.png: is no image')
+        raise UserError('a.png: is not an image')
 
 
 def raises(error: BaseException) -> None:
@@ -41,7 +41,7 @@ def test_exit_codes(capsys, run, code, said):
 def test_an_error_of_a_loaders_worker_is_one_line(capsys):
     """The worker hands its traceback over as the message."""
     assert guard(lambda: list(DataLoader(BadData(), num_workers=1))) == 2
-    assert capsys.readouterr().err == 'vmambair: error: a.png: is no image\n'
+    assert capsys.readouterr().err == 'vmambair: error: a.png: is not an image\n'
 
 
 @pytest.mark.parametrize('lines', [1, 100000])

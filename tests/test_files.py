@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what is no file is left alone."""
+"""Files are written whole or not at all, and what is not a file is left alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
     else:
         path.symlink_to(os.devnull)
     before = path.lstat()
-    with pytest.raises(UserError, match='target: is there and is no file'), replacing(path) as temporary:
+    with pytest.raises(UserError, match='target: is there and is not a file'), replacing(path) as temporary:
         temporary.write_text('new')
     assert path.lstat().st_ino == before.st_ino
     assert stat.S_IFMT(path.lstat().st_mode) == stat.S_IFMT(before.st_mode)

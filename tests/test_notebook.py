@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import vmambair_arch  # noqa: F401 mends basicsr
+import vmambair_arch  # noqa: F401 fixes basicsr
 
 
 @pytest.fixture

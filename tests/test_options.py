@@ -53,8 +53,8 @@ def test_every_option_file_passes_the_check_but_for_its_data(path, monkeypatch, 
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('a: 1\nb: 2\na: 3\n', r"line 3: key 'a' stands twice"),
-        ('t:\n  lr: 1\n  lr: 2\n', r"line 3: key 'lr' stands twice"),
+        ('a: 1\nb: 2\na: 3\n', r"line 3: key 'a' is there twice"),
+        ('t:\n  lr: 1\n  lr: 2\n', r"line 3: key 'lr' is there twice"),
         ('a: [1\n', r'not valid YAML'),
         ('a: !!python/object/apply:os.system [true]\n', r'not valid YAML: .*python/object'),
         ('', r'holds no sections'),

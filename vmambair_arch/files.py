@@ -33,7 +33,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists() and not path.is_file():  # renaming over /dev/null would be the end of it
-        raise UserError(f'{path}: is there and is no file; name another one')
+        raise UserError(f'{path}: is there and is not a file; name another one')
     temporary = path.with_name(f'.{secrets.token_hex(6)}.part{path.suffix}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ class OptionLoader(yaml.SafeLoader):
     """YAML's safe loader, which runs no code, and which takes no key twice.
 
     Attributes:
-        faults: where keys that stand twice are noted; None raises a UserError for the first.
+        faults: where keys that are there twice are noted; None raises a UserError for the first.
     """
 
     faults: list[str] | None = None
@@ -27,7 +27,7 @@ class OptionLoader(yaml.SafeLoader):
                 key = self.construct_object(key_node)
                 if key in seen:
                     mark = key_node.start_mark
-                    fault = f"{mark.name}, line {mark.line + 1}: key '{key}' stands twice; keep one of them"
+                    fault = f"{mark.name}, line {mark.line + 1}: key '{key}' is there twice; keep one of them"
                     if self.faults is None:
                         raise UserError(fault)
                     self.faults.append(fault)
@@ -40,10 +40,10 @@ def load_options(path: str | Path, faults: list[str] | None = None) -> dict[str,
 
     Args:
         path: the file.
-        faults: where keys that stand twice are noted; None raises for the first.
+        faults: where keys that are there twice are noted; None raises for the first.
 
     Raises:
-        UserError: no such file, no YAML, a key that stands twice, no sections.
+        UserError: no such file, no YAML, a key that is there twice, no sections.
     """
     try:
         with Path(path).open(encoding='utf-8') as file:

@@ -116,7 +116,7 @@ def test_what_the_teacher_made_is_kept(tmp_path, teacher_file):
 
 def test_another_network_is_no_teacher(tmp_path):
     torch.save({'params_ema': {'conv.weight': torch.zeros(1)}}, tmp_path / 'other.pth')
-    with pytest.raises(UserError, match=r'other\.pth: is no x4plus generator'):
+    with pytest.raises(UserError, match=r'other\.pth: is not an x4plus generator'):
         realworld.teacher(tmp_path / 'other.pth', None)
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-import vmambair_arch  # noqa: F401  # before basicsr, which it mends
+import vmambair_arch  # noqa: F401  # before basicsr, which it fixes
 
 
 def _write_images(

@@ -255,7 +255,7 @@ def test_cost_of_folders_is_what_the_user_says(data: Path, tmp_path: Path, monke
     assert not seen
     evaluate([f'{data}/good'], sets, ['psnr'], tmp_path, cost=['good=78.6'])
     assert seen == [{'good': pytest.approx(78.6e9)}]
-    for entry, message in (('god=1', "no method 'god' .did you mean 'good'"), ('good=much', "'much' is no number")):
+    for entry, message in (('god=1', "no method 'god' .did you mean 'good'"), ('good=much', "'much' is not a number")):
         with pytest.raises(UserError, match=message):
             evaluate([f'{data}/good'], sets, ['psnr'], tmp_path, cost=[entry])
 
@@ -397,7 +397,7 @@ def test_bad_input(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) ->
         good, '--truth', truth, '--crops', 'scene3:0,0,4,4'
     )
     assert 'does not lie inside scene03, 40x32 pixels' in error(good, '--truth', truth, '--crops', 'scene03:30,0,20,4')
-    assert 'is no crop' in error(good, '--truth', truth, '--crops', 'scene03:30,0,20')
+    assert 'is not a crop' in error(good, '--truth', truth, '--crops', 'scene03:30,0,20')
     write_image(tmp_path / 'few/scene00.png', read_image(data / 'good/scene00.png'))
     assert "no image for 'scene01'" in error(f'{tmp_path}/few', '--truth', truth)
     for name in NAMES:

@@ -120,15 +120,15 @@ def _mended_png(data: bytes) -> bytes:
     """The same PNG with right checksums; anything else as it is."""
     if not data.startswith(b'\x89PNG\r\n\x1a\n'):
         return data
-    mended, at = bytearray(data[:8]), 8
+    fixed, at = bytearray(data[:8]), 8
     while at + 12 <= len(data):
         length = struct.unpack_from('>I', data, at)[0]
         body = data[at + 4 : at + 8 + length]
         if len(body) < length + 4:
             break
-        mended += data[at : at + 4] + body + struct.pack('>I', zlib.crc32(body))
+        fixed += data[at : at + 4] + body + struct.pack('>I', zlib.crc32(body))
         at += 12 + length
-    return bytes(mended + data[at:])
+    return bytes(fixed + data[at:])
 
 
 def run(count: int, seed: int) -> dict[str, float]:

@@ -299,7 +299,7 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'pipe.png')
     (tmp_path / 'endless.png').symlink_to('/dev/zero')
     for name in ('pipe.png', 'endless.png'):
-        with pytest.raises(UserError, match=f'{name}: is no regular file'):
+        with pytest.raises(UserError, match=f'{name}: is not a regular file'):
             read_image(tmp_path / name)
 
 
@@ -380,7 +380,7 @@ def test_nothing_half_written(tmp_path, monkeypatch, stop):
 
 def test_a_folder_in_the_way(tmp_path):
     (tmp_path / 'a.png').mkdir()
-    with pytest.raises(UserError, match='a.png: is there and is no file'):
+    with pytest.raises(UserError, match='a.png: is there and is not a file'):
         write_image(tmp_path / 'a.png', Image(np.zeros((4, 4, 3), np.float32)))
 
 

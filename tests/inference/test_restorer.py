@@ -200,7 +200,7 @@ def test_bad_arguments(halve, options, message):
 
 def test_a_scan_that_is_asked_for_and_not_there_is_one_line(halve, monkeypatch):
     monkeypatch.setenv('VMAMBAIR_SCAN', 'fast')
-    with pytest.raises(UserError, match="VMAMBAIR_SCAN=fast is no backend; use 'auto' or one of triton"):
+    with pytest.raises(UserError, match="VMAMBAIR_SCAN=fast is not a backend; use 'auto' or one of triton"):
         Restorer(halve, device='cpu')
 
 

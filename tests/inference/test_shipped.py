@@ -1,4 +1,4 @@
-"""The networks in the box: there, small, honest about themselves, and as good as their cards say on every backend."""
+"""The networks in the package: there, small, honest about themselves, as good as their cards say on every backend."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path, halve, monkeypatch)
 
 def test_no_video(tmp_path, halve):
     (tmp_path / 'bad.mp4').write_bytes(b'not a video')
-    with pytest.raises(UserError, match='bad.mp4: is no video'):
+    with pytest.raises(UserError, match='bad.mp4: is not a video'):
         restore_files(tmp_path / 'bad.mp4', tmp_path / 'out', Restorer(halve))
     assert not (tmp_path / 'out').exists() or not tree(tmp_path / 'out')
 

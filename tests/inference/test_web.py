@@ -1,4 +1,4 @@
-"""The page, in a real browser: upload, wait, compare, download; what is no picture gets a clear message.
+"""The page, in a real browser: upload, wait, compare, download; what is not a picture gets a clear message.
 
 Needs gradio, playwright and Chromium, and skips without them unless VMAMBAIR_BROWSER_TESTS is set, as in CI.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import vmambair_arch  # noqa: F401  # before basicsr, which it mends
+import vmambair_arch  # noqa: F401  # before basicsr, which it fixes
 
 # isort: split
 from basicsr.losses import build_loss

@@ -66,5 +66,5 @@ def test_the_image_has_a_gradient_and_the_backbone_none(weights):
 
 
 def test_an_unknown_backbone_is_named():
-    with pytest.raises(UserError, match="backbone 'alexx' is none of alex"):
+    with pytest.raises(UserError, match="backbone 'alexx' is not one of alex"):
         build_loss({'type': 'LPIPSLoss', 'net': 'alexx'})

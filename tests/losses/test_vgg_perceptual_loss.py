@@ -9,7 +9,7 @@ import cv2
 import pytest
 import torch
 
-import vmambair_arch  # noqa: F401 before basicsr, which it mends
+import vmambair_arch  # noqa: F401 before basicsr, which it fixes
 from vmambair_arch import UserError
 
 
@@ -113,7 +113,7 @@ def test_missing_weights_are_one_line(tmp_path, monkeypatch):
     [
         ({'layer_weights': {'conv5_5': 1}}, r"vgg19 has no layer 'conv5_5' \(did you mean 'conv5_4'\?\)"),
         ({'layer_weights': {}}, 'layer_weights names no layer'),
-        ({'vgg_type': 'vgg18'}, "vgg_type 'vgg18' is none of vgg11, vgg13, vgg16, vgg19"),
+        ({'vgg_type': 'vgg18'}, "vgg_type 'vgg18' is not one of vgg11, vgg13, vgg16, vgg19"),
         ({'criterion': 'l3'}, "criterion must be l1, l2, fro, not 'l3'"),
         ({'vgg_type': 'vgg11', 'layer_weights': {'conv1_1': 1}}, 'do not fit vgg11'),
     ],

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import vmambair_arch  # noqa: F401 mends and registers
+import vmambair_arch  # noqa: F401 fixes and registers
 from vmambair_arch.plugin import launch
 
 SIGNALS = {'kill': signal.SIGKILL, 'sigterm': signal.SIGTERM, 'sigint': signal.SIGINT}

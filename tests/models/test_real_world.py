@@ -259,7 +259,7 @@ def test_stage_1_trains_validates_and_keeps_its_pool(build, options):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'queue_size': 5}, 'queue_size: 5 is no multiple of the batch 2; take 6'),
+        ({'queue_size': 5}, 'queue_size: 5 is not a multiple of the batch 2; take 6'),
         ({'gt_size': 64}, 'gt_size 64 is larger than crop_pad_size 40 of datasets: train; raise that'),
         ({'resize_prb': [1, 0, 0]}, 'resize_prb'),
         ({'sinc_prob': 2}, 'degradation option sinc_prob must be a probability, not 2'),

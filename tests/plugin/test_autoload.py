@@ -75,7 +75,7 @@ def test_plain_basicsr_meets_our_messages(autoloaded, workplace):
     (workplace / 'twice.yml').write_text('name: a\nname: b\n')
     done = run('-m', 'basicsr.test', '-opt', 'twice.yml', python=python(autoloaded), cwd=workplace, PYTHONPATH='')
     assert done.returncode == 2, done.stderr
-    assert "line 2: key 'name' stands twice" in done.stderr
+    assert "line 2: key 'name' is there twice" in done.stderr
 
 
 def test_the_hook_costs_nothing_until_basicsr_is_imported(autoloaded, tmp_path):

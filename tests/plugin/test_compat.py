@@ -1,4 +1,4 @@
-"""Each mend of BasicSR 1.4.2, where a training run does not show it already."""
+"""Each fix of BasicSR 1.4.2, where a training run does not show it already."""
 
 from __future__ import annotations
 

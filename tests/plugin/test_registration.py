@@ -15,7 +15,7 @@ import basicsr.train
 print('resume', basicsr.train.load_resume_state.__module__)
 """
 
-# basicsr of its own accord imports on no current torchvision: whoever imports it first has mended that.
+# basicsr of its own accord imports on no current torchvision: whoever imports it first has fixed that.
 STUB = """
 import sys, types
 import torchvision.transforms.functional as functional

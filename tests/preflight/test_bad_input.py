@@ -196,7 +196,7 @@ def test_options_that_cannot_be(refused, changes, message):
 
 
 def test_a_model_with_a_typing_error_is_the_only_fault(check):
-    """What other models want, as StyleGAN2Model's `r1_reg_weight`, and which optimisers they know, is no matter."""
+    """What other models want, as StyleGAN2Model's `r1_reg_weight`, and which optimisers they know, does not matter."""
     report = check(model_type='VmambaIRModle', train__optim_g__type='AdamW')
     assert report.faults == ["model_type: there is no 'VmambaIRModle' (did you mean 'VmambaIRModel'?)"]
 
@@ -239,7 +239,8 @@ def test_ten_faults_are_ten_lines(workplace, capsys):
         numbered = [line for line in said.splitlines() if line.lstrip()[:1].isdigit()]
         assert len(numbered) == 10, said
         for words in (
-            "key 'name' stands twice", "'ema_dcay' (did you mean 'ema_decay'?)", "'1e-3' is text", 'total_iter must be',
+            "key 'name' is there twice", "'ema_dcay' (did you mean 'ema_decay'?)", "'1e-3' is text",
+            'total_iter must be',
             "no 'num_block'", "section 'logger' is missing", 'prefetch_mode cpu', "there is no 'psnr'",
             'val/lq/001.png is empty', '003.png',
         ):  # fmt: skip

@@ -109,7 +109,7 @@ def test_the_pool_of_pairs_against_the_batch(check):
             'batch_size_per_gpu': 8, 'num_worker_per_gpu': 0,
         },
     }  # fmt: skip
-    assert words(check(queue_size=180, **pool).faults, 'queue_size: 180 is no multiple of the batch 8; take 184')
+    assert words(check(queue_size=180, **pool).faults, 'queue_size: 180 is not a multiple of the batch 8; take 184')
     assert check(queue_size=16, **pool).faults == []
 
 

@@ -1,4 +1,4 @@
-"""BasicSR's own degradations, mended so that they can be imported, and a photograph-like image."""
+"""BasicSR's own degradations, fixed so that they can be imported, and a photograph-like image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import vmambair_arch  # noqa: F401 before basicsr, which it mends
+import vmambair_arch  # noqa: F401 before basicsr, which it fixes
 
 
 @pytest.fixture(scope='session')

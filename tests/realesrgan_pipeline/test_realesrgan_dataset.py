@@ -145,7 +145,7 @@ def test_bad_photographs_are_named(folder, monkeypatch):
     cv2.imwrite(str(folder / '1.png'), np.zeros((40, 40, 4), np.uint8))
     assert first_error() == f'{folder}/1.png: an image of mode RGBA among RGB images; convert it, or take it out'
     (folder / '1.png').write_bytes(b'')
-    assert first_error() == f'{folder}/1.png: is no image (0 bytes)'
+    assert first_error() == f'{folder}/1.png: is not an image (0 bytes)'
     (folder / '1.png').write_bytes(good[:-60])
     assert first_error().startswith(f'{folder}/1.png: is damaged (')
     (folder / '1.png').write_bytes(good)

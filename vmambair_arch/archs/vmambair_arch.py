@@ -71,7 +71,7 @@ class VmambaIR(Network):
         LayerNorm_type: 'WithBias' or 'BiasFree'; norm1 and norm2 of the blocks.
         scale: 1 ends in one 3x3 convolution, 2, 3 and 4 in PixelShuffle stages.
         dual_pixel_task: add the shallow features before the tail and drop the image residual (the release's
-            argument for inputs that are no plain image).
+            argument for inputs that are not plain images).
         d_state: state size N of the scans.
         plane_directions: K, 4 in the paper; 1 is its ablation V1.
         channel_directions: 2 in the paper, 1 scans forward only (section 4.3), 0 leaves the channel scan out (V2).

@@ -28,7 +28,7 @@ _ID = re.compile(r'([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?(?::(.+))?')
 def parse_hub_id(source: str | Path) -> tuple[str, str | None, str | None] | None:
     """Repository, revision and file of 'user/repo@revision:file', the last two None where they are left out.
 
-    None for what is no such name. A file that exists is asked for first: 'weights/a.pth' has the same form.
+    None for what is not such a name. A file that exists is asked for first: 'weights/a.pth' has the same form.
     """
     found = _ID.fullmatch(str(source)) if isinstance(source, str) else None
     return (found[1], found[2], found[3]) if found and '..' not in found[0] else None

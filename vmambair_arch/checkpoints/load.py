@@ -116,7 +116,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict) or not isinstance(about.get('config', {}), dict):
-        raise UserError(f"{path}: its metadata '{METADATA_KEY}' is no description of a network; fetch or save it again")
+        raise UserError(f"{path}: its metadata '{METADATA_KEY}' does not describe a network; fetch or save it again")
     return Checkpoint(_bare(state_dict), about)
 
 
@@ -146,7 +146,7 @@ def read_pickle(path: str | Path) -> Any:
 def check_zip(path: str | Path) -> None:
     """Raise `zipfile.BadZipFile` where the checksums of a zip do not fit, which torch does not test.
 
-    A file that is no zip, as torch wrote them before 1.6, has no checksums.
+    A file that is not a zip, as torch wrote them before 1.6, has no checksums.
     """
     if not zipfile.is_zipfile(path):
         return

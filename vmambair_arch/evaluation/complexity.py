@@ -251,7 +251,7 @@ def parse_size(text: str) -> tuple[int, int]:
     except ValueError:
         size = 0, 0
     if min(size) < 1:
-        raise UserError(f"'{text}' is no size; write pixels as 64 or, height first, as 48x64")
+        raise UserError(f"'{text}' is not a size; write pixels as 64 or, height first, as 48x64")
     return size
 
 

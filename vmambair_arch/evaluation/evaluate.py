@@ -109,7 +109,7 @@ def _costs(entries: Sequence[str], methods: Sequence[str]) -> dict[str, float]:
         except ValueError:
             costs[name] = math.nan
         if not 0 < costs[name] < math.inf:
-            raise UserError(f"--cost {entry}: '{giga}' is no number of 10^9 multiply-adds")
+            raise UserError(f"--cost {entry}: '{giga}' is not a number of 10^9 multiply-adds")
     return costs
 
 

@@ -89,7 +89,7 @@ def parse_crop(text: str) -> Crop:
     """
     match = re.fullmatch(r'(?:([^/:]+)/)?([^/:]+):(\d+),(\d+),(\d+),(\d+)', text)
     if not match or not int(match[5]) or not int(match[6]):
-        raise UserError(f"'{text}' is no crop; write IMAGE:X,Y,WIDTH,HEIGHT or DATASET/IMAGE:X,Y,WIDTH,HEIGHT")
+        raise UserError(f"'{text}' is not a crop; write IMAGE:X,Y,WIDTH,HEIGHT or DATASET/IMAGE:X,Y,WIDTH,HEIGHT")
     return Crop(match[1], match[2], *map(int, match.groups()[2:]))
 
 

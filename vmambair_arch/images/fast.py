@@ -26,7 +26,7 @@ def decode_pixels(data: bytes, name: str) -> NDArray[np.uint8] | NDArray[np.floa
         RGB (h, w, 3): uint8 for 8 bits a channel, else float32 in 0..1.
 
     Raises:
-        UserError: for what is no image or a damaged one, naming it.
+        UserError: for what is not an image or a damaged one, naming it.
     """
     # Three times as fast as the general reader, which knows every kind of image and says what is wrong with one.
     if _plain(data, name):

@@ -154,7 +154,7 @@ class _Shelf:
         if entry and entry[:2] == stamp:
             return Header(*entry[2:])
         header = read_header(path)
-        if not header.fault:  # a fault may be mended without a trace in size and time, as a permission
+        if not header.fault:  # a fault may be fixed without a trace in size and time, as a permission
             self._known[folder][path.name] = [*stamp, *astuple(header)]
             self._changed.add(folder)
         return header

@@ -157,7 +157,7 @@ def check_regular(path: Path) -> None:
     if not path.exists():
         raise UserError(f'{path}: no such file')
     if not path.is_file():
-        raise UserError(f'{path}: is no regular file')
+        raise UserError(f'{path}: is not a regular file')
 
 
 def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXELS) -> Image:

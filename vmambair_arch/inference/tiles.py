@@ -1,4 +1,4 @@
-"""Run a network over an image in tiles that overlap and melt into each other, in bounded memory.
+"""Run a network over an image in tiles that overlap and are blended there, in bounded memory.
 
 Along each axis neighbours share `overlap` pixels, over which the weight of one rises along half a cosine while the
 other's falls by the same amount: the weights of all tiles sum to one everywhere. In two dimensions weights multiply.

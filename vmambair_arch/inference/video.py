@@ -181,13 +181,13 @@ def restore_video(
         )
         done, add_stream = _restore_frames(source, restorer, options, codec, segments, max_pixels, progress, notes)
         if not done or add_stream is None:
-            raise UserError(f'{source}: is no video that can be decoded, or has no frames')
+            raise UserError(f'{source}: is not a video that can be decoded, or has no frames')
         with replacing(target) as temporary:
             _join(source, temporary, target, segments, add_stream, notes)
         segments.remove()
     except av.error.FFmpegError as error:
         raise UserError(
-            f'{source}: is no video that can be decoded, or is damaged ({error.strerror or error})'
+            f'{source}: is not a video that can be decoded, or is damaged ({error.strerror or error})'
         ) from None
     return notes
 

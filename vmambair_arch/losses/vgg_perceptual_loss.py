@@ -94,7 +94,7 @@ def _layers(vgg_type: str, wanted: dict[str, float], path: str | Path | None) ->
 
     types = ['vgg11', 'vgg13', 'vgg16', 'vgg19']
     if vgg_type not in types:
-        raise UserError(f"perceptual loss: vgg_type '{vgg_type}' is none of {', '.join(types)}")
+        raise UserError(f"perceptual loss: vgg_type '{vgg_type}' is not one of {', '.join(types)}")
     with torch.device('meta'):  # its classifier would be half a gigabyte
         network = get_model(vgg_type, weights=None).features
     block, number = 1, 0

@@ -74,7 +74,7 @@ def dists(
 def lpips_network(net: str, weights: str | Path | None) -> nn.Module:
     """The network of `lpips` on the device that measures."""
     if net not in BACKBONES:
-        raise UserError(f"LPIPS: backbone '{net}' is none of {', '.join(BACKBONES)}")
+        raise UserError(f"LPIPS: backbone '{net}' is not one of {', '.join(BACKBONES)}")
     features = imagenet_features(BACKBONES[net], weights)
     package = require('lpips', 'lpips')
     with warnings.catch_warnings():

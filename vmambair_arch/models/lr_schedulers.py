@@ -103,7 +103,7 @@ class MultiStepRestartLR(LearningRateCurve):
     """BasicSR's steps: times `gamma` at every milestone, back to `lr` times its weight at every restart.
 
     Args:
-        milestones: iterations; one that stands twice counts twice, one at a restart or before it does not count.
+        milestones: iterations; a repeated one counts twice, one at a restart or before it does not count.
         gamma: factor of a milestone.
         restarts, restart_weights: iterations, and the factor of `lr` at each.
     """

@@ -18,7 +18,7 @@ class PairPool:
         batch: images in a batch.
 
     Raises:
-        UserError: a size that is no multiple of the batch.
+        UserError: a size that is not a multiple of the batch.
     """
 
     def __init__(self, size: int, batch: int) -> None:

@@ -70,7 +70,7 @@ def decay(t: Tensor, scale: float, out: Tensor, times: int = 1) -> None:
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve tensors of `dtype` on `device`; None where it can."""
+    """Why this backend cannot be used for tensors of `dtype` on `device`; None where it can."""
     if device.type != 'cpu':
         return 'runs on CPUs only'
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):

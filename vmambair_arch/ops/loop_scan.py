@@ -1,7 +1,7 @@
 """The omni selective scan as one loop node over the pixels, for graphs that leave Python: torch.export and ONNX.
 
 torch's scan operator keeps the loop a loop of any length, where unrolled chunks would fix the size of the image and our
-kernels mean nothing to other programs. It is no backend for torch itself: one step at a time is slow there.
+kernels mean nothing to other programs. It is not a backend for torch itself: one step at a time is slow there.
 """
 
 from __future__ import annotations

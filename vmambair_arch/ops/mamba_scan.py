@@ -37,7 +37,7 @@ def _kernel() -> tuple[Callable | None, str]:
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve tensors of `dtype` on `device`; None where it can."""
+    """Why this backend cannot be used for tensors of `dtype` on `device`; None where it can."""
     if device.type != 'cuda':
         return 'runs on CUDA devices only'
     if dtype == torch.float64:

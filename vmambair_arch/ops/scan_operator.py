@@ -27,7 +27,7 @@ def define(
 
     Args:
         name: of the operator; its gradient is `<name>_backward`.
-        devices: dispatch keys that it serves, 'CPU' or 'CUDA'.
+        devices: dispatch keys that it is for, 'CPU' or 'CUDA'.
         forward: (inputs, directions, keep_states) -> y and the states that the backward pass goes on from, both as
             `empty_results` makes them.
         backward: (grad_y, inputs, states, directions) -> gradients of the inputs. Takes empty states as a reason to

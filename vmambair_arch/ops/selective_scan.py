@@ -51,7 +51,7 @@ class Backend:
         return importlib.import_module(f'.{self.module}', __package__)
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why it cannot serve `dtype` on `device`; None where it can."""
+        """Why it cannot be used for `dtype` on `device`; None where it can."""
         if self.devices and device.type not in self.devices:
             return f'runs on {" and ".join(self.devices)} only'
         return self.load().unavailable(device, dtype)
@@ -174,7 +174,7 @@ def _backend(name: str) -> Backend:
 
 def _named(device: torch.device, dtype: torch.dtype, wanted: str) -> Choice:
     if wanted not in backend_names():
-        raise ValueError(f"{ENV}={wanted} is no backend; use 'auto' or one of {', '.join(backend_names())}")
+        raise ValueError(f"{ENV}={wanted} is not a backend; use 'auto' or one of {', '.join(backend_names())}")
     backend = _backend(wanted)
     if why_not := backend.unavailable(device, dtype):
         raise ValueError(f'{ENV}={wanted} cannot be used: {why_not}; to install it: {backend.install}')

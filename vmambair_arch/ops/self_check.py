@@ -223,7 +223,7 @@ def _long_reason(error: BaseException) -> str:
 def serve() -> None:
     """What the process does: takes its task from stdin, answers in lines of JSON, and ends with its parent."""
     answers = os.fdopen(os.dup(1), 'w', encoding='utf-8')
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # whatever a library prints is not an answer
 
     def answer(**content: Any) -> None:
         answers.write(json.dumps(content) + '\n')

@@ -27,7 +27,7 @@ SEGMENT_ELEMENTS = 1 << 22
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve tensors of `dtype` on `device`; None where it can (always)."""
+    """Why this backend cannot be used for tensors of `dtype` on `device`; None where it can (always)."""
     return None
 
 

@@ -53,7 +53,7 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve tensors of `dtype` on `device`; None where it can."""
+    """Why this backend cannot be used for tensors of `dtype` on `device`; None where it can."""
     if device.type != 'cuda' and not (device.type == 'cpu' and INTERPRETED):
         return 'runs on CUDA and ROCm devices only'
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):

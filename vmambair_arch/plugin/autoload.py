@@ -27,7 +27,7 @@ def turn_on(force: bool = False) -> list[Path]:
     """
     if sys.prefix == sys.base_prefix and not force:
         raise UserError(
-            f'{sys.executable} is in no virtual environment and the hook would serve every program of this Python; '
+            f'{sys.executable} is in no virtual environment and the hook would run in every program of this Python; '
             'activate one, or add --force'
         )
     hook, pth = files()

@@ -101,7 +101,7 @@ def _load_state(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
     """One training state, known to be whole together with the networks of its iteration."""
     state = read_pickle(path)
     if not isinstance(state, dict) or 'iter' not in state:
-        raise UserError(f'{path} is no training state')
+        raise UserError(f'{path} is not a training state')
     fresh = opt['path'].get('ignore_resume_networks') or ()
     for network in (key for key in opt if key.startswith('network_') and key not in fresh):
         weights = Path(opt['path']['models']) / f'net_{network.removeprefix("network_")}_{state["iter"]}.pth'

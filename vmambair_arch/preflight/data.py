@@ -222,7 +222,7 @@ def _check_strays(name: str, root: Path, where: str, report: Report) -> None:
             if path.is_file() and not path.name.startswith('.') and path.suffix.lower() not in FORMATS
         )
         if strays:
-            report.faults.append(f'{where}: {root}: {some(strays)} is no image; {name} would read it; move it away')
+            report.faults.append(f'{where}: {root}: {some(strays)} is not an image; {name} would read it; move it away')
 
 
 def _files_of(dataset: Any) -> list[str]:

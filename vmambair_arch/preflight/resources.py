@@ -70,7 +70,7 @@ def check_batches(options: Options, data: Data, ranks: int, gpus: int, known: Ke
     pool = options.get('queue_size', 180)
     if known.knows((), 'queue_size') and type(pool) is int and pool % batch:
         nearby = [size for size in (pool // batch * batch, (pool // batch + 1) * batch) if size]
-        report.faults.append(f'queue_size: {pool} is no multiple of the batch {batch}; take {nearby[-1]}')
+        report.faults.append(f'queue_size: {pool} is not a multiple of the batch {batch}; take {nearby[-1]}')
 
 
 def check_disk(options: Options, networks: Mapping[str, nn.Module], start: int, report: Report) -> None:

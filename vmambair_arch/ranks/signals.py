@@ -16,7 +16,7 @@ _PATIENCE = 3
 class StopRequest:
     """Remembers the first SIGTERM or SIGINT. The third gives up on saving and stops at once.
 
-    The second is no third: a launcher passes on the Ctrl-C that its ranks got from the terminal as well.
+    The second is not a third: a launcher passes on the Ctrl-C that its ranks got from the terminal as well.
 
     Attributes:
         signal: its number; 0 while there was none.
