@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, default_collate
 
 from ..errors import UserError
 from .lines import draw_lines
+from .mixing import cutblur, cutmix, mixup, permute_colours, read_mixing
 from .pairs import PairSource, bicubic_patch, to_float, to_tensor
 from .rain import add_8bit_rain
 
@@ -57,6 +58,11 @@ class PairedProgressiveDataset(Dataset):
         bicubic: true makes the inputs from the targets by MATLAB's bicubic, to the last bit as on disk, instead.
         mixup: `beta` (1.2) and `probability` (0.5). A sample becomes `w*a + (1-w)*b` of itself and another random
             sample of the data, w from Beta(beta, beta); a mixed sample costs a second pair of images.
+        cutmix: `beta` (1) and `probability` (0.5). A rectangle of another sample takes the place of a sample's own; its
+            share of the area is 1 - Beta(beta, beta).
+        cutblur: `ratio` (0.7) and `probability` (0.5), for scale 1. A rectangle of the target lies in the input, or
+            all but one, as wide and high as `ratio` of the patch.
+        rgb_permutation_probability: the share of samples whose three channels come in another order.
         cache: keep decoded images in memory, in each worker: for sets that fit.
         scale: from the top of the option file.
 
@@ -87,7 +93,12 @@ class PairedProgressiveDataset(Dataset):
         self.total_iter = opt.get('total_iter', sum(iters))
         self.start_index = opt.get('start_iter', 0) * self.items_per_iteration
 
-        self.mixup = self._mixup(opt)
+        self.mixing = read_mixing(opt, f'data set {self.name}', self.scale)
+        self.permuted = opt.get('rgb_permutation_probability') or 0
+        if type(self.permuted) not in (int, float) or not 0 <= self.permuted <= 1:
+            raise UserError(
+                f'data set {self.name}: rgb_permutation_probability must be a number in 0..1, not {self.permuted!r}'
+            )
         self.enlarge = opt.get('enlarge') or 1
         self.shares = {
             'clean': opt.get('clean_probability') or 0,
@@ -131,10 +142,16 @@ class PairedProgressiveDataset(Dataset):
         gt_size = self.gt_sizes[self.stage(iteration)]
         index = self._image(self._samples_before(iteration) + place)
         images = self._patch(rng, index, gt_size)
-        if self.mixup and rng.random() < self.mixup['probability']:
-            weight = np.float32(rng.beta(self.mixup['beta'], self.mixup['beta']))
-            others = self._patch(rng, int(rng.integers(len(self.source))), gt_size)
-            images = {name: weight * image + (1 - weight) * others[name] for name, image in images.items()}
+        for name, mix in (('mixup', mixup), ('cutmix', cutmix)):
+            settings = self.mixing.get(name)
+            if settings and rng.random() < settings['probability']:
+                other = self._patch(rng, int(rng.integers(len(self.source))), gt_size)
+                images = mix(images, other, rng, settings['beta'])
+        blurred = self.mixing.get('cutblur')
+        if blurred and rng.random() < blurred['probability']:
+            images = cutblur(images, rng, blurred['ratio'])
+        if self.permuted and rng.random() < self.permuted:
+            images = permute_colours(images, rng)
         pair = self.source.pairs[index]
         tensors = {name: to_tensor(image) for name, image in images.items()}
         return tensors | {'lq_path': pair.lq or pair.gt, 'gt_path': pair.gt}
@@ -238,14 +255,6 @@ class PairedProgressiveDataset(Dataset):
             if size % self.scale:
                 raise UserError(f'data set {self.name}: gt size {size} is not a multiple of scale {self.scale}')
         return stages
-
-    def _mixup(self, opt: dict[str, Any]) -> dict[str, float] | None:
-        if opt.get('mixup') is None:
-            return None
-        mixup = {'beta': 1.2, 'probability': 0.5} | opt['mixup']
-        if set(mixup) != {'beta', 'probability'} or not mixup['beta'] > 0 or not 0 <= mixup['probability'] <= 1:
-            raise UserError(f'data set {self.name}: mixup takes beta > 0 and probability 0..1, not {opt["mixup"]!r}')
-        return mixup
 
     def _check_shares(self, opt: dict[str, Any]) -> None:
         for name, share in self.shares.items():
