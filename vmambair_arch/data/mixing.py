@@ -5,6 +5,7 @@ A sample is a dict of float32 images (h, w, 3) of one place: `lq`, `gt`, any `la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,11 +23,11 @@ DEFAULTS: dict[str, dict[str, float]] = {
 """Restormer's mixup (arXiv 2111.09881), CutMix (1905.04899) and CutBlur (2004.00448) as their authors use them."""
 
 
-def read_mixing(section: Mapping[str, Any], where: str, scale: int) -> dict[str, dict[str, float]]:
-    """The mixings that a section asks for, with what it leaves out filled in.
+def read_mixing(wanted: Mapping[str, Any], where: str, scale: int) -> dict[str, dict[str, float]]:
+    """The mixings that a data set asks for, with what it leaves out filled in.
 
     Args:
-        section: has any of the keys of `DEFAULTS`, each a section of its own, `{}` for the defaults.
+        wanted: by the names of `DEFAULTS` a section each, `{}` for the defaults, None for none.
         where: for messages.
         scale: of the data; CutBlur pastes inputs into targets of the same size.
 
@@ -35,7 +36,7 @@ def read_mixing(section: Mapping[str, Any], where: str, scale: int) -> dict[str,
     """
     found = {}
     for name, defaults in DEFAULTS.items():
-        given = section.get(name)
+        given = wanted.get(name)
         if given is None:
             continue
         if not isinstance(given, Mapping) or not set(given) <= set(defaults):
@@ -43,7 +44,7 @@ def read_mixing(section: Mapping[str, Any], where: str, scale: int) -> dict[str,
         values = {**defaults, **given}
         numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values.values())
         first = next(iter(defaults))
-        upper = 1 if first == 'ratio' else float('inf')
+        upper = 1 if first == 'ratio' else math.inf
         if not numbers or not 0 < values[first] <= upper or not 0 <= values['probability'] <= 1:
             bounds = 'in 0..1' if first == 'ratio' else '> 0'
             raise UserError(f'{where}: {name} takes {first} {bounds} and probability 0..1, not {given!r}')

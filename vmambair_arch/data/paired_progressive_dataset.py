@@ -93,7 +93,8 @@ class PairedProgressiveDataset(Dataset):
         self.total_iter = opt.get('total_iter', sum(iters))
         self.start_index = opt.get('start_iter', 0) * self.items_per_iteration
 
-        self.mixing = read_mixing(opt, f'data set {self.name}', self.scale)
+        wanted = {'mixup': opt.get('mixup'), 'cutmix': opt.get('cutmix'), 'cutblur': opt.get('cutblur')}
+        self.mixing = read_mixing(wanted, f'data set {self.name}', self.scale)
         self.permuted = opt.get('rgb_permutation_probability') or 0
         if type(self.permuted) not in (int, float) or not 0 <= self.permuted <= 1:
             raise UserError(
