@@ -23,7 +23,6 @@ import torch
 from experiment import change, options, write_image, write_options
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from vmambair_arch.inference.restore import restore
 
 from vmambair_arch import VmambaIR, load_model, preflight
 from vmambair_arch.checkpoints.convert import save_checkpoint
@@ -32,6 +31,7 @@ from vmambair_arch.errors import UserError
 from vmambair_arch.evaluation.evaluate import evaluate
 from vmambair_arch.images.headers import read_header
 from vmambair_arch.images.image_io import Image, decode_image, read_image
+from vmambair_arch.inference.restore_files import restore_files
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.plugin import compat, launch
 
@@ -106,7 +106,7 @@ class Doors:
 
     def restore(self) -> NDArray[np.uint8]:
         (source,) = (self.folder / 'lq').iterdir()
-        restore(source, 'restored/a.png', Restorer.from_pretrained(str(self.network), device='cpu'))
+        restore_files(source, 'restored/a.png', Restorer.from_pretrained(str(self.network), device='cpu'))
         return _pixels(self.folder / 'restored/a.png')
 
     def info(self) -> str:
