@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from vmambair_arch import Restorer, cli
 from vmambair_arch.errors import UserError
@@ -377,6 +378,7 @@ def test_ctrl_c_leaves_no_half_file(photos, tmp_path, restorer, monkeypatch):
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(Restorer, 'restore', stop)
+    monkeypatch.setattr(Restorer, 'workers', lambda self, pixels: 1)  # one after the other, so that two are done
     with pytest.raises(KeyboardInterrupt):
         restore_files(photos, tmp_path / 'out', restorer)
     assert len(tree(tmp_path / 'out')) == 2
@@ -478,3 +480,54 @@ def test_an_output_that_cannot_be_written(photos, tmp_path, restorer):
         (tmp_path / 'out').mkdir(mode=0o500)
     with pytest.raises(UserError, match='out'):
         restore_files(photos / 'a.png', tmp_path / 'out', restorer)
+
+
+def test_small_images_side_by_side_are_what_they_are_alone(tmp_path, tiny):
+    """Same files, same report in the same order, the same number of threads afterwards, bad files noted."""
+    folder = tmp_path / 'photos'
+    for number in range(7):
+        make(folder / f'{number}.png', size=(20 + number, 30))
+    (folder / '3.png').write_bytes(b'broken')
+    before = torch.get_num_threads()
+    reports = {}
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            reports[threads] = restore_files(folder, tmp_path / str(threads), Restorer(tiny, device='cpu'))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for number in (0, 1, 2, 4, 5, 6):
+        alone, beside = ((tmp_path / str(threads) / f'{number}.png').read_bytes() for threads in (1, 3))
+        assert alone == beside
+    names = [[path.name for path in report.written] for report in reports.values()]
+    assert names[0] == names[1] == [f'{number}.png' for number in (0, 1, 2, 4, 5, 6)]
+    assert [path.name for path, _ in reports[3].failed] == ['3.png']
+
+
+def test_an_interrupt_leaves_the_rest_of_small_images(tmp_path, tiny, monkeypatch):
+    folder = tmp_path / 'photos'
+    for number in range(30):
+        make(folder / f'{number:02}.png')
+    before = torch.get_num_threads()
+    restorer = Restorer(tiny, device='cpu')
+    real, calls = restorer.restore, []
+
+    def interrupted(image, **options):
+        calls.append(image)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(image, **options)
+
+    monkeypatch.setattr(restorer, 'restore', interrupted)
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            restore_files(folder, tmp_path / 'out', restorer)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert len(calls) < 30
+    assert len(tree(tmp_path / 'out')) == len(calls) - 1
+    for name in tree(tmp_path / 'out'):
+        read_image(tmp_path / 'out' / name)

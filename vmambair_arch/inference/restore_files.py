@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,11 @@ from ..images.image_io import (
 from .plan import Job, Plan, make_plan
 from .records import judge, write_record
 from .restorer import Restorer
+from .side_by_side import side_by_side
 from .video import VideoOptions, restore_video
 
+SMALL = 512 * 512
+"""Pixels up to which images are restored side by side on a CPU."""
 NAMED = 4
 """So many files are named in a line, the rest are counted."""
 
@@ -59,6 +62,11 @@ class Report:
     seams: list[tuple[Path, str]] = field(default_factory=list)
     ignored: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[tuple[Path, str]] = field(default_factory=list)
+
+    def add(self, other: Report) -> None:
+        """Put what became of other files behind what is here."""
+        for each in fields(self):
+            getattr(self, each.name).extend(getattr(other, each.name))
 
     def lines(self) -> Iterator[str]:
         """The report: a line for each measurement, each kind of note and each bad file, and one for the rest."""
@@ -196,11 +204,11 @@ def _run(
 
     # By the pixels of the files, so that a large image or a video moves the bar as well as a thousand small ones.
     layout = '{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}'
+    reports = [Report() for _ in jobs]
     with tqdm(total=sum(job.weight for job in jobs), bar_format=layout, disable=rank > 0, smoothing=0.1) as bar:
-        before = 0
-        for number, job in enumerate(jobs):
-            bar.set_description_str(f'{job.source.name} ({number + 1}/{len(jobs)}) ')
-            progress = _Progress(bar, before, job.weight)
+
+        def do(number: int, progress: _Progress | None) -> None:
+            job, report = jobs[number], reports[number]
             try:
                 settings = made_by | (video.settings() if job.kind == 'video' else {})
                 if _wanted(job, plan, settings, overwrite, report):
@@ -211,9 +219,27 @@ def _run(
                 if plan.output is None:
                     raise
                 report.failed.append((job.source, str(error)))
-            before += job.weight
-            bar.update(before - bar.n)
-            bar.set_postfix_str('')
+
+        def say(number: int) -> None:
+            bar.set_description_str(f'{jobs[number].source.name} ({number + 1}/{len(jobs)}) ')
+
+        small = [] if report_seams else [n for n, job in enumerate(jobs) if job.kind == 'image' and job.weight <= SMALL]
+        workers = restorer.workers(max((jobs[n].weight for n in small), default=1)) if len(small) > 1 else 1
+        before = 0
+        if workers > 1:
+            for number in side_by_side(lambda number: do(number, None), small, workers):
+                say(number)
+                bar.update(jobs[number].weight)
+                before += jobs[number].weight
+        for number in range(len(jobs)):
+            if workers == 1 or number not in small:
+                say(number)
+                do(number, _Progress(bar, before, jobs[number].weight))
+                before += jobs[number].weight
+                bar.update(before - bar.n)
+                bar.set_postfix_str('')
+    for one in reports:
+        report.add(one)
     return report
 
 
@@ -256,7 +282,7 @@ def _restore_job(
     quality: int | None,
     max_pixels: int,
     video: VideoOptions,
-    progress: _Progress,
+    progress: _Progress | None,
     report: Report,
 ) -> None:
     sha256, notes = None, [job.note] if job.note else []
@@ -269,7 +295,8 @@ def _restore_job(
         restored: list[Image] = []
         for number, frame in enumerate(frames):
             restored.append(restorer.restore(frame))
-            progress(number + 1, len(frames))
+            if progress:
+                progress(number + 1, len(frames))
         write_frames(job.target, restored, timing, quality=quality)
         notes += [] if job.target.suffix.lower() != '.gif' else ['a GIF has 256 colours a frame; webp has all']
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -364,6 +365,14 @@ class Restorer:
             with torch.inference_mode():
                 self._elements_per_pixel = tiles.elements_per_pixel(self.network, self.device)
         return min(pixels, tiles.MOST_ELEMENTS / self._elements_per_pixel)
+
+    def workers(self, pixels: int) -> int:
+        """How many images of so many pixels may be restored at one time: on a CPU one a thread, as memory allows."""
+        count = torch.get_num_threads() if self.device.type == 'cpu' else 1
+        side = math.isqrt(max(pixels - 1, 0)) + 1
+        while count > 1 and self.tile_for(count * side, side) is not None:
+            count -= 1
+        return count
 
     def tile_for(self, height: int, width: int) -> int | None:
         """The largest side of a tile for an image of that size, in input pixels; None: whole."""
