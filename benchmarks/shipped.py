@@ -4,7 +4,7 @@
         --validation Rain100L-181-200 datasets/Rain100L/val/target datasets/Rain100L/val/input --compute '2 cores, 2 h'
 
 The parameters are stored as fp16. What that costs is measured on the same pictures and refused above 0.01 dB. The
-figures go into the file and its model card, `psnr_y/photographs` with them: on crops of photographs that every
+figures go into the file and its model card, `PHOTOGRAPHS` with them: on crops of photographs that every
 installation has, by which `tests/inference/test_shipped.py` holds the file.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,22 @@ from vmambair_arch.checkpoints.card import write_card
 from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.checkpoints.find import WEIGHTS
 from vmambair_arch.checkpoints.load import load_model
+from vmambair_arch.data.pairs import folder_images
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import add_rain
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import read_image, to_array
 from vmambair_arch.inference.restorer import Restorer
+from vmambair_arch.metrics.perceptual import lpips
 from vmambair_arch.metrics.psnr_ssim import psnr
 
-from . import deraining
+from . import deraining, realworld
 
+REALSR_LIMITS = (
+    'For photographs with noise, blur or JPEG blocks. Trained for a short time: strong noise leaves blotches and '
+    'worms, fine texture such as fur and leaves is smoothed, small lettering may be drawn wrong. A clean picture '
+    'that was only reduced is better enlarged by `sr`.'
+)
 ABOUT = {
     'derain': {
         'training_data': 'Rain100L, pairs 1 to 180 of its 200 training pairs, enlarged by 1 to 4 in part; synthetic '
@@ -44,6 +51,15 @@ ABOUT = {
         'license': 'Apache-2.0',
         'upright': True,
     },
+    'realsr': {
+        'training_data': '794 patches of T91, clean training images of Rain100L (1 to 180), photographs of '
+        'scikit-image and Debian wallpapers under the degradation of Real-ESRGAN: their truth, and what the x4plus '
+        'network of Real-ESRGAN makes of them (RRDBNet; Copyright (c) 2021, Xintao Wang; BSD-3-Clause, in '
+        'LICENSE-Real-ESRGAN.txt beside the file)',
+        'recipe': 'options/train_realsr_distil.yml',
+        'limits': REALSR_LIMITS,
+        'license': 'Apache-2.0',
+    },
     'sr': {
         'training_data': 'T91 and the 200 clean training images of Rain100L, reduced four times by MATLAB bicubic',
         'recipe': 'options/train_sr_light.yml',
@@ -53,19 +69,31 @@ ABOUT = {
 }
 """The licence is that of the weights; neither data set states one for its images, of which the file holds none."""
 
-BORDER = {'derain': 0, 'sr': 4}
+BORDER = {'derain': 0, 'sr': 4, 'realsr': 4}
+PHOTOGRAPHS = {
+    'derain': 'psnr_y/photographs',
+    'sr': 'psnr_y/photographs-bicubic-x4',
+    'realsr': 'psnr_y/photographs-degraded-x4',
+}
+"""Names of the figure on the photographs of every installation: each task has inputs of its own. In words:
+`vmambair_arch.checkpoints.describe.DATA_SETS`."""
 TOLERANCE = 0.01
 """dB that fp16 may cost, of pictures that change by more than rounding (below 40 dB)."""
 LOSS = 0.5
 """dB that one figure may fall by where the others rise more."""
-CROP, DRY = 64, 256
-"""Sides of what is shown of a photograph, with rain and without, pixels."""
+CROP, DRY, DEGRADED = 64, 256, 128
+"""Sides of what is shown of a photograph, with rain, without, and degraded, pixels."""
+PER_LPIPS = 20.0
+"""dB that a difference of 1 in LPIPS is worth to `better`."""
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
 def photograph_pairs(task: str) -> Iterator[Pair]:
     """Input and target, uint8: two crops of each photograph that no training may use."""
+    if task == 'realsr':
+        yield from realworld.degraded((p.image for p in photographs('unseen')), draws=2, crop=DEGRADED)
+        return
     for number, photograph in enumerate(photographs('unseen')):
         h, w = photograph.image.shape[:2]
         for part in (1, 2):
@@ -79,7 +107,10 @@ def photograph_pairs(task: str) -> Iterator[Pair]:
 
 
 def folder_pairs(task: str, targets: Path, inputs: Path | None) -> Iterator[Pair]:
-    """Input and target, uint8, of the files of a folder; without inputs they are made by MATLAB's bicubic."""
+    """Input and target, uint8, of the files of a folder; without inputs they are made, by bicubic or degradation."""
+    if task == 'realsr':
+        yield from realworld.degraded(map(realworld.read, folder_images(targets)))
+        return
     for path in sorted(targets.iterdir()):
         target = to_array(read_image(path), np.uint8)
         target = np.repeat(target[..., None], 3, axis=2) if target.ndim == 2 else target[..., :3]
@@ -99,12 +130,21 @@ def mean_psnr(task: str, restorer: Restorer, pairs: Iterator[Pair]) -> float:
     return float(np.mean([psnr(restorer(lq), gt, y_channel=True, crop_border=BORDER[task]) for lq, gt in pairs]))
 
 
-def figures(task: str, restorer: Restorer, validation: list[list[str]]) -> dict[str, float]:
+def mean_lpips(restorer: Restorer, pairs: Iterator[Pair], weights: str) -> float:
+    """Mean LPIPS (AlexNet) of 8-bit results."""
+    return float(np.mean([lpips(restorer(lq), gt, weights=weights) for lq, gt in pairs]))
+
+
+def figures(
+    task: str, restorer: Restorer, validation: list[list[str]], lpips_weights: str | None = None
+) -> dict[str, float]:
     found = {}
     for name, targets, *inputs in validation:
         pairs = folder_pairs(task, Path(targets), Path(inputs[0]) if inputs else None)
         found[f'psnr_y/{name}'] = mean_psnr(task, restorer, pairs)
-    found['psnr_y/photographs'] = mean_psnr(task, restorer, photograph_pairs(task))
+        if task == 'realsr' and lpips_weights:
+            found[f'lpips/{name}'] = mean_lpips(restorer, folder_pairs(task, Path(targets), None), lpips_weights)
+    found[PHOTOGRAPHS[task]] = mean_psnr(task, restorer, photograph_pairs(task))
     if task == 'derain':
         dry = [middle(photograph.image) for photograph in photographs('unseen')]
         found['psnr_y/photographs-without-rain'] = float(np.mean(deraining.quality(restorer, ((i, i) for i in dry))))
@@ -123,11 +163,21 @@ def better(new: dict[str, float], old: dict[str, float]) -> bool:
 
     A deraining network can buy PSNR by removing whatever is thin and bright, so one figure cannot decide.
     """
-    gains = [new[name] - figure for name, figure in old.items()]
+    gains = [
+        (figure - new[name]) * PER_LPIPS if name.startswith('lpips/') else new[name] - figure
+        for name, figure in old.items()
+    ]
     return float(np.mean(gains)) > 0 and min(gains) >= -LOSS
 
 
-def ship(task: str, source: str, validation: list[list[str]], compute: str, say=print) -> bool:
+def ship(
+    task: str,
+    source: str,
+    validation: list[list[str]],
+    compute: str,
+    say: Callable[[str], None] = print,
+    lpips_weights: str | None = None,
+) -> bool:
     """Write `weights/<task>.safetensors` and its card where the candidate is `better` than what the package has.
 
     Both are measured here, on the same pictures.
@@ -137,20 +187,21 @@ def ship(task: str, source: str, validation: list[list[str]], compute: str, say=
     """
     network = load_model(source)
     target = WEIGHTS / f'{task}.safetensors'
-    full = figures(task, Restorer(network), validation)
-    before = figures(task, Restorer.from_pretrained(target), validation) if target.exists() else None
+    full = figures(task, Restorer(network), validation, lpips_weights)
+    old = Restorer.from_pretrained(target) if target.exists() else None
+    before = figures(task, old, validation, lpips_weights) if old else None
     for name, figure in full.items():
-        say(f'{name}: {figure:.3f} dB; the package has {f"{before[name]:.3f} dB" if before else "none"}')
+        say(f'{name}: {figure:.3f}; the package has {f"{before[name]:.3f}" if before else "none"}')
     if before and not better(full, before):
         return False
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / 'half.safetensors'
         save_checkpoint(stored, network, half=True)
-        half = figures(task, Restorer.from_pretrained(stored), validation)
+        half = figures(task, Restorer.from_pretrained(stored), validation, lpips_weights)
     for key, value in full.items():
-        say(f'{key}: {value:.4f} dB, from fp16 {half[key]:.4f} dB')
+        say(f'{key}: {value:.4f}, from fp16 {half[key]:.4f}')
         if abs(value - half[key]) > (TOLERANCE if value < 40 else 10 * TOLERANCE):
-            raise UserError(f'{key}: fp16 changes it by {half[key] - value:+.4f} dB, more than {TOLERANCE}')
+            raise UserError(f'{key}: fp16 changes it by {half[key] - value:+.4f}, more than {TOLERANCE}')
     about = ABOUT[task] | {'task': task, 'compute': compute, 'metrics': {k: round(v, 4) for k, v in half.items()}}
     save_checkpoint(target, network, half=True, **about)
     write_card(target, target.with_suffix('.md'))
@@ -164,8 +215,10 @@ def main() -> int:
     parser.add_argument('checkpoint')
     parser.add_argument('--validation', nargs='+', action='append', default=[], metavar='NAME TARGETS [INPUTS]')
     parser.add_argument('--compute', required=True, help='hardware and hours, for the card')
+    parser.add_argument('--lpips-weights', help="AlexNet's, for LPIPS of realsr")
     args = parser.parse_args()
-    return 0 if ship(args.task, args.checkpoint, args.validation, args.compute) else 1
+    shipped = ship(args.task, args.checkpoint, args.validation, args.compute, lpips_weights=args.lpips_weights)
+    return 0 if shipped else 1
 
 
 if __name__ == '__main__':

@@ -90,7 +90,7 @@ def test_a_worse_network_does_not_replace_the_one_in_the_package(data: Path, mon
     package.mkdir()
     monkeypatch.setattr(shipped, 'WEIGHTS', package)
     monkeypatch.setattr(shipped, 'photographs', lambda split: [])
-    monkeypatch.setattr(shipped, 'figures', lambda task, restorer, validation: {'psnr_y/x': level(restorer)})
+    monkeypatch.setattr(shipped, 'figures', lambda task, restorer, *rest: {'psnr_y/x': level(restorer)})
     monkeypatch.setattr(shipped, 'write_card', lambda source, target: target.write_text('card'))
 
     def level(restorer: Restorer) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import shipped
 from vmambair_arch import Restorer
-from vmambair_arch.checkpoints.describe import describe
+from vmambair_arch.checkpoints.describe import describe, info, meanings
 from vmambair_arch.checkpoints.find import bundled
 from vmambair_arch.cli import main
 from vmambair_arch.commands import demo
@@ -21,7 +21,7 @@ from vmambair_arch.metrics.psnr_ssim import psnr
 from vmambair_arch.ops.selective_scan import BACKENDS, ENV
 
 pytest.importorskip('skimage')
-TASKS = ('derain', 'sr')
+TASKS = ('derain', 'realsr', 'sr')
 
 
 def _backends() -> list[tuple[str, str]]:
@@ -39,7 +39,7 @@ def test_each_task_has_a_network_and_a_card() -> None:
     for task, path in bundled().items():
         about = describe(path)
         assert about['task'] == task
-        assert about['scale'] == {'derain': 1, 'sr': 4}[task]
+        assert about['scale'] == {'derain': 1, 'realsr': 4, 'sr': 4}[task]
         assert about['verified']
         assert about['stored_as'] == 'float16'
         assert about['bytes'] <= 8 * 2**20
@@ -50,13 +50,36 @@ def test_each_task_has_a_network_and_a_card() -> None:
         assert (Path(__file__).parents[2] / about['recipe']).is_file()
 
 
+def test_no_name_of_a_figure_means_two_things() -> None:
+    """Cards and `info` say what the data sets of their figures are; no two tasks share one."""
+    said: dict[str, str] = {}
+    for task, path in bundled().items():
+        metrics = describe(path)['metrics']
+        assert shipped.PHOTOGRAPHS[task] in metrics
+        assert list(meanings(metrics)) == list(dict.fromkeys(name.partition('/')[2] for name in metrics))
+        for name in meanings(metrics):
+            assert said.setdefault(name, task) == task
+    shown = '\n'.join(info('sr'))
+    for name, text in meanings(describe('sr')['metrics']).items():
+        assert f'  {name}: {text}' in shown
+        assert f'- `{name}`: {text}' in bundled()['sr'].with_suffix('.md').read_text(encoding='utf-8')
+
+
+def test_the_teacher_and_its_licence_are_named() -> None:
+    path = bundled()['realsr']
+    card = path.with_suffix('.md').read_text(encoding='utf-8')
+    assert 'Real-ESRGAN' in card
+    assert 'BSD-3-Clause' in card
+    assert 'Copyright (c) 2021, Xintao Wang' in path.with_name('LICENSE-Real-ESRGAN.txt').read_text(encoding='utf-8')
+
+
 @pytest.mark.parametrize(('backend', 'device'), _backends())
 @pytest.mark.parametrize('task', TASKS)
 def test_figures_hold_on_every_backend(task: str, backend: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENV, backend)
     restorer = Restorer.from_pretrained(task=task, device=device)
     found = shipped.mean_psnr(task, restorer, shipped.photograph_pairs(task))
-    assert found == pytest.approx(describe(task)['metrics']['psnr_y/photographs'], abs=0.05)
+    assert found == pytest.approx(describe(task)['metrics'][shipped.PHOTOGRAPHS[task]], abs=0.05)
 
 
 def test_restores_without_naming_a_checkpoint(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import UserError
 from ..files import replacing
-from .describe import describe
+from .describe import describe, meanings
 from .hub import hub_module
 
 TITLES = {'derain': 'Single-image deraining', 'realsr': 'Real-world super-resolution', 'sr': 'Super-resolution'}
@@ -98,7 +98,7 @@ def card(source: str | Path) -> str:
         limits=f'Known: {_line(about["limits"])}\n\n' if about['limits'] else '',
         megabytes=about['bytes'] / 2**20,
         sha256=about['sha256'],
-        figures=_table(metrics) or 'None are stated in the file.',
+        figures=_figures(metrics) or 'None are stated in the file.',
         config=yaml.safe_dump(about['config'], sort_keys=False),
     )
     front = hub.ModelCardData(
@@ -142,6 +142,12 @@ def _result(hub: Any, task: str, name: str, value: float) -> Any:
         metric_type=metric,
         metric_value=value,
     )
+
+
+def _figures(metrics: dict[str, Any]) -> str:
+    """The table, and what its data sets are, as far as they are known."""
+    known = [f'- `{name}`: {text}' for name, text in meanings(metrics).items()]
+    return '\n'.join([_table(metrics), '', *known]) if known else _table(metrics)
 
 
 def _table(metrics: dict[str, float]) -> str:

@@ -154,7 +154,8 @@ class Restorer:
         Args:
             source: a file, an https:// address, or the name of a checkpoint that comes with the package; default: the
                 package's own for the task.
-            task: 'derain', or 'sr' for four times the size; of no effect where there is a source.
+            task: 'derain'; 'sr' for four times the size of a clean picture, 'realsr' of one with noise, blur or JPEG
+                blocks; of no effect where there is a source.
             options: as for `Restorer`.
 
         Raises:
