@@ -64,6 +64,23 @@ TRAIN = ['basicsr==1.4.2', 'torchvision', 'timm', 'lpips', 'dists-pytorch', 'sci
 # Optimisers that neither torch nor timm has: schedule-free, SOAP.
 OPTIM = ['schedulefree', 'pytorch_optimizer']
 
+EXTRAS = {
+    'train': TRAIN,
+    'optim': OPTIM,
+    'pyiqa': ['pyiqa'],
+    'web': ['gradio>=6'],
+    'video': ['av>=14'],
+    'heic': ['pillow-heif>=0.18'],
+    'hub': ['huggingface_hub>=0.30'],
+    'export': ['onnx', 'onnxruntime'],
+    'losses': ['piq'],
+    'docs': ['mkdocs-material', 'mkdocstrings[python]'],
+}
+TOOLS = ['pytest', 'pytest-timeout', 'hypothesis', 'jsonschema', 'ruff', 'mypy', 'types-PyYAML', 'types-tqdm']
+TRIED = ('optim', 'video', 'heic', 'hub', 'export', 'losses')
+"""What the tests try beside `train`; without it they skip."""
+EXTRAS['test'] = [*TOOLS, *(name for extra in TRIED for name in EXTRAS[extra]), 'spandrel', 'openvino']
+
 REPOSITORY = os.environ.get('VMAMBAIR_REPOSITORY', '').rstrip('/')
 """Address of the repository where it is known: the workflow that builds the wheels sets it."""
 
@@ -133,29 +150,6 @@ setup(
     cmdclass={'build_ext': BuildKernels},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},  # the library knows no Python: one wheel for every version
     install_requires=BASE,
-    extras_require={
-        'train': TRAIN,
-        'optim': OPTIM,
-        'pyiqa': ['pyiqa'],
-        'web': ['gradio>=6'],
-        'video': ['av>=14'],
-        'heic': ['pillow-heif>=0.18'],
-        'hub': ['huggingface_hub>=0.30'],
-        'export': ['onnx', 'onnxruntime'],
-        'losses': ['piq'],
-        'docs': ['mkdocs-material', 'mkdocstrings[python]'],
-        'test': [
-            *OPTIM,
-            'pytest',
-            'pytest-timeout',
-            'hypothesis',
-            'ruff',
-            'jsonschema',
-            'mypy',
-            'types-PyYAML',
-            'types-tqdm',
-            'piq',
-        ],
-    },
+    extras_require=EXTRAS,
     entry_points={'console_scripts': ['vmambair=vmambair_arch.cli:main']},
 )
