@@ -7,7 +7,10 @@ from typing import Any
 
 from ..plugin import launch
 
-EXAMPLES = ('vmambair check -opt options/train_derain.yml',)
+EXAMPLES = (
+    'vmambair check -opt options/train_derain.yml',
+    'vmambair check -opt options/train_derain.yml --samples sheets',
+)
 
 
 class _PrintSchema(argparse.Action):
@@ -23,6 +26,7 @@ class _PrintSchema(argparse.Action):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     launch.add_arguments(parser)
+    parser.add_argument('--samples', metavar='DIR', help='write a sheet of what the network will see to this folder')
     text = 'print the JSON schema of option files, for editors, and end'
     parser.add_argument('--schema', action=_PrintSchema, nargs=0, help=text)
 

@@ -47,7 +47,18 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
             resources.check_disk(options, networks, first, report)
             resources.check_memory(options, networks, found, ranks, gpus, report)
     building.describe(options, networks, report)
+    if getattr(arguments, 'samples', None):
+        _write_samples(options, found, arguments.samples, report)
     return report
+
+
+def _write_samples(options: Mapping[str, Any], found: Mapping[str, Any], folder: str, report: Report) -> None:
+    from . import samples
+
+    if report.faults or 'train' not in found:
+        report.warnings.append('--samples: nothing to show before the data of datasets: train can be read')
+        return
+    report.facts.append(f'samples: wrote {samples.write_samples(options, found["train"].dataset, folder)}')
 
 
 def _complete(options: Mapping[str, Any], report: Report) -> bool:
