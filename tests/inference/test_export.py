@@ -12,7 +12,7 @@ from vmambair_arch import OSSNet, VmambaIR, cli
 from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.errors import UserError
 from vmambair_arch.inference.export import SMALLEST, export
-from vmambair_arch.inference.onnx_graph import NEWEST_OPSET, OLDEST_OPSET
+from vmambair_arch.inference.onnx_graph import NEWEST_OPSET, OLDEST_OPSET, Graph
 from vmambair_arch.ops import c_library
 
 SIZES = ((SMALLEST, SMALLEST), (27, 40), (64, 33))
@@ -53,9 +53,10 @@ def of_form(name):
     return network
 
 
-def opened(path, with_kernel=False):
+def opened(path, with_kernel=False, threads=0):
     onnxruntime = pytest.importorskip('onnxruntime')
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     if with_kernel:
         if why := c_library.why_not():
             pytest.skip(why)
@@ -139,6 +140,20 @@ def test_half_halves_the_file_and_rounds_the_weights_only(tmp_path, onnx):
     assert 0 < np.abs(results[0] - results[1]).max() < 5e-3
 
 
+def test_softplus_is_accurate_where_it_is_small_and_where_it_is_large(onnx):
+    graph = Graph()
+    y = graph.softplus('x')
+    helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+    values = [[helper.make_tensor_value_info(name, FLOAT, [None])] for name in ('x', y)]
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, 'softplus', *values, graph.initializers),
+        opset_imports=[helper.make_opsetid('', graph.opset)], ir_version=8,
+    )  # fmt: skip
+    x = np.linspace(-80, 80, 100001, dtype=np.float32)
+    (found,) = opened(model.SerializeToString()).run(None, {'x': x})
+    assert np.abs(found / np.logaddexp(0, x.astype(np.float64)) - 1).max() < 5e-7
+
+
 def test_steps_large_enough_to_forget_do_not_overflow(tmp_path, onnx):
     """Decays to nothing, and sums of steps far beyond the largest exponent of float32."""
     network = of_form('scale 1')
@@ -157,6 +172,14 @@ def test_onnx_with_the_kernel_restores_the_same(tmp_path, onnx, form):
     network = of_form(form)
     export(network, tmp_path / 'a.onnx', kernel=True)
     check_onnx(network, tmp_path / 'a.onnx', sizes=((1, 1), *SIZES[:2]), batches=(1, 3), with_kernel=True)
+
+
+def test_the_kernel_gives_the_same_bits_on_any_number_of_threads(tmp_path, onnx):
+    torch.manual_seed(0)
+    export(VmambaIR.from_preset('light').eval(), tmp_path / 'a.onnx', kernel=True)
+    image = np.random.default_rng(0).random((2, 3, 64, 72), np.float32)
+    one, two = (opened(tmp_path / 'a.onnx', True, threads).run(None, {'image': image})[0] for threads in (1, 2))
+    assert np.array_equal(one, two)
 
 
 def test_onnx_with_the_kernel_needs_its_library_and_says_so(tmp_path, onnx, capsys):

@@ -20,6 +20,9 @@ Shape = Sequence[int | str]
 OLDEST_OPSET, DEFAULT_OPSET, NEWEST_OPSET = 13, 17, 25
 """Opsets a graph can be written for. The default is read by onnxruntime 1.12, OpenVINO 2023 and TensorRT 8.6 on."""
 
+ARTANH = (1.99999967, 0.66676003, 0.39589461, 0.3422605)
+"""2 artanh(z) / z for z in 0..1/3 as a polynomial in z * z; weighted least squares level its relative error to 2e-7."""
+
 
 class Elements(NamedTuple):
     """What a loop runs over.
@@ -159,16 +162,20 @@ class Graph:
         return self.op('Mul', product, self.constant(0.5))
 
     def softplus(self, x: Value) -> Value:
-        """log(1 + exp(x)) with a small relative error everywhere.
+        """log(1 + exp(x)) to a relative error of 5e-7 everywhere.
 
-        The operator of this name is a loop over single numbers in onnxruntime, 60 times as slow as its Exp. For small
-        t = exp(-|x|), 1 + t is rounded; what was lost, t - ((1 + t) - 1), is what log(1 + t) lacks.
+        onnxruntime has the operator of this name as a loop over single numbers, 60 times as slow as its Exp, and its
+        Log takes longer than all of this. With t = exp(-|x|) in 0..1 and z = t / (t + 2) in 0..1/3, log(1 + t) is
+        2 artanh(z): z times a short polynomial in z * z, which keeps its accuracy where t is small and 1 + t is not.
         """
-        one = self.constant(1.0)
         t = self.op('Exp', self.op('Neg', self.op('Abs', x)))
-        more = self.op('Add', t, one)
-        lost = self.op('Sub', t, self.op('Sub', more, one))
-        return self.op('Add', self.op('Relu', x), self.op('Add', self.op('Log', more), lost))
+        z = self.op('Div', t, self.op('Add', t, self.constant(2.0)))
+        square = self.op('Mul', z, z)
+        *others, last = ARTANH
+        polynomial = self.op('Add', self.op('Mul', square, self.constant(last)), self.constant(others.pop()))
+        while others:
+            polynomial = self.op('Add', self.op('Mul', polynomial, square), self.constant(others.pop()))
+        return self.op('Add', self.op('Relu', x), self.op('Mul', z, polynomial))
 
     def scan(
         self,

@@ -141,10 +141,11 @@ def _chunked(g: Graph, u: Value, ways: list[Weights], P: int) -> Value:
     def add_up(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
         (u_t,) = elements
         deltas, Bs, Cs = _project(body, u_t, ways)
-        after = []
+        after, writes = [], []
         for k, (delta, B) in enumerate(zip(deltas, Bs, strict=True)):
             added, sum_delta = before[2 * k : 2 * k + 2]
             A, write = _decays(body, ways[k], everywhere), body.op('Mul', delta, u_t)
+            writes.append(write)
             if k == 0:
                 added = _advance(body, added, A, delta, write, B)
             else:
@@ -152,12 +153,12 @@ def _chunked(g: Graph, u: Value, ways: list[Weights], P: int) -> Value:
                 decay = body.op('Exp', body.op('Mul', sum_delta, A))
                 added = body.op('Add', added, body.op('Mul', decay, body.op('Mul', write, B)))
             after += [added, body.op('Add', sum_delta, delta)]
-        return after, [*deltas, *Bs, *Cs]
+        return after, [*deltas, *writes, *Bs, *Cs]
 
     empty = g.op('Expand', g.constant(0.0), g.shape(N, batch, G, d, P))
     none = g.op('Expand', g.constant(0.0), g.shape(batch, G, d, P))
     n = len(ways)
-    sums, per_pixel = g.scan(add_up, [(empty, states), (none, pixels)] * n, [Elements(u, pixels)], [False] * 3 * n)
+    sums, per_pixel = g.scan(add_up, [(empty, states), (none, pixels)] * n, [Elements(u, pixels)], [False] * 4 * n)
 
     def hand_on(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
         after = [
@@ -177,16 +178,15 @@ def _chunked(g: Graph, u: Value, ways: list[Weights], P: int) -> Value:
     def read(body: Graph, before: list[Value], elements: list[Value]) -> tuple[list[Value], list[Value]]:
         after, ys = [], []
         for k, way in enumerate(ways):
-            u_t, delta, B, C = elements[4 * k : 4 * k + 4]
-            A = _decays(body, way, everywhere)
-            after.append(_advance(body, before[k], A, delta, body.op('Mul', delta, u_t), B))
+            delta, write, B, C = elements[4 * k : 4 * k + 4]
+            after.append(_advance(body, before[k], _decays(body, way, everywhere), delta, write, B))
             ys.append(_read(body, after[k], C, N))
         return after, ys
 
     elements = []
     for k in range(n):
-        elements += [Elements(values, pixels, k == 1) for values in (u, per_pixel[k])]
-        elements += [Elements(values, shared, k == 1) for values in (per_pixel[n + k], per_pixel[2 * n + k])]
+        of_way = zip(per_pixel[k::n], (pixels, pixels, shared, shared), strict=True)
+        elements += [Elements(values, shape, k == 1) for values, shape in of_way]
     starts = [(g.transpose(before, 1, 2, 3, 4, 0), states) for before in befores]
     _, ys = g.scan(read, starts, elements, [False, True][:n])
     return g.reshape(g.op('Add', *ys) if n == 2 else ys[0], -1, batch, G, d, P)
