@@ -2,7 +2,7 @@
 
 One thread each, in turns in one process, so that a machine that slows down slows all of them; medians of CPU time,
 which other work on the machine disturbs least, and their ratio to torch's. `--beside FILE`: an ONNX file written
-otherwise. Writes `results/export.json`.
+otherwise. Writes `results/export.json`, where what was not measured stays as it was.
 """
 
 from __future__ import annotations
@@ -71,12 +71,16 @@ def programs(network: Network, folder: Path, args: argparse.Namespace) -> tuple[
         runs[f'onnxruntime, {name}'] = in_onnxruntime(path, args.threads)
     try:
         for precision in ('f32', 'bf16'):
+            if not any(word in f'openvino, {precision}' for word in args.only):
+                continue
             runs[f'openvino, {precision}'] = in_openvino(folder / 'plain.onnx', args.threads, precision)
     except ImportError:
         print('openvino is not installed: left out')
     for path in args.beside:
-        runs[f'onnxruntime, {path}'] = in_onnxruntime(path, args.threads)
-    return runs, files
+        runs[f'onnxruntime, {path.name}'] = in_onnxruntime(path, args.threads)
+    return {
+        name: run for name, run in runs.items() if name == 'torch' or any(word in name for word in args.only)
+    }, files
 
 
 def compare(runs: dict[str, Run], size: int, rounds: int) -> dict[str, dict[str, float]]:
@@ -104,15 +108,19 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=9, help='at the smallest size; fewer at larger ones')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--beside', type=Path, nargs='*', default=[], metavar='FILE', help='further ONNX files')
+    parser.add_argument('--only', nargs='+', default=[''], metavar='WORD', help='programs with such a word in the name')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     network = load_model(args.model)
     with tempfile.TemporaryDirectory() as folder:
         runs, files = programs(network, Path(folder), args)
-        sizes: dict[str, object] = {}
+        sizes: dict[str, dict[str, dict[str, float]]] = (
+            json.loads(RESULTS.read_text())['sizes'] if RESULTS.exists() else {}
+        )
         for size in args.sizes:
             rounds = max(2, round(args.rounds * min(args.sizes) / size))
-            rows = sizes[str(size)] = compare(runs, size, rounds)
+            rows = compare(runs, size, rounds)
+            sizes.setdefault(str(size), {}).update(rows)
             for name, row in rows.items():
                 print(f'{size}x{size}  {name:24} {row}', flush=True)
     about = {'machine': _processor(), 'torch': torch.__version__, 'threads': args.threads, 'model': args.model}
