@@ -6,6 +6,7 @@ Needs gradio, playwright and Chromium, and skips without them unless VMAMBAIR_BR
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,11 @@ import signal
 import struct
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +28,7 @@ from vmambair_arch import Restorer, cli
 from vmambair_arch.checkpoints import find as checkpoints
 from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.errors import UserError
-from vmambair_arch.images.image_io import Image, read_image, write_image
+from vmambair_arch.images.image_io import Image, decode_image, read_image, write_image
 from vmambair_arch.inference import web
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -38,7 +43,7 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope='module')
 def named(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp('web') / 'tiny.safetensors'
-    save_checkpoint(path, tiny, task='derain')
+    save_checkpoint(path, tiny, task='derain', limits='Fog stays. And more.')
     return path
 
 
@@ -87,9 +92,9 @@ def page(browser, server):
     page.close()
 
 
-def upload(page, path):
-    page.set_input_files('#upload input[type=file]', path)
-    page.get_by_text(re.compile(r'\d\s+(B|KB|MB)')).wait_for()
+def upload(page, *paths):
+    page.set_input_files('#upload input[type=file]', [str(path) for path in paths])
+    page.get_by_text(re.compile(r'\d\s+(B|KB|MB)')).first.wait_for()
     page.click('#restore')
 
 
@@ -138,16 +143,16 @@ def bomb() -> bytes:
     ('content', 'message'),
     [
         (b'just text', 'photo.png: is no PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC or JPEG 2000 image'),
-        (bomb(), 'photo.png: too large (20000x10000 pixels'),
+        (bomb(), 'the limit is 33554432 pixels). Shrink it, or start the page with --max-pixels'),
     ],
     ids=['text', 'bomb'],
 )
 def test_what_is_no_picture(page, tmp_path, content, message):
     (tmp_path / 'photo.png').write_bytes(content)
     upload(page, tmp_path / 'photo.png')
-    page.get_by_text(message).wait_for()
+    page.get_by_text(message).first.wait_for()
     assert page.locator('#slider img').count() == 0
-    assert str(Path('/tmp')) not in page.get_by_text(message).inner_text()
+    assert str(Path('/tmp')) not in page.get_by_text(message).first.inner_text()
 
 
 @needs_browser
@@ -156,16 +161,160 @@ def test_nothing_chosen(page):
     page.get_by_text('Choose a photograph first.').wait_for()
 
 
+@needs_browser
+def test_a_picture_is_shown_before_it_is_restored(page, tmp_path):
+    write_image(tmp_path / 'photo.png', Image(np.full((48, 64, 3), 0.5, np.float32)))
+    page.set_input_files('#upload input[type=file]', tmp_path / 'photo.png')
+    page.get_by_text('photo.png: 64 x 48 pixels').wait_for()
+    assert page.locator('#preview img').evaluate('image => image.naturalWidth') == 64
+    assert page.locator('#slider img').count() == 0
+
+
+@needs_browser
+def test_several_pictures_come_back_as_a_zip(page, tmp_path):
+    for name in ('a.png', 'b.jpg'):
+        write_image(tmp_path / name, Image(np.full((24, 32, 3), 0.5, np.float32)))
+    upload(page, tmp_path / 'a.png', tmp_path / 'b.jpg')
+    page.get_by_text('2 pictures; the first: 32 x 24 pixels in').wait_for()
+    with page.expect_download() as download:
+        page.click('#download')
+    download.value.save_as(tmp_path / 'got.zip')
+    with zipfile.ZipFile(tmp_path / 'got.zip') as archive:
+        assert sorted(archive.namelist()) == ['a_restored.png', 'b_restored.jpg']
+
+
+@needs_browser
+def test_more_options(page, tmp_path):
+    write_image(tmp_path / 'photo.png', Image(np.full((24, 32, 3), 0.5, np.float32)))
+    page.click('#more button')
+    page.fill('#outscale input', '2')
+    upload(page, tmp_path / 'photo.png')
+    page.get_by_text('32 x 24 to 64 x 48 pixels in').wait_for()
+
+
+@needs_browser
+def test_cancel(page, tmp_path):
+    write_image(
+        tmp_path / 'photo.png', Image(np.random.default_rng(0).uniform(size=(1500, 1500, 3)).astype(np.float32))
+    )
+    page.set_input_files('#upload input[type=file]', tmp_path / 'photo.png')
+    page.get_by_text('photo.png: 1500 x 1500 pixels').wait_for()
+    page.click('#restore')
+    page.get_by_text('Restoring photo.png').first.wait_for()
+    page.click('#cancel')
+    page.get_by_text('Cancelled.').wait_for()
+    assert page.locator('#slider img').count() == 0
+
+
+@needs_browser
+@pytest.mark.parametrize(('width', 'scheme'), [(400, 'light'), (800, 'dark'), (1400, 'light')])
+def test_nothing_sticks_out_at_any_width(browser, server, width, scheme):
+    page = browser.new_page(viewport={'width': width, 'height': 900}, color_scheme=scheme)
+    page.goto(server)
+    page.wait_for_selector('#restore')
+    assert page.evaluate('document.documentElement.scrollWidth') <= width
+    beside = """() => {
+        const [controls, stage] = ['#upload', '#preview'].map(id => document.querySelector(id).getBoundingClientRect())
+        return stage.width > 0 && (stage.left >= controls.right) === (window.innerWidth >= 800)
+    }"""
+    page.wait_for_function(beside, timeout=10_000)  # styles come after the elements
+    colour = page.evaluate('getComputedStyle(document.body).backgroundColor')
+    brightness = sum(int(value) for value in re.findall(r'\d+', colour)[:3]) / 3
+    assert (brightness < 100) == (scheme == 'dark')
+    page.close()
+
+
+@needs_browser
+def test_examples_are_there_to_try(page):
+    pytest.importorskip('skimage')
+    page.locator('#examples, .gallery, button', has_text='chelsea.jpg').last.click()
+    page.get_by_text(re.compile(r'chelsea\.jpg: \d+ x \d+ pixels')).wait_for()
+
+
+# the HTTP call
+
+
+def post(url, body=b'', headers=None):
+    request = urllib.request.Request(url, data=body, headers=headers or {}, method='POST')
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read(), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), error.headers
+
+
+@needs_browser
+def test_a_picture_in_and_a_picture_out(server, tmp_path, tiny):
+    write_image(tmp_path / 'a.webp', Image(np.full((24, 32, 3), 0.5, np.float32)))
+    data = (tmp_path / 'a.webp').read_bytes()
+    status, body, headers = post(f'{server}restore', data)
+    assert (status, headers['Content-Type']) == (200, 'image/webp')
+    assert decode_image(body).rgb.shape == (24, 32, 3)
+    edge = 'edge'
+    form = (
+        f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="a.webp"\r\n\r\n'.encode()
+        + data
+        + f'\r\n--{edge}--\r\n'.encode()
+    )
+    kind = {'Content-Type': f'multipart/form-data; boundary={edge}'}
+    status, body, headers = post(f'{server}restore?format=png&outscale=2&task=derain', form, kind)
+    assert (status, headers['Content-Type']) == (200, 'image/png')
+    np.testing.assert_allclose(decode_image(body).rgb, Restorer(tiny, outscale=2)(decode_image(data).rgb), atol=0.003)
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ('query', 'body', 'status', 'message'),
+    [
+        ('', b'', 400, 'send a picture'),
+        ('', b'no picture', 400, 'the picture: is no PNG'),
+        ('', bomb(), 413, 'the picture: too large'),
+        ('?task=fog', b'x', 400, "no network for the task 'fog'; there are derain"),
+        ('?format=gif', b'x', 400, "format 'gif'"),
+        ('?outscale=big', b'x', 400, "'big' is no number"),
+        ('?outscale=99', b'x', 400, 'output scale'),
+    ],
+)
+def test_bad_calls_are_answered_in_a_line(server, query, body, status, message):
+    got, answer, headers = post(f'{server}restore{query}', body)
+    assert (got, headers['Content-Type']) == (status, 'application/json')
+    assert message in json.loads(answer)['error']
+
+
+@needs_browser
+@pytest.mark.parametrize('path', ['', 'restore'])
+def test_pages_of_other_sites_are_refused(server, path):
+    assert post(f'{server}{path}', b'x', {'Origin': 'http://evil.example'})[0] == 403
+    assert post(f'{server}{path}', b'x', {'Host': 'evil.example'})[0] == 400
+
+
+@needs_browser
+def test_a_small_picture_does_not_wait_for_a_large_one(server, tmp_path):
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip('one core')
+    write_image(
+        tmp_path / 'large.png', Image(np.random.default_rng(0).uniform(size=(1800, 1800, 3)).astype(np.float32))
+    )
+    write_image(tmp_path / 'small.png', Image(np.full((16, 16, 3), 0.5, np.float32)))
+    with ThreadPoolExecutor() as pool:
+        large = pool.submit(post, f'{server}restore', (tmp_path / 'large.png').read_bytes())
+        small = post(f'{server}restore', (tmp_path / 'small.png').read_bytes())
+        assert small[0] == 200
+        assert not large.done()
+        assert large.result()[0] == 200
+
+
 # without a browser
 
 
 def test_titles(named, monkeypatch, tmp_path):
-    assert web.checkpoints_by_title([str(named)]) == {'Single-image deraining (tiny)': named}
+    offers = {'Single-image deraining (tiny)': web.Offer(named, 'Fog stays', 'derain')}
+    assert web.offers([str(named)]) == offers
     monkeypatch.setattr(checkpoints, 'WEIGHTS', named.parent)
-    assert web.checkpoints_by_title([]) == {'Single-image deraining (tiny)': named}
+    assert web.offers([]) == offers
     monkeypatch.setattr(checkpoints, 'WEIGHTS', tmp_path)
     with pytest.raises(UserError, match='no checkpoint of its own'):
-        web.checkpoints_by_title([])
+        web.offers([])
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])
