@@ -144,6 +144,42 @@ def _rain100l() -> Source:
     )  # fmt: skip
 
 
+def _rain200(name: str) -> Source:
+    """1800 and 200 pairs; not the Rain100 sets of the same authors, from which they differ in pictures and rain."""
+    parts = [
+        Part(
+            f'{split}/{kind}',
+            (
+                rf'(^|/){name}/{split}\w*/{kind}/(norain-|rain-)?(?P<number>\d+)(x2)?\.',
+                rf'(^|/){name}/(.*/)?[^/]*{split}[^/]*/{original}/norain-(?P<number>\d+)(x2)?\.',
+            ),
+            count,
+            '{number:04d}',
+        )
+        for split, count in (('train', 1800), ('test', 200))
+        for kind, original in (('input', 'rain(/X2)?'), ('target', 'norain'))
+    ]
+    return Source(
+        name.lower(), name, JORDER, (f'{name}*',),
+        f'{name}/{{train,test}}/{{input,target}}/*, or as packed by its authors: {{rain/X2,norain}}/norain-*.png',
+        tuple(parts), tuple((f'{split}/input', f'{split}/target') for split in ('train', 'test')),
+    )  # fmt: skip
+
+
+def _realsr() -> Source:
+    """The test pairs of both cameras at x4, as papers on real-world super-resolution use them."""
+    patterns = {
+        kind: (rf'(^|/)(?P<camera>Canon|Nikon)/Test/4/(\w+_)?(?P<number>\d+)_{ending}\.png$',)
+        for kind, ending in (('LR', 'LR4'), ('HR', 'HR'))
+    }
+    return Source(
+        'realsr-test', 'RealSR', 'RealSR version 3 (J. Cai et al.), github.com/csjcai/RealSR',
+        ('RealSR*', 'Canon', 'Nikon'), '{Canon,Nikon}/Test/4/*_{HR,LR4}.png',
+        tuple(Part(f'test/{kind}', pattern, 100, '{camera}_{number:03d}') for kind, pattern in patterns.items()),
+        (('test/LR', 'test/HR'),), scale=4,
+    )  # fmt: skip
+
+
 _DIV2K = Part('HR', (_folder('DIV2K_train_HR'),), 800)
 _FLICKR2K = Part('HR', (_folder('Flickr2K_HR'), _folder('Flickr2K/HR'), _folder('Flickr2K')), 2650)
 
@@ -180,12 +216,12 @@ def _benchmark(name: str, count: int, page: str, *archives: str, inner: str = ''
         _folder(f'{inner}/original'),
         _folder(inner),
     )
-    layout = f'{inner}/HR/* or {inner}/*'
+    layout = f'{name}/HR/* or {name}/*'
     return Source(
         name.lower(),
         f'SR/{name}',
         page,
-        (*archives, f'{inner}*', f'{name}*'),
+        (*archives, *(() if '(' in inner else (f'{inner}*',)), f'{name}*'),
         layout,
         (Part('HR', patterns, count),),
         bicubic=(4,),
@@ -207,6 +243,8 @@ SOURCES: dict[str, Source] = {
         _rain13k(),
         _derain_test(),
         _rain100l(),
+        _rain200('Rain200L'),
+        _rain200('Rain200H'),
         _gopro(),
         Source('div2k', 'DIV2K', _DIV2K_PAGE, ('DIV2K_train_HR', 'DIV2K'), 'DIV2K_train_HR/*.png', (_DIV2K,)),
         Source(
@@ -232,12 +270,14 @@ SOURCES: dict[str, Source] = {
         ),
         _benchmark('Set5', 5, EDSR, 'benchmark'),
         _benchmark('Set14', 14, EDSR, 'benchmark'),
+        _benchmark('BSD100', 100, EDSR, 'benchmark', 'B100*', inner='(?:BSD100|B100)'),
         _benchmark('Urban100', 100, EDSR, 'benchmark'),
         _benchmark(
             'General100', 100, 'FSRCNN (C. Dong et al.), mmlab.ie.cuhk.edu.hk/projects/FSRCNN.html',
             inner='General-100',
         ),
         _benchmark('Manga109', 109, 'Manga109, www.manga109.org (on request)', 'benchmark'),
+        _realsr(),
         _real_world(
             'NTIRE2020', 'NTIRE 2020 Real World Super-Resolution challenge, track 1, on CodaLab',
             ('track1-valid-input', 'Corrupted-va-x'), ('track1-valid-gt', 'DIV2K_valid_HR'),
