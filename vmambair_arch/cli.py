@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from . import __version__
 from .commands.table import COMMANDS, GROUPS, Parser, command_parser
 from .errors import guard, nearest
+from .host import let_threads_sleep
 
 __all__ = ['COMMANDS', 'GROUPS', 'command_parser', 'main']
 
@@ -17,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0, that of a UserError (2 for bad input), 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
+        let_threads_sleep()
         args = command_parser(words[0]).parse_args(words[1:])
         return guard(lambda: args.run(args))
     lines = [f'\n{group}:\n' + ''.join(f'  {n:<10} {t}\n' for n, t in names.items()) for group, names in GROUPS.items()]

@@ -27,6 +27,9 @@ LANES = 16
 """The widest vector; channels are dealt out to threads in multiples of it."""
 BACKWARD_CHANNELS = 96
 """Channels whose gradients of B, C, dt are summed in one go. Constant: the order of sums must not depend on threads."""
+PIECES_PER_THREAD = 4
+"""Pieces of the forward pass that each thread gets where there are enough channels: a thread whose core is busy with
+something else leaves most of its share to the others."""
 ELEMENTS_PER_THREAD = 1 << 17
 """State updates (20 us) below which another thread costs more than it brings."""
 
@@ -125,15 +128,15 @@ def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
 def _parts(problem: _Problem) -> int:
     """Pieces of an image that threads take, by direction: one, one for two directions, or one for each direction."""
     pairs = -(-problem.K // 2)
-    if problem.b % problem.threads == 0 or problem.b > 4 * problem.threads:
+    if problem.threads == 1 or problem.b >= 2 * problem.threads:
         return 1
-    return problem.K if problem.threads > problem.b * pairs and problem.K <= 4 else pairs
+    return problem.K if problem.b * pairs < 2 * problem.threads and problem.K <= 4 else pairs
 
 
 def _forward_channels(problem: _Problem) -> int:
     """Channels of a piece of the forward pass, where none depends on another: all, or fewer to keep threads busy."""
     pieces, blocks = problem.b * _parts(problem), -(-problem.d // LANES)
-    groups = 1 if pieces % problem.threads == 0 else min(blocks, -(-4 * problem.threads // pieces))
+    groups = 1 if problem.threads == 1 else max(1, min(blocks, -(-PIECES_PER_THREAD * problem.threads // pieces)))
     return -(-blocks // groups) * LANES
 
 

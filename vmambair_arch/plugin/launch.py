@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, guard
+from ..host import let_threads_sleep
 from ..options import read_options
 from . import compat
 
@@ -166,6 +167,7 @@ def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
 
 def main(pipeline: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None) -> int:
     """A pipeline from the command line; the exit code."""
+    let_threads_sleep()
     parser = argparse.ArgumentParser(description=(pipeline.__doc__ or '').partition('\n')[0])
     add_arguments(parser)
     args = parser.parse_args(argv)

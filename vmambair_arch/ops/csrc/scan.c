@@ -74,7 +74,7 @@ static void add_parts(float *const *parts, int64_t count, int64_t bracket, int64
     if (count == 1 && parts[0] == out) return;
     enum { BLOCK = 4096 };
     const int64_t blocks = (elements + BLOCK - 1) / BLOCK;
-    PARALLEL_FOR(threads, schedule(static))
+    PARALLEL_FOR(threads, schedule(dynamic, 4))
     for (int64_t i = 0; i < blocks; i++) {
         const int64_t start = i * BLOCK, size = elements - start < BLOCK ? elements - start : BLOCK;
         float sum[BLOCK], others[BLOCK];
