@@ -97,6 +97,16 @@ def degraded(truths: Iterable[Pixels], draws: int = DRAWS, crop: int = CROP) -> 
             yield np.rint(lq[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8), truth
 
 
+def degraded_photographs() -> dict[str, Pixels]:
+    """Inputs for the sheet that every installation can make, by name: two draws of each unseen photograph."""
+    from vmambair_arch.data.photographs import photographs
+
+    found = photographs('unseen')
+    pairs = degraded((photograph.image for photograph in found), draws=2, crop=SCALE * 64)
+    names = [f'{photograph.name}, draw {draw}' for photograph in found for draw in range(2)]
+    return {name: lq for name, (lq, _) in zip(names, pairs, strict=True)}
+
+
 def grid(image: Pixels, period: int = PERIOD) -> float:
     """How much a pattern that repeats every `period` pixels stands out of an image, in levels of 255.
 
@@ -264,7 +274,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     add = parser.add_argument
     add('--truth', nargs=2, action='append', default=[], metavar=('NAME', 'FOLDER'), help='clean images, held out')
-    add('--photos', type=Path, help='folder of photographs without a truth')
+    add('--photos', type=Path, help='folder of photographs without a truth (default: degraded ones of scikit-image)')
     add('--teacher', type=Path, help="Real-ESRGAN's x4plus; left out where the file is not there")
     add('--network', nargs=2, action='append', default=[], metavar=('NAME', 'FILE'), help='a checkpoint more')
     add('--lpips-weights', type=Path, help='of AlexNet; without it LPIPS is left out')
@@ -278,7 +288,10 @@ def main() -> int:
         networks = {name: Restorer.from_pretrained(name) for name in ('sr', 'realsr') if name in bundled()}
         networks |= {name: Restorer.from_pretrained(file) for name, file in args.network}
         truths = {name: map(read, folder_images(folder)) for name, folder in args.truth}
-        photos = {path.name: middle(read(path), PHOTO) for path in folder_images(args.photos)} if args.photos else {}
+        if args.photos:
+            photos = {path.name: middle(read(path), PHOTO) for path in folder_images(args.photos)}
+        else:
+            photos = degraded_photographs()
         teacher_file = args.teacher if args.teacher and args.teacher.exists() else None
         if args.teacher and not teacher_file:
             print(f'{args.teacher}: no such file; without the teacher')

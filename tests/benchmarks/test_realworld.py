@@ -64,6 +64,13 @@ def test_a_middle_is_no_larger_than_asked_and_of_whole_multiples(height, width, 
         assert got == min(had, side) // multiple * multiple
 
 
+def test_without_a_folder_there_are_photographs_to_look_at():
+    pytest.importorskip('skimage')
+    photos = realworld.degraded_photographs()
+    assert list(photos) == ['chelsea, draw 0', 'chelsea, draw 1', 'rocket, draw 0', 'rocket, draw 1']
+    assert all(photo.shape == (64, 64, 3) for photo in photos.values())
+
+
 def test_a_grid_is_seen_and_a_photograph_has_none():
     image = picture(256, 256)
     assert realworld.grid(image) < 0.1
