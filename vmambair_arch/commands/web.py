@@ -44,7 +44,7 @@ def examples(folder: Path) -> list[Path]:
         found = photographs('unseen')
     except (UserError, OSError):
         return []
-    paths = []
+    paths: list[Path] = []
     for photograph in found:
         picture = np.ascontiguousarray(photograph.image[:400:, :480]).astype(np.float32) / 255
         rainy = add_rain(picture, np.random.default_rng(len(paths)))
