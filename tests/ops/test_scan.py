@@ -9,8 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_cases import CPU_BACKENDS, NAMES, assert_close, outputs_and_gradients, scan_inputs
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, in_use, omni_scan, scan_order, using
+from vmambair_arch.ops import (
+    PLANE_DIRECTIONS,
+    SEQUENCE_DIRECTIONS,
+    ScanInputs,
+    in_use,
+    omni_scan,
+    scan_order,
+    torch_scan,
+    using,
+)
 
 every_backend = pytest.mark.parametrize('backend', CPU_BACKENDS)
 
@@ -274,3 +284,41 @@ def test_the_loop_for_exports_is_the_same_scan():
     inputs = ScanInputs(**scan_inputs(2, 3, 4, 5, 4, 2))
     with using('loop'), torch.no_grad():
         assert_close(omni_scan(inputs), omni_scan(inputs, backend='reference'), 2e-6, 'y')
+
+
+class _Launches(TorchDispatchMode):
+    """Counts the operators that a GPU would launch a kernel for: all but those that make a view."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.count += not any(returned.alias_info is not None for returned in func._schema.returns)
+        return result
+
+
+@pytest.mark.parametrize(('grad', 'most'), [(False, 300), (True, 1800)])
+def test_torch_launches_few_kernels_on_a_gpu(monkeypatch, grad, most):
+    """A map of 64 x 64 in four directions; one operator a pixel and direction would be 16 384."""
+    cut = torch_scan._cut
+    monkeypatch.setattr(torch_scan, '_cut', lambda device, *sizes: cut(torch.device('mps'), *sizes))
+    inputs = ScanInputs(*(t.requires_grad_(grad) for t in scan_inputs(1, 64, 64, 48, 16, 3).values()))
+    with _Launches() as launches:
+        y = omni_scan(inputs, backend='torch')
+        if grad:
+            torch.autograd.grad(y.sum(), list(inputs))
+    assert launches.count <= most
+
+
+@pytest.mark.parametrize(('L', 'elements'), [(1, 1), (4096, 3072), (300_000, 12288), (5, 1 << 30), (10, 0)])
+def test_segments_are_whole_chunks_and_fit(L, elements):
+    for device in (torch.device('cpu'), torch.device('mps')):
+        chunk, pixels = torch_scan._cut(device, L, elements)
+        assert 1 <= chunk <= L
+        assert pixels % chunk == 0
+        assert pixels == chunk or pixels * elements <= torch_scan.GPU_SEGMENT_ELEMENTS
+
+
+def test_torch_gives_the_same_numbers_however_a_gpu_cuts(monkeypatch):
+    monkeypatch.setattr(torch_scan, '_cut', lambda device, L, elements: (64, 64 * 4))
+    compare('torch', scan_inputs(2, 19, 37, 9, 5, 2))

@@ -1,7 +1,7 @@
 """The omni selective scan in plain PyTorch: runs wherever torch runs, forward and backward, in bounded memory.
 
 A sequential loop over L pixels is slow because every step is a handful of tiny kernels. Here the sequence is cut
-twice. *Chunks* of `CHUNK_PIXELS` pixels are advanced together, so one step of the loop moves every chunk by one pixel:
+twice. *Chunks* of some pixels are advanced together, so one step of the loop moves every chunk by one pixel:
 first from an empty state to learn what a chunk adds, then, once the states at the chunk borders are known, again to
 read y. *Segments* of many chunks follow one another and are recomputed in the backward pass, so that the memory of
 the graph is that of one segment whatever the size of the image.
@@ -23,7 +23,33 @@ from .reference import ScanInputs, scan_order
 
 CHUNK_PIXELS = 32
 SEGMENT_ELEMENTS = 1 << 22
-"""State elements (b * K * pixels * d * N) of one segment: 16 MiB in float32 for every tensor that the graph keeps."""
+"""State elements (b * K * pixels * d * N) of one segment on a CPU, and the most whose graph is kept for the backward
+pass anywhere: 16 MiB in float32 for each of its tensors. What is larger is computed again."""
+GPU_CHUNK_PIXELS = 128
+GPU_SEGMENT_ELEMENTS = 1 << 27
+"""Most of both on a GPU, where every operator costs a launch, whatever its size."""
+GPU_SHARE = 640
+"""Bytes of memory of a GPU for each state element of a segment: the six tensors of it take 4 % of the memory."""
+
+
+def _cut(device: torch.device, L: int, elements: int) -> tuple[int, int]:
+    """Pixels of a chunk and of a segment, a multiple of it.
+
+    A segment takes two steps for every pixel of a chunk and one for every chunk, so on a GPU chunks are about as long
+    as they are many.
+
+    Args:
+        L: pixels of a sequence.
+        elements: state elements of one pixel.
+    """
+    chunk, most = CHUNK_PIXELS, SEGMENT_ELEMENTS
+    if device.type != 'cpu':
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == 'cuda' else 8 << 30
+        most = max(most, min(GPU_SEGMENT_ELEMENTS, memory // GPU_SHARE))
+        pixels = min(L, max(most // max(elements, 1), 1))
+        chunk = min(GPU_CHUNK_PIXELS, max(chunk, 1 << ((pixels - 1).bit_length() // 2)))
+    chunk = min(chunk, L)
+    return chunk, max(most // max(elements, 1) // chunk, 1) * chunk
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -42,39 +68,38 @@ def _segment(
     b, K, L, d = u.shape
     cut = (b, K, L // chunk, chunk)
     u, delta, B, C = (t.reshape(*cut, t.shape[-1]) for t in (u, delta, B, C))
-    A = A[:, None]
-    write = (delta * u).unbind(3)
-    steps = list(zip(delta.unbind(3), write, B.unbind(3), C.unbind(3), strict=True))
+    decays = torch.exp(delta[..., None] * A[:, None, None]).unbind(3)
+    writes = ((delta * u)[..., None] * B[..., None, :]).unbind(3)
     # What each chunk adds when it starts from nothing.
-    local = u.new_zeros(b, K, L // chunk, d, A.shape[-1])
-    for delta_t, write_t, B_t, _ in steps:
-        local = torch.exp(delta_t[..., None] * A) * local + write_t[..., None] * B_t[..., None, :]
+    local = writes[0]
+    for decay_t, write_t in zip(decays[1:], writes[1:], strict=True):
+        local = torch.addcmul(write_t, decay_t, local)
     # Hand the state from chunk to chunk.
-    decay = torch.exp(delta.sum(3)[..., None] * A)
+    decay = torch.exp(delta.sum(3)[..., None] * A[:, None])
     before = []
     for decay_c, local_c in zip(decay.unbind(2), local.unbind(2), strict=True):
         before.append(state)
-        state = decay_c * state + local_c
-    # Read y with the right state at every border.
+        state = torch.addcmul(local_c, decay_c, state)
+    # Every state, from the right one at every border, and y of all.
     inner = torch.stack(before, 2)
-    ys = []
-    for delta_t, write_t, B_t, C_t in steps:
-        inner = torch.exp(delta_t[..., None] * A) * inner + write_t[..., None] * B_t[..., None, :]
-        ys.append((inner @ C_t[..., None])[..., 0])
-    return torch.stack(ys, 3).reshape(b, K, L, d), state
+    states = []
+    for decay_t, write_t in zip(decays, writes, strict=True):
+        inner = torch.addcmul(write_t, decay_t, inner)
+        states.append(inner)
+    return (torch.stack(states, 3) @ C[..., None])[..., 0].reshape(b, K, L, d), state
 
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Selective scan of K stacked sequences without the skip; shapes as in `_segment`. Returns y (b, K, L, d)."""
     b, K, L, d = u.shape
     N = A.shape[-1]
-    chunk = min(CHUNK_PIXELS, L)
-    pixels = max(SEGMENT_ELEMENTS // max(b * K * d * N, 1) // chunk, 1) * chunk
+    chunk, pixels = _cut(u.device, L, b * K * d * N)
     # delta = 0 and u = 0 leave the state as it is: a pad of zeros changes nothing that is kept.
     pad = -L % chunk
     u, delta, B, C = (F.pad(t, (0, 0, 0, pad)) for t in (u, delta, B, C))
     state = u.new_zeros(b, K, d, N)
-    recompute = torch.is_grad_enabled() and L + pad > pixels
+    # A network has dozens of scans, whose graphs would be kept side by side, however large a segment may be.
+    recompute = torch.is_grad_enabled() and b * K * (L + pad) * d * N > SEGMENT_ELEMENTS
     ys = []
     for parts in zip(*(t.split(pixels, 2) for t in (u, delta, B, C)), strict=True):
         u_s, delta_s, B_s, C_s = parts
