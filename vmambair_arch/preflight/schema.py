@@ -18,7 +18,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from .keys import KeysRead, Path, keys_read_by
-from .sections import OURS, READ_BY_NOBODY, SET_BY_BASICSR, VALUES, is_ours
+from .sections import OURS, READ_BY_NOBODY, SET_BY_BASICSR, is_ours
+from .values import VALUES
 
 Schema = dict[str, Any]
 
