@@ -44,6 +44,8 @@ def test_every_option_file_passes_the_check_but_for_its_data(path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr('urllib.request.urlopen', offline)
+    # What this machine has is not the file's fault.
+    monkeypatch.setattr('vmambair_arch.preflight.resources.check_memory', lambda *arguments: None)
     arguments = Namespace(opt=path, launcher='none', auto_resume=False, debug=False, force_yml=None)
     faults = preflight.check(arguments).faults
     absent = ('no such folder', 'no such checkpoint file', 'the download failed', 'cannot be read as a list')
@@ -98,3 +100,36 @@ def test_override_changes_in_place():
 def test_override_refuses(entry):
     with pytest.raises(UserError, match='--force_yml'):
         override({'name': 'a', 'train': {}}, [entry])
+
+
+def test_merge_keys_work_and_a_key_that_stands_twice_is_still_found(tmp_path):
+    file = tmp_path / 'a.yml'
+    file.write_text('a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, z: 1}\n')
+    assert load_options(file) == {'a': {'x': 1}, 'b': {'x': 2}, 'c': {'x': 2, 'z': 1}}
+    file.write_text('a: &a {x: 1}\nb:\n  <<: *a\n  y: 1\n  y: 2\n')
+    with pytest.raises(UserError, match=r"line 5: key 'y' is there twice"):
+        load_options(file)
+
+
+def test_aliases_that_run_in_circles_or_explode_are_refused_at_once(tmp_path):
+    file = tmp_path / 'a.yml'
+    file.write_text('a: &a\n  b: *a\n')
+    with pytest.raises(UserError, match='an alias .* stands inside of what it means'):
+        load_options(file)
+    lines = ['a0: &a0 [x, x, x, x, x, x, x, x]']
+    lines += [f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 8)}]' for i in range(1, 12)]
+    file.write_text('\n'.join(lines))
+    with pytest.raises(UserError, match='more than 100000 values'):
+        load_options(file)
+    file.write_text('a: ' + '[' * 5000)
+    with pytest.raises(UserError, match='nested too deeply'):
+        load_options(file)
+
+
+@pytest.mark.parametrize('content', ['\ufeffname: größer\n'.encode(), 'name: größer\r\n'.encode()])
+def test_an_option_file_is_utf8_with_or_without_its_mark(tmp_path, content):
+    (tmp_path / 'a.yml').write_bytes(content)
+    assert load_options(tmp_path / 'a.yml') == {'name': 'größer'}
+    (tmp_path / 'a.yml').write_bytes('name: größer\n'.encode('latin-1'))
+    with pytest.raises(UserError, match='is no UTF-8 text'):
+        load_options(tmp_path / 'a.yml')

@@ -52,6 +52,9 @@ def guard(run: Callable[[], int | None]) -> int:
 
     A UserError is one line on stderr, also where a worker process of a loader wrapped its traceback around it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # a name that the locale has no letters for must not end a run
+            stream.reconfigure(errors='backslashreplace')
     try:
         code = run() or 0
         sys.stdout.flush()

@@ -20,19 +20,54 @@ class OptionLoader(yaml.SafeLoader):
 
     faults: list[str] | None = None
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        # Here and not where values are made: merge keys put the keys of others into a mapping on the way there.
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode):
-                key = self.construct_object(key_node)
+                key = (key_node.tag, key_node.value)
                 if key in seen:
                     mark = key_node.start_mark
-                    fault = f"{mark.name}, line {mark.line + 1}: key '{key}' is there twice; keep one of them"
+                    fault = (
+                        f"{mark.name}, line {mark.line + 1}: key '{key_node.value}' is there twice; keep one of them"
+                    )
                     if self.faults is None:
                         raise UserError(fault)
                     self.faults.append(fault)
                 seen.add(key)
-        return super().construct_mapping(node, deep)
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _expanded(node, {}, set())
+        return node
+
+
+MOST_VALUES = 100_000
+"""Values that an option file may come to once its aliases are written out."""
+
+
+def _expanded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
+    """How many values a node comes to.
+
+    Raises:
+        UserError: more than anybody means, or an alias of what it stands in.
+    """
+    place = f'{node.start_mark.name}, line {node.start_mark.line + 1}'
+    if id(node) in above:
+        raise UserError(f'{place}: an alias (*name) stands inside of what it means; write it out')
+    if id(node) not in known:
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inner = [value for pair in node.value for value in pair]
+        known[id(node)] = 1 + sum(_expanded(part, known, above | {id(node)}) for part in inner)
+        if known[id(node)] > MOST_VALUES:
+            raise UserError(f'{place}: aliases (*name) make more than {MOST_VALUES} values of this; write less')
+    return known[id(node)]
 
 
 def load_options(path: str | Path, faults: list[str] | None = None) -> dict[str, Any]:
@@ -46,13 +81,17 @@ def load_options(path: str | Path, faults: list[str] | None = None) -> dict[str,
         UserError: no such file, no YAML, a key that is there twice, no sections.
     """
     try:
-        with Path(path).open(encoding='utf-8') as file:
+        with Path(path).open(encoding='utf-8-sig') as file:
             loader = OptionLoader(file)
             loader.faults = faults
             options = loader.get_single_data()
     except FileNotFoundError:
         raise UserError(f'no option file {path}') from None
-    except (OSError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UserError(f'option file {path} is nested too deeply to be one') from None
+    except UnicodeDecodeError as error:
+        raise UserError(f'option file {path} is no UTF-8 text (byte {error.start}); save it as UTF-8') from None
+    except OSError as error:
         raise UserError(f'option file {path} cannot be read: {error}') from None
     except yaml.YAMLError as error:
         mark = getattr(error, 'problem_mark', None)

@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import itertools
+import logging
 import multiprocessing
 import re
 import sys
@@ -83,6 +84,36 @@ def read_options_safely() -> None:
 
     options.ordered_yaml = lambda: (OptionLoader, yaml.SafeDumper)
     options._postprocess_yml_value = parse_value
+
+
+def read_text_as_utf8() -> None:
+    """Option files and lists are read, and logs written, in the encoding of the locale (utils/options.py:114, :205).
+
+    Under LANG=C or a Windows code page that fails, or makes other letters of them. Can go with a BasicSR release that
+    names the encoding.
+    """
+    from basicsr.data import data_util
+    from basicsr.utils import logger, options
+
+    def open_utf8(file: Any, mode: str = 'r', **more: Any) -> Any:
+        return Path(file).open(mode, encoding='utf-8-sig' if mode == 'r' else 'utf-8', **more)
+
+    options.open = data_util.open = open_utf8
+    for module in [m for name, m in list(sys.modules.items()) if name.startswith('basicsr.data.')]:
+        module.__dict__.setdefault('open', open_utf8)
+    logger.logging = _Overlay(logger.logging, FileHandler=functools.partial(logging.FileHandler, encoding='utf-8'))
+
+
+class _Overlay(types.ModuleType):
+    """A module with some names replaced, for one reader of it."""
+
+    def __init__(self, module: types.ModuleType, **replaced: Any) -> None:
+        super().__init__(module.__name__)
+        self._module = module
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 def start_ranks_anywhere() -> None:
@@ -356,6 +387,7 @@ def round_jpeg_quality() -> None:
 BEFORE_IMPORT: tuple[Callable[[], None], ...] = (supply_functional_tensor, supply_distutils)
 AFTER_IMPORT: tuple[Callable[[], None], ...] = (
     read_options_safely,
+    read_text_as_utf8,
     start_ranks_anywhere,
     wrap_networks_on_cpu,
     load_weights_safely,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..options import read_options
@@ -41,11 +41,11 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
         building.check_model(options, model, report)
         first = start.check_start(options, arguments, report)
         start.check_loggers(options, report)
+        # What follows works with numbers that may have been refused above; then it can say nothing more.
         if 'train' in found:
-            resources.check_batches(options, found['train'], ranks, gpus, known, report)
-        if not report.faults:
-            resources.check_disk(options, networks, first, report)
-            resources.check_memory(options, networks, found, ranks, gpus, report)
+            _unless_refused(resources.check_batches, report, options, found['train'], ranks, gpus, known)
+        _unless_refused(resources.check_disk, report, options, networks, first)
+        _unless_refused(resources.check_memory, report, options, networks, found, ranks, gpus)
     building.describe(options, networks, report)
     if getattr(arguments, 'samples', None):
         _write_samples(options, found, arguments.samples, report)
@@ -59,6 +59,15 @@ def _write_samples(options: Mapping[str, Any], found: Mapping[str, Any], folder:
         report.warnings.append('--samples: nothing to show before the data of datasets: train can be read')
         return
     report.facts.append(f'samples: wrote {samples.write_samples(options, found["train"].dataset, folder)}')
+
+
+def _unless_refused(find: Callable[..., None], report: Report, *arguments: Any) -> None:
+    """Let `find` add to a report; where there are faults already it may fail over them."""
+    try:
+        find(*arguments, report)
+    except Exception:
+        if not report.faults:
+            raise
 
 
 def _complete(options: Mapping[str, Any], report: Report) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import nearest
+from ..errors import UserError, nearest
 from .report import Report
 from .sections import Options, check_arguments, errors_of, look_up, typed_section
 
@@ -167,11 +167,17 @@ def _check_periods(
 def check_model(options: Options, model: type | None, report: Report) -> None:
     """What a model of ours says itself, in `check_options`, once all that it reads is there."""
     check: Callable[[Options], None] | None = getattr(model, 'check_options', None)
-    if report.faults or check is None:
+    if check is None:
         return
-    _, complaint = errors_of(check, options)
-    if complaint:
-        report.faults.append(complaint)
+    before = bool(report.faults)
+    try:
+        check(options)
+    except UserError as error:
+        if not any(str(error) in fault for fault in report.faults):
+            report.faults.append(str(error))
+    except Exception as error:  # over what was refused above; else it is what the run would meet
+        if not before:
+            report.faults.append(f'{error} ({type(error).__name__})')
 
 
 def model_class(options: Options) -> type | None:

@@ -42,18 +42,18 @@ class Report:
         ]
 
     def refuse(self) -> None:
-        """Refuse where there are faults, else say the warnings.
+        """Say the warnings, and refuse where there are faults.
 
         Raises:
             UserError: for one fault it is the fault itself, several are printed to stderr before it.
         """
-        if len(self.faults) == 1:
-            raise UserError(self.faults[0])
-        if self.faults:
+        if len(self.faults) > 1:
             sys.stderr.write('\n'.join(self.lines()) + '\n')
             raise UserError(f'{self.file} has {len(self.faults)} faults, listed above; nothing was started')
         for warning in self.warnings:
             sys.stderr.write(f'vmambair: warning: {warning}\n')
+        if self.faults:
+            raise UserError(self.faults[0])
 
 
 def dotted(*keys: object) -> str:

@@ -25,7 +25,7 @@ GB = 1e9
 def check_devices(options: Options, report: Report) -> int:
     """The GPUs of a process, 0 for the CPU; and whether there is a scan for them."""
     wanted, there = options.get('num_gpu'), torch.cuda.device_count()
-    if type(wanted) is not int:  # auto
+    if type(wanted) is not int or wanted < 0:  # auto, or refused
         wanted = there
     if wanted > there:
         report.faults.append(f'num_gpu: {wanted}, but torch sees {there}; write auto')

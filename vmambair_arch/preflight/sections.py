@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import nearest
 from .keys import KeysRead, Path, keys_read_by, uses
 from .report import Report, dotted
-from .values import NUMBER, check_values, looks_like_number, values_at
+from .values import NUMBER, check_values, is_number, looks_like_number, values_at
 
 Options = Mapping[str, Any]
 
@@ -28,4 +28,262 @@ SET_BY_BASICSR = {
 READ_BY_NOBODY = {('datasets', '*'): {'use_shuffle', 'mode'}, ('train',): {'manual_seed'}}
 """Keys that BasicSR's own option files have and nothing reads."""
 
-    sign, digits, exponent = NUMBER.fullmatch(text).groups()
+
+def check_sections(options: Options, training: bool, report: Report) -> tuple[KeysRead, bool]:
+    """Every section but the data: keys, values, and what is named by `type`.
+
+    Returns:
+        The keys that pipeline and model read, and whether these are all of them.
+    """
+    _check_numbers(options, (), report)
+    check_values(options, report)
+    known, strict = _known_keys(options, training, report)
+    _check_presence(options, training, known, report)
+    check_keys(options, (), known, strict, report)
+    for section in ('path', 'val', 'logger', 'dist_params', *(('train',) if training else ())):
+        if isinstance(options.get(section), Mapping):
+            check_keys(options[section], (section,), known, strict, report)
+    for place, wandb in values_at(options, ('logger', 'wandb')):
+        if isinstance(wandb, Mapping):
+            check_keys(wandb, place, known, strict, report)
+    _check_metrics(options, report)
+    if training and isinstance(options.get('train'), Mapping):
+        _check_losses(options['train'], report)
+    return known, strict
+
+
+# ---------------------------------------------------------------- keys
+
+
+def _known_keys(options: Options, training: bool, report: Report) -> tuple[KeysRead, bool]:
+    """What the pipeline and the model of a file read of it, and whether a key beyond that is a fault."""
+    import basicsr.test
+    import basicsr.train
+    from basicsr.utils.options import parse_options
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    from ..models.vmambair_model import VmambaIRModel
+
+    known = keys_read_by(parse_options, opt=()) | keys_read_by(basicsr.train.train_pipeline, opt=())
+    if not training:  # files for testing keep keys of training, as `path: resume_state`
+        known = KeysRead(known.optional | known.required, set(), known.open)
+        known |= keys_read_by(basicsr.test.test_pipeline, opt=())
+    kind = options.get('model_type')
+    if kind is None:
+        return known | _any_model(), False
+    model = look_up(MODEL_REGISTRY, kind, 'model_type', report)
+    if model is None:
+        return known | _any_model(), False
+    if issubclass(model, VmambaIRModel):  # works out these names, and writes images without a suffix too
+        for label in model.labels:
+            known.required |= {(f'network_{label}',), ('train', f'optim_{label}')}
+        known.optional.add(('val', 'suffix'))
+    return known | keys_read_by(model, opt=()), is_ours(model)
+
+
+@cache
+def _any_model() -> KeysRead:
+    """What any of the registered models reads, and none of it required: for a file whose model is not known."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    known = KeysRead()
+    for _, model in MODEL_REGISTRY:
+        known |= keys_read_by(model, opt=())
+    return KeysRead(known.optional | known.required, set(), known.open)
+
+
+def is_ours(code: Any) -> bool:
+    return (getattr(code, '__module__', '') or '').partition('.')[0] in OURS
+
+
+def look_up(registry: Any, name: Any, where: str, report: Report) -> Any:
+    """What a registry of BasicSR has under a name, or None and a fault that names the nearest."""
+    if not isinstance(name, str):
+        report.faults.append(f'{where} must be a name, not {name!r}')
+        return None
+    for candidate in (name, f'{name}_basicsr'):
+        if candidate in registry:
+            return dict(iter(registry))[candidate]
+    names = [key.removesuffix('_basicsr') for key in registry.keys()]  # noqa: SIM118 not a mapping
+    report.faults.append(f"{where}: there is no '{name}'{nearest(name, names)}")
+    return None
+
+
+def _check_presence(options: Options, training: bool, known: KeysRead, report: Report) -> None:
+    """Sections and keys that the pipeline or the model reads without asking."""
+    sections = ['path', 'datasets', *(['train', 'logger'] if training else ['val'])]
+    wanted = known.demands(()) - SET_BY_BASICSR[()] if training else {'num_gpu'}
+    for key in sorted(wanted | {'name', 'model_type', 'network_g', *sections}):
+        if key not in options:
+            kind = 'section' if key in sections or key.startswith('network_') else 'key'
+            report.faults.append(f"{kind} '{key}' is missing")
+    for key in ('datasets', 'path', 'train', 'val', 'logger', *(k for k in options if str(k).startswith('network_'))):
+        if key in options and not isinstance(options[key], Mapping) and (key != 'val' or options[key] is not None):
+            what = 'is empty' if options[key] is None else f'must be a section, not {options[key]!r}'
+            report.faults.append(f"section '{key}' {what}")
+    for section in ('train', 'logger', 'val'):
+        if isinstance(options.get(section), Mapping) and (training or section == 'val'):
+            # The suffix of saved images, which training does not have.
+            unread = set() if not training and options[section].get('save_img') else {'suffix'}
+            for key in sorted(known.demands((section,)) - unread):
+                empty = options[section].get(key) is None if section == 'train' else key not in options[section]
+                if empty and not report.has(f'{section}: {key}'):
+                    report.faults.append(f'{dotted(section, key)} is missing')
+
+
+def check_keys(section: Options, path: Path, known: KeysRead, strict: bool, report: Report) -> None:
+    if known.is_open(path):
+        return
+    silent = READ_BY_NOBODY.get(path, set())
+    for key in map(str, section):
+        if not known.knows(path, key) and key not in silent:
+            names = [name for name in known.keys(path) if '*' not in name]
+            text = f"{dotted(*path) + ': ' if path else ''}nothing reads '{key}'{nearest(key, names)}"
+            (report.faults if strict else report.warnings).append(text)
+
+
+# ---------------------------------------------------------------- values
+
+
+def _check_numbers(value: Any, path: Path, report: Report) -> None:
+    """Text where a number is meant: YAML reads `1e-3` as text."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_numbers(inner, (*path, str(key)), report)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_numbers(inner, path, report)
+    elif path and looks_like_number(path[-1], value):
+        report.faults.append(f"{dotted(*path)}: '{value}' is text to YAML; write {_as_yaml(value)}")
+
+
+def _as_yaml(text: str) -> str:
+    match = NUMBER.fullmatch(text)
+    assert match, text
+    sign, digits, exponent = match.groups()
+    if exponent is None:
+        return sign + digits
+    return f'{sign}{digits if "." in digits else digits + ".0"}e{int(exponent):+d}'
+
+
+def check_arguments(
+    code: Callable[..., Any], given: Options, where: str, report: Report, *, supplied: Collection[str] = ()
+) -> bool:
+    """The keys of a section against the arguments of what it is for; `**kwargs` that it ignores take nothing.
+
+    Args:
+        code: the class or function.
+        given: the section without `type`.
+        where: its place, for messages.
+        supplied: arguments that do not come from the section.
+
+    Returns:
+        Whether nothing is wrong with the section, other findings included.
+    """
+    parameters = inspect.signature(code).parameters
+    names = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    free = any(p.kind == p.VAR_KEYWORD and uses(code, name) for name, p in parameters.items())
+    takes = [name for name in names if name not in supplied]
+    for key in map(str, given):
+        if key not in takes and not free:
+            report.faults.append(
+                f"{where}: {code.__name__} has no '{key}'{nearest(key, takes) or '; it takes ' + ', '.join(takes)}"
+            )
+    for name in takes:
+        default = parameters[name].default
+        if name not in given:
+            if default is inspect.Parameter.empty:
+                report.faults.append(f"{where}: '{name}' is missing, which {code.__name__} needs")
+        elif not looks_like_number(name, given[name]) and (kind := _unlike(given[name], default)):
+            report.faults.append(f'{where}: {name} must be {kind}, not {given[name]!r}')
+    return not report.has(where)
+
+
+def _unlike(value: Any, default: Any) -> str:
+    """What a value must be to stand for a default; '' where it may."""
+    if type(default) is bool:
+        return '' if isinstance(value, bool) else 'true or false'
+    if type(default) in (int, float):
+        return '' if is_number(value) else 'a number'
+    if isinstance(default, (list, tuple)):
+        return '' if isinstance(value, list) else 'a list'
+    return ''
+
+
+# ---------------------------------------------------------------- what is named by type
+
+
+def typed_section(section: Any, registry: Any, where: str, report: Report) -> tuple[Any, dict[str, Any]] | None:
+    """What a section names by `type`, and the rest of it; None and a fault where that cannot be."""
+    if not isinstance(section, Mapping) or 'type' not in section:
+        report.faults.append(f'{where}: type is missing')
+        return None
+    code = look_up(registry, section['type'], f'{where}: type', report)
+    return None if code is None else (code, {key: value for key, value in section.items() if key != 'type'})
+
+
+def _check_losses(train: Options, report: Report) -> None:
+    from basicsr.utils.registry import LOSS_REGISTRY
+
+    losses = {key: section for key, section in train.items() if str(key).endswith('_opt') and section}
+    if not losses:
+        report.faults.append('train: no loss; name one, as pixel_opt: {type: L1Loss}')
+    for key, section in losses.items():
+        named = typed_section(section, LOSS_REGISTRY, f'train: {key}', report)
+        if named and check_arguments(*named, f'train: {key}', report):
+            loss, given = named
+            _, complaint = errors_of(loss, **given)
+            if complaint:
+                report.faults.append(f'train: {key}: {complaint}')
+
+
+def _check_metrics(options: Options, report: Report) -> None:
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    val = options.get('val')
+    metrics = val.get('metrics') if isinstance(val, Mapping) else None
+    if metrics is None:
+        return
+    if not isinstance(metrics, Mapping):
+        report.faults.append(f'val: metrics must be a section, not {metrics!r}')
+        return
+    for name, section in metrics.items():
+        where = f'val: metrics: {name}'
+        named = typed_section(section, METRIC_REGISTRY, where, report)
+        if not named:
+            continue
+        metric, given = named
+        better = given.pop('better', None)
+        if better not in (None, 'higher', 'lower'):
+            report.faults.append(f"{where}: better must be 'higher' or 'lower', not {better!r}")
+        check_arguments(metric, given, where, report, supplied=('img', 'img2'))
+        default = inspect.signature(metric).parameters.get('better')
+        lower = default.default == 'lower' if default else metric.__name__ == 'calculate_niqe'
+        if lower and better is None:
+            report.warnings.append(f"{where}: lower is better here; without 'better: lower' BasicSR keeps the worst")
+        if not report.has(where):
+            _try_metric(section, where, report)
+
+
+def _try_metric(section: Options, where: str, report: Report) -> None:
+    """Score a small picture: a package or a file of weights that is missing shows now, not at the first validation."""
+    import numpy as np
+    from basicsr.metrics import calculate_metric
+
+    picture = np.random.default_rng(0).integers(0, 256, (96, 192, 3), dtype=np.uint8)
+    with warnings.catch_warnings(), np.errstate(all='ignore'):
+        warnings.simplefilter('ignore')
+        pictures = {'img': picture, 'img2': 255 - picture}
+        score, complaint = errors_of(lambda: float(calculate_metric(pictures, dict(section))))
+    if complaint or not math.isfinite(score):
+        report.faults.append(f'{where}: {complaint or f"scores a picture with {score}"}')
+
+
+def errors_of(build: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, str]:
+    """What `build` returns, and '' — or None and its complaint. It is what the run would meet, whatever it is."""
+    try:
+        return build(*args, **kwargs), ''
+    except Exception as error:
+        text = (str(error).strip() or 'failed').splitlines()[0]
+        plain = isinstance(error, (ValueError, NotImplementedError))
+        return None, text if plain else f'{text} ({type(error).__name__})'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 from .report import Report
@@ -44,7 +45,8 @@ def check_loggers(options: Options, report: Report) -> None:
     """TensorBoard and Weights & Biases: there, if they are asked for."""
     logger = options['logger']
     wanted = {'tensorboard': logger.get('use_tb_logger')}
-    project = (logger.get('wandb') or {}).get('project')
+    wandb = logger.get('wandb')
+    project = wandb.get('project') if isinstance(wandb, Mapping) else None
     if project:
         wanted['wandb'] = True
         if not logger.get('use_tb_logger'):

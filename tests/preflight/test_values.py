@@ -1,0 +1,107 @@
+"""Nonsense in any number, flag or section of any option file is one line that names the key: no traceback, no run."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiment import options
+
+from vmambair_arch.options import load_options
+from vmambair_arch.preflight.report import Report
+from vmambair_arch.preflight.values import VALUES, check_values, values_at
+
+FILES = sorted((Path(__file__).resolve().parents[2] / 'options').glob('*.yml'))
+NONSENSE = ('abc', True, -7, math.nan, math.inf, 1e30, [], [[]], {'a': 1})
+
+
+def places(section: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in section.items():
+        yield (*path, key)
+        if isinstance(value, Mapping):
+            yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_every_option_file_has_values_that_make_sense(file: Path) -> None:
+    report = Report(str(file))
+    check_values(load_options(file), report)
+    assert report.faults == []
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_a_nan_or_an_infinity_anywhere_is_refused_by_name(file: Path) -> None:
+    plain = load_options(file)
+    for place in places(plain):
+        for value in (math.nan, math.inf):
+            changed = copy.deepcopy(plain)
+            section = changed
+            for key in place[:-1]:
+                section = section[key]
+            section[place[-1]] = value
+            report = Report('')
+            check_values(changed, report)
+            assert any(fault.startswith(': '.join(place)) for fault in report.faults), place
+
+
+@pytest.mark.parametrize('path', VALUES, ids=': '.join)
+def test_a_rule_refuses_what_is_of_another_kind_by_name(path: tuple[str, ...]) -> None:
+    """At least the seven of ten kinds of nonsense that no single rule can take."""
+    names = [part.replace('*', 'g') for part in path]
+    refused = 0
+    for value in NONSENSE:
+        changed: dict[str, Any] = {}
+        section = changed
+        for name in names[:-1]:
+            section = section.setdefault(name, {})
+        section[names[-1]] = value
+        assert list(values_at(changed, path)) == [(tuple(names), value)] or value != value
+        report = Report('')
+        check_values(changed, report)
+        refused += any(fault.startswith(': '.join(names)) for fault in report.faults)
+    assert refused >= 6
+
+
+TRAINED_WITH_NONSENSE = {
+    'train__grad_clip': (-1, 0, math.nan),
+    'train__pixel_opt__loss_weight': (-1, math.nan, math.inf),
+    'train__scheduler': (
+        {'type': 'CosineAnnealingRestartCyclicLR', 'periods': [4], 'restart_weights': [-1], 'eta_mins': [0]},
+        {'type': 'CosineAnnealingRestartCyclicLR', 'periods': [4], 'restart_weights': [1], 'eta_mins': [-1e-3]},
+    ),
+    'train__optim_g__lr': (True, math.inf, 1e30, 0, -0.1),
+    'train__compile': (3, 'yes'),
+    'network_g__bias': (3,),
+    'val__tile': (3, -8, 'auto'),
+    'val__tile_overlap': (-1, None),
+    'name': ('a/b', '..', '.', '/tmp'),
+    'logger__keep_last': (-1, 1.5),
+}
+
+
+@pytest.mark.parametrize('key', TRAINED_WITH_NONSENSE)
+def test_what_once_trained_and_ended_well_is_refused_by_name(check: Any, key: str) -> None:
+    for value in TRAINED_WITH_NONSENSE[key]:
+        faults = check(**{'model_type': 'VmambaIRModel', key: value}).faults
+        named = key.replace('__', ': ')
+        assert any(named in fault for fault in faults), (value, faults)
+
+
+def test_what_is_wrong_hides_nothing_else(check: Any, capsys: pytest.CaptureFixture) -> None:
+    """A fault of the data, one of a number and the warning of a short run stand in one report."""
+    cosine = {'type': 'CosineAnnealingRestartLR', 'periods': [300000], 'restart_weights': [1], 'eta_min': 1e-7}
+    report = check(
+        model_type='VmambaIRModel', train__scheduler=cosine, val__tile=-3, datasets__train__dataroot_lq='nowhere'
+    )
+    assert any('val: tile' in fault for fault in report.faults)
+    assert any('nowhere' in fault for fault in report.faults)
+    assert any('total_iter is 4' in warning for warning in report.warnings)
+    report.faults = report.faults[:1]
+    with pytest.raises(ValueError, match='val: tile'):
+        report.refuse()
+    assert 'total_iter is 4' in capsys.readouterr().err
+    assert options()['train']['total_iter'] == 4
