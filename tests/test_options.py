@@ -104,8 +104,8 @@ def test_override_refuses(entry):
 
 def test_merge_keys_work_and_a_key_that_stands_twice_is_still_found(tmp_path):
     file = tmp_path / 'a.yml'
-    file.write_text('a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, z: 1}\n')
-    assert load_options(file) == {'a': {'x': 1}, 'b': {'x': 2}, 'c': {'x': 2, 'z': 1}}
+    file.write_text('a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *a, z: 1}\n')
+    assert load_options(file) == {'a': {'x': 1}, 'b': {'x': 2}, 'c': {'x': 1, 'z': 1}}
     file.write_text('a: &a {x: 1}\nb:\n  <<: *a\n  y: 1\n  y: 2\n')
     with pytest.raises(UserError, match=r"line 5: key 'y' is there twice"):
         load_options(file)
