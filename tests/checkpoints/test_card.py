@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import yaml
 
 from vmambair_arch import cli
@@ -77,3 +80,15 @@ def test_a_readme_is_replaced_only_where_it_is_named(tmp_path, checkpoint, capsy
     assert (tmp_path / 'README.md').read_text() == 'of the project'
     assert cli.main(['card', str(checkpoint), '-o', 'README.md']) == 0
     assert (tmp_path / 'README.md').read_text() == card(checkpoint)
+
+
+def test_an_entry_for_openmodeldb(tmp_path, tiny, monkeypatch):
+    save_checkpoint(tmp_path / 'rain.safetensors', tiny, task='derain', license='Apache-2.0', limits='Fog stays.')
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['card', 'rain.safetensors', '--openmodeldb']) == 0
+    entry = json.loads((tmp_path / 'rain.json').read_text())
+    assert (entry['architecture'], entry['scale'], entry['inputChannels']) == ('vmambair', 1, 3)
+    assert entry['description'] == 'Single-image deraining with VmambaIR. Fog stays.'
+    content = (tmp_path / 'rain.safetensors').read_bytes()
+    assert entry['resources'][0]['sha256'] == hashlib.sha256(content).hexdigest()
+    assert entry['resources'][0]['size'] == len(content)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,8 +70,9 @@ def test_other_networks_stay_with_spandrel():
     assert spandrel.MAIN_REGISTRY.load(state_dict).architecture.id == 'SwinIR'
 
 
-def run(code):
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+def run(code, **environment):
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     assert done.stdout == 'VmambaIR\n', done.stderr
 
 
@@ -81,6 +86,66 @@ print(spandrel.ModelLoader().load_from_file({str(checkpoint)!r}).architecture.id
 """)
 
 
+def test_plain_spandrel_opens_our_checkpoints_where_autoload_is_on(checkpoint, tmp_path):
+    """The hook as a `.pth` file runs it at the start of Python."""
+    hook = importlib.util.find_spec('vmambair_arch.plugin.autoload_hook').origin
+    run(f"""
+import sys
+exec(open({hook!r}).read())
+import spandrel
+print(spandrel.ModelLoader().load_from_file({str(checkpoint)!r}).architecture.id)
+""")
+
+
+@pytest.fixture(scope='module')
+def dropped_in(root, tmp_path_factory):
+    """A copy of the installed spandrel with the folder for its upstream repository in it."""
+    folder = tmp_path_factory.mktemp('site')
+    shutil.copytree(Path(spandrel.__file__).parent, folder / 'spandrel', ignore=shutil.ignore_patterns('__pycache__'))
+    spec = importlib.util.spec_from_file_location('make', root / 'integrations/spandrel/make.py')
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    make.write(folder / 'spandrel/architectures')
+    make.register(folder / 'spandrel/__helpers/main_registry.py')
+    return folder
+
+
+def test_the_folder_for_spandrels_own_repository_works_without_this_package(dropped_in, tmp_path):
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 19, 13)
+    expected = {}
+    for name, make in NETWORKS.items():
+        network = make().eval()
+        torch.save(network.state_dict(), tmp_path / f'{name}.pth')
+        with torch.no_grad():
+            expected[name] = network(image).clamp(0, 1)
+    torch.save((image, expected), tmp_path / 'expected.pt')
+    run(
+        f"""
+import sys, torch, spandrel
+assert spandrel.__file__.startswith({str(dropped_in)!r})
+image, expected = torch.load({str(tmp_path / 'expected.pt')!r})
+for name, wanted in expected.items():
+    descriptor = spandrel.ModelLoader(device='cpu').load_from_file({str(tmp_path)!r} + '/' + name + '.pth')
+    assert (descriptor(image) - wanted).abs().max() < 1e-5, name
+assert not [name for name in sys.modules if name.startswith('vmambair_arch')]
+print('VmambaIR')
+""",
+        PYTHONPATH=str(dropped_in),
+    )
+
+
+def test_its_test_for_upstream_passes(dropped_in, root):
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '--rootdir', str(dropped_in)]
+    done = subprocess.run(
+        [*command, str(root / 'integrations/spandrel/test_VmambaIR.py')],
+        capture_output=True, text=True, check=False, cwd=dropped_in,
+        env={**os.environ, 'PYTHONPATH': str(dropped_in)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith('...')
+
+
 def test_the_comfyui_folder_imported_after_spandrel(root, checkpoint):
     """ComfyUI imports a custom node by its path, looks for its mappings, and loads upscale models with spandrel."""
     run(f"""
@@ -91,3 +156,10 @@ spec.loader.exec_module(module)
 assert module.NODE_CLASS_MAPPINGS == {{}}
 print(spandrel.ModelLoader().load_from_file({str(checkpoint)!r}).architecture.id)
 """)
+
+
+def test_the_comfyui_folder_says_what_its_registry_asks_for(root):
+    tomllib = pytest.importorskip('tomllib')
+    about = tomllib.loads((root / 'integrations/comfyui_vmambair/pyproject.toml').read_text(encoding='utf-8'))
+    assert about['project']['dependencies'] == ['vmambair-arch']
+    assert set(about['tool']['comfy']) >= {'PublisherId', 'DisplayName'}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,59 @@ def card(source: str | Path) -> str:
         eval_results=[_result(hub, task, *item) for item in metrics.items()] or None,
     )
     return str(hub.ModelCard(f'---\n{front.to_yaml()}\n---\n\n{text}'))
+
+
+def openmodeldb(source: str | Path) -> dict[str, Any]:
+    """An entry for OpenModelDB, by its schema; what it asks for and the file does not say is empty.
+
+    Args:
+        source: anything that `find_checkpoint` finds.
+
+    Raises:
+        UserError: as `card`.
+    """
+    about = describe(source)
+    file = Path(about['file'])
+    content = file.read_bytes()
+    written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+    limits = f' {about["limits"]}' if about['limits'] else ''
+    return {
+        'name': file.stem,
+        'author': '',
+        'license': about['license'],
+        'tags': [{'derain': 'derain', 'sr': 'photo', 'realsr': 'photo'}.get(about['task'], 'restoration')],
+        'description': f'{TITLES.get(about["task"], "Image restoration")} with {about["arch"]}.{limits}',
+        'date': written.date().isoformat(),
+        'architecture': str(about['arch']).lower(),
+        'size': [f'{about["config"]["dim"]}dim', f'{about["config"]["d_state"]}state'],
+        'scale': about['scale'],
+        'inputChannels': about['config']['inp_channels'],
+        'outputChannels': about['config']['out_channels'],
+        'resources': [
+            {
+                'platform': 'pytorch',
+                'type': file.suffix[1:],
+                'size': len(content),
+                'sha256': hashlib.sha256(content).hexdigest(),
+                'urls': [],
+            }
+        ],
+        'dataset': about['training_data'],
+        'images': [],
+    }
+
+
+def write_openmodeldb(source: str | Path, target: str | Path | None = None) -> Path:
+    """Write `openmodeldb(source)` as JSON; the default name is that of the checkpoint.
+
+    Raises:
+        UserError: as `card`, or the file cannot be written.
+    """
+    entry = openmodeldb(source)
+    path = Path(target or f'{entry["name"]}.json')
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(entry, indent=2) + '\n', encoding='utf-8')
+    return path
 
 
 def write_card(source: str | Path, target: str | Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""`vmambair autoload on|off`: plain `python -m basicsr.train` sees this package, in one environment."""
+"""`vmambair autoload on|off`: plain `python -m basicsr.train` and spandrel see this package, in one environment."""
 
 from __future__ import annotations
 

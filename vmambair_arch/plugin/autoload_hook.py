@@ -1,6 +1,7 @@
-"""What `vmambair autoload on` copies beside BasicSR: plain `python -m basicsr.train` then runs our launcher.
+"""What `vmambair autoload on` copies beside BasicSR and spandrel: plain `python -m basicsr.train` then runs our
+launcher, and plain spandrel opens our checkpoints.
 
-Runs at every start of Python in that environment, so it imports nothing until basicsr is imported.
+Runs at every start of Python in that environment, so it imports nothing until one of the two is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Autoload:
-    """A finder that brings vmambair_arch along with basicsr, and hands `-m basicsr.train` and `.test` to it."""
+    """A finder that brings vmambair_arch along with basicsr and spandrel, and hands `-m basicsr.train` to it."""
 
     HANDED = {'basicsr.train': 'vmambair_arch.train', 'basicsr.test': 'vmambair_arch.test'}
 
@@ -22,7 +23,7 @@ class _Autoload:
         self.searching = False
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if self.searching or name != 'basicsr' and name not in self.HANDED:
+        if self.searching or name not in ('basicsr', 'spandrel', *self.HANDED):
             return None
         from importlib import util
 
