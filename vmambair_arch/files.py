@@ -6,11 +6,12 @@ import json
 import logging
 import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import UserError
 
@@ -76,6 +77,56 @@ def read_patiently(path: str | Path, read: Callable[[], Any] | None = None) -> A
             logger.warning('%s: %s; trying again in %s s', path, error, pause)
             time.sleep(pause)
     raise AssertionError('the last attempt raises or returns')
+
+
+_held: dict[Path, IO[str]] = {}  # the locks of this process
+
+
+def lock(path: str | Path) -> str:
+    """Take a lock that ends with this process, however it ends; a second call of the same process holds it already.
+
+    Args:
+        path: a file of nothing else, which stays behind without meaning anything.
+
+    Returns:
+        Who holds it, in words; '' where it is ours now, or where the system has no such locks.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return ''
+    path = Path(path).resolve()
+    if path in _held:
+        return ''
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open('a+', encoding='utf-8')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or 'another process'
+        file.close()
+        return holder
+    except OSError:  # a file system without locks
+        file.close()
+        return ''
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}')
+    file.flush()
+    _held[path] = file
+    return ''
+
+
+def unlock() -> None:
+    """Give back what `lock` took, before this process ends."""
+    while _held:
+        _held.popitem()[1].close()
 
 
 def cache_folder() -> Path:

@@ -12,8 +12,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, guard
+from ..files import unlock
 from ..host import let_threads_sleep
 from ..options import read_options
+from ..ranks.start import refuse_strays
 from . import compat
 
 if TYPE_CHECKING:
@@ -66,8 +68,11 @@ def train(args: argparse.Namespace) -> None:
     import basicsr.train
 
     watch = _Watch(basicsr.train.build_model)
-    with _as_rank(args, training=True), _replaced(basicsr.train, 'build_model', watch.build_model):
-        basicsr.train.train_pipeline(str(Path.cwd()))
+    try:
+        with _as_rank(args, training=True), _replaced(basicsr.train, 'build_model', watch.build_model):
+            basicsr.train.train_pipeline(str(Path.cwd()))
+    finally:
+        unlock()
     if watch.reached < watch.total:
         raise UserError(f'training ended at iteration {watch.reached} of {watch.total}', exit_code=3)
 
@@ -133,6 +138,8 @@ def _as_rank(args: argparse.Namespace, training: bool) -> Iterator[None]:
     argv += ['--force_yml', *args.force_yml] if args.force_yml else []
     rank = _rank(args)
     try:
+        if training:
+            refuse_strays(args.launcher != 'none')
         if rank == 0:
             preflight.check(args, training).refuse()
         else:

@@ -15,6 +15,7 @@ from typing import Any
 from ..checkpoints.load import read_pickle
 from ..data.iteration_sampler import number_by_iteration
 from ..errors import UserError
+from ..ranks.start import hold_experiment, refuse_strays
 
 
 class Resume:
@@ -32,8 +33,12 @@ class Resume:
         """The state to resume from, numbered for a data set of iterations; None starts from scratch.
 
         Raises:
-            UserError: no state can be read.
+            UserError: no state can be read; another process trains in the folder of the experiment; this is a worker,
+                or a rank that does not know of the others.
         """
+        refuse_strays(opt['dist'])
+        if opt['rank'] == 0:
+            hold_experiment(opt['path']['experiments_root'])
         self._state = find_state(opt)
         number_by_iteration(opt, self._state)
         return self._state
@@ -70,7 +75,7 @@ def find_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
     folder = Path(opt['path']['training_states'])
     if opt['auto_resume']:
-        candidates = sorted(folder.glob('[!.]*.state'), key=_iteration, reverse=True) if folder.is_dir() else []
+        candidates = _states(folder)
     else:
         named = opt['path'].get('resume_state')
         candidates = [Path(named)] if named else []
@@ -88,6 +93,22 @@ def find_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         check_resume(opt, state['iter'])
         return state
     raise UserError(f'--auto_resume: no state in {folder} can be read; delete the folder to start from scratch')
+
+
+def _states(folder: Path) -> list[Path]:
+    """The states of an experiment, newest first; none where it has no folder yet.
+
+    Raises:
+        UserError: the folder cannot be listed, which must not be taken for a new experiment.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f'--auto_resume: {folder} cannot be listed ({error.strerror or error})') from error
+    found = [path for path in paths if path.suffix == '.state' and not path.name.startswith('.')]
+    return sorted(found, key=_iteration, reverse=True)
 
 
 def _iteration(path: Path) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from pathlib import Path
 
 from ..errors import UserError
+from ..files import lock
 
 
 def init_dist(launcher: str, backend: str | None = None, port: int | None = None) -> None:
@@ -56,3 +59,36 @@ def slurm_environment(port: int | None) -> None:
     if port is not None:
         os.environ['MASTER_PORT'] = str(port)
     os.environ.setdefault('MASTER_PORT', '29500')
+
+
+def refuse_strays(distributed: bool) -> None:
+    """Raise a UserError in a process that must not begin a run: it would move the folder of the running one away.
+
+    Args:
+        distributed: the process was told of a launcher.
+    """
+    # While a spawned process imports the script, that is all that it knows of being one.
+    if getattr(multiprocessing.current_process(), '_inheriting', False):
+        raise UserError(
+            'a worker of the data loader began the training again, since it imports the script that began it; put the '
+            "last lines of the script under: if __name__ == '__main__':"
+        )
+    ranks = os.environ.get('WORLD_SIZE', '1')
+    if not distributed and ranks.isdigit() and int(ranks) > 1:
+        raise UserError(
+            f'WORLD_SIZE is {ranks}, but --launcher is none: {ranks} processes would train in one folder; '
+            'add --launcher pytorch'
+        )
+
+
+def hold_experiment(folder: str | Path) -> None:
+    """Keep other processes out of the folder of an experiment until this process ends, however it ends.
+
+    The lock lies beside the folder, which a new run moves away.
+
+    Raises:
+        UserError: another process trains in it.
+    """
+    folder = Path(folder)
+    if holder := lock(folder.with_name(f'.{folder.name}.lock')):
+        raise UserError(f'{folder} is in use by {holder}; wait for it, stop it, or give this run another name')
