@@ -331,3 +331,12 @@ def test_a_restorer_says_what_it_is(tiny):
 def test_fp16_on_a_cpu_is_said_to_be_slow(halve, caplog):
     Restorer(halve, device='cpu', precision='fp16')
     assert 'slower than fp32; use --precision fp32, or bf16' in caplog.text
+
+
+def test_a_restorer_fixes_colours(halve):
+    picture = torch.rand(3, 40, 40) * 0.5 + 0.25
+    plain, fixed = Restorer(halve)(picture), Restorer(halve, colour_fix='wavelet')(picture)
+    assert (plain.mean() - picture.mean()).abs() > 0.2
+    assert (fixed.mean() - picture.mean()).abs() < 0.01
+    with pytest.raises(UserError, match="colour_fix 'warm' is not one of none, adain, wavelet"):
+        Restorer(halve, colour_fix='warm')

@@ -14,7 +14,7 @@ EXAMPLES = (
     'vmambair restore clip.mp4 -o clean.mkv',
     'vmambair restore - -o - --format png',
 )
-RESTORER = ('device', 'precision', 'tile', 'overlap', 'self_ensemble', 'outscale', 'alpha')
+RESTORER = ('device', 'precision', 'tile', 'overlap', 'self_ensemble', 'outscale', 'alpha', 'colour_fix')
 FILES = ('suffix', 'format', 'quality', 'overwrite', 'max_pixels', 'report_seams', 'codec', 'crf')
 STREAM = '-'
 TASK_HELP = (
@@ -58,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='average over flips and turns: 8x the time (derain: mirror image, 2x)',
     )
     add('--alpha', choices=('resize', 'restore'), default='resize', help='what happens to transparency')
+    add(
+        '--colour-fix', '--color-fix', choices=('none', 'adain', 'wavelet'), default='none',
+        help='give results the colours of their inputs',
+    )  # fmt: skip
     add('--report-seams', action='store_true', help='measure how far the tiles that are used are from the whole image')
     add('--overwrite', action='store_true', help='replace whatever is there, made of the same or not')
     add('--max-pixels', type=int, default=2**27, help='refuse larger images (default: %(default)s)')

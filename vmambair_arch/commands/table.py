@@ -32,6 +32,7 @@ GROUPS = {
     'checkpoints': {
         'info': 'what a checkpoint is: network, task, data, figures, checksum',
         'convert': 'write a checkpoint that explains itself, or a .pth for BasicSR',
+        'interpolate': 'a network between two others',
         'card': 'write the model card of a checkpoint',
         'export': 'write a network as ONNX or for torch.export',
     },

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..archs.oss_block import OSSBlock
 from ..errors import UserError, as_user_error
+from ..images.colour import COLOUR_FIXES, ColourFix, fix_colour
 from ..images.formats import KINDS
 from ..images.image_io import (
     Image,
@@ -69,6 +70,7 @@ class Restorer:
             mirror image alone, in twice the time, where the network knows upright pictures only.
         outscale: final size over input size where it is not the network's scale (bicubic, antialiased).
         alpha: 'resize' interpolates transparency to the new size, 'restore' runs it through the network.
+        colour_fix: 'adain' or 'wavelet' gives results the colours of their inputs, see `images.colour`.
 
     Raises:
         UserError: an argument out of its range, a network for other than three channels, no such device.
@@ -85,6 +87,7 @@ class Restorer:
         self_ensemble: bool = False,
         outscale: float | None = None,
         alpha: Literal['resize', 'restore'] = 'resize',
+        colour_fix: ColourFix = 'none',
     ) -> None:
         config = getattr(model, 'config', {})
         if (config.get('inp_channels', 3), config.get('out_channels', 3)) != (3, 3):
@@ -101,6 +104,8 @@ class Restorer:
             raise UserError(f'the output scale must be above 0 and at most 16, got {outscale:g}')
         if alpha not in ('resize', 'restore'):
             raise UserError(f"alpha '{alpha}' is not one of resize, restore")
+        if colour_fix not in COLOUR_FIXES:
+            raise UserError(f"colour_fix '{colour_fix}' is not one of {', '.join(COLOUR_FIXES)}")
         self.device = find_device(device)
         self.model = model.to(self.device).eval()
         self.scale: int = config.get('scale', 1)
@@ -110,6 +115,7 @@ class Restorer:
         self.self_ensemble = self_ensemble
         self.outscale = outscale
         self.alpha = alpha
+        self.colour_fix = colour_fix
         self._bytes_per_pixel: float | None = None
         self._elements_per_pixel: float | None = None
         self._fingerprint: str | None = None
@@ -134,6 +140,7 @@ class Restorer:
             'self_ensemble': self.self_ensemble,
             'outscale': self.outscale,
             'alpha': self.alpha,
+            'colour_fix': self.colour_fix,
         }
 
     def _network_checksum(self) -> str:
@@ -320,9 +327,12 @@ class Restorer:
                 device=self.device,
                 progress=count,
             )
-        return self._to_size(restored, height, width)
+        return self._finished(restored, image)
 
-    def _to_size(self, restored: Tensor, height: int, width: int) -> np.ndarray:
+    def _finished(self, restored: Tensor, source: Tensor) -> np.ndarray:
+        """What the network made of `source` (3, h, w), in its colours and at the size that was asked for."""
+        height, width = source.shape[-2:]
+        restored = fix_colour(restored, source, self.colour_fix)
         if self.outscale is not None:
             restored = _resize(restored, (_scaled(height, self.outscale), _scaled(width, self.outscale)))
         return np.ascontiguousarray(restored.clamp_(0, 1).permute(1, 2, 0).numpy())
@@ -330,12 +340,11 @@ class Restorer:
     def _run_batch(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """`_run` of pictures of one size, together where they fit."""
         if len(pictures) > 1:
-            height, width = pictures[0].shape[:2]
             stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
             try:
                 restored = self.network(stacked.to(self.device)).to('cpu', torch.float32)
                 if restored.isfinite().all():
-                    return [self._to_size(one, height, width) for one in restored]
+                    return [self._finished(*pair) for pair in zip(restored, stacked, strict=True)]
             except (RuntimeError, MemoryError) as error:
                 if not tiles.wants_smaller_tiles(error):
                     raise

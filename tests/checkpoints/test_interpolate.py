@@ -1,0 +1,52 @@
+"""Networks between two others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vmambair_arch import OSSNet, VmambaIR, cli, load_model
+from vmambair_arch.checkpoints.convert import save_checkpoint
+from vmambair_arch.checkpoints.load import read_checkpoint
+
+
+def network(seed, **options):
+    torch.manual_seed(seed)
+    return VmambaIR(**{'dim': 8, 'num_blocks': [1, 0, 0, 0], 'num_refinement_blocks': 0, 'd_state': 4, **options})
+
+
+@pytest.fixture
+def pair(tmp_path):
+    save_checkpoint(tmp_path / 'a.safetensors', network(0), task='sr', license='Apache-2.0', upright=True)
+    save_checkpoint(tmp_path / 'b.pth', network(1), task='realsr', license='Apache-2.0')
+    return tmp_path
+
+
+@pytest.mark.parametrize('alpha', [0, 0.25, 1, 1.5])
+def test_parameters_are_averaged(pair, alpha):
+    files = [str(pair / name) for name in ('a.safetensors', 'b.pth')]
+    assert cli.main(['interpolate', *files, '-o', str(pair / 'c.safetensors'), '--alpha', str(alpha)]) == 0
+    a, b, c = (load_model(path).state_dict() for path in (*files, pair / 'c.safetensors'))
+    for name, tensor in c.items():
+        torch.testing.assert_close(tensor, (1 - alpha) * a[name] + alpha * b[name], atol=1e-6, rtol=1e-5)
+    about = read_checkpoint(pair / 'c.safetensors').about
+    assert about['task'] == ('realsr' if alpha >= 0.5 else 'sr')
+    assert about['recipe'] == f'{1 - alpha:g} of a.safetensors and {alpha:g} of b.pth'
+    assert about['license'] == 'Apache-2.0'
+    assert about['upright'] is True  # neither may be shown what the other does not know
+
+
+def test_what_cannot_be_averaged(pair, capsys):
+    save_checkpoint(pair / 'wide.safetensors', network(0, dim=16))
+    save_checkpoint(pair / 'other.safetensors', OSSNet(dim=8, num_blocks=2, d_state=4))
+    first = str(pair / 'a.safetensors')
+    for second, message in [
+        (pair / 'wide.safetensors', 'are of different networks: dim 8 and 16'),
+        (pair / 'other.safetensors', 'are of different networks: arch VmambaIR and OSSNet'),
+        (pair / 'gone.pth', 'no such checkpoint'),
+    ]:
+        assert cli.main(['interpolate', first, str(second), '-o', str(pair / 'c.pth')]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(['interpolate', first, str(pair / 'b.pth'), '-o', str(pair / 'c.pth'), '--alpha', '3']) == 2
+    assert 'alpha must be' in capsys.readouterr().err
+    assert not (pair / 'c.pth').exists()

@@ -1,0 +1,65 @@
+"""A network between two: their parameters averaged, as between a careful and a bold one (ESRGAN, section 3.4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..archs.base import Network
+from ..errors import UserError
+from .convert import save_checkpoint
+from .load import CLAIMS, build_network, read_checkpoint
+
+
+def interpolate(first: str | Path, second: str | Path, alpha: float = 0.5) -> tuple[Network, dict[str, Any]]:
+    """The network whose parameters are (1 - alpha) of the first's and alpha of the second's.
+
+    Args:
+        first, second: anything that `find_checkpoint` finds. One should have been trained from the other: parameters of
+            networks that were trained apart do not correspond, and what is between them restores nothing.
+        alpha: 0 to 1; outside of it is extrapolated, to -1 and 2 at most.
+
+    Returns:
+        The network, and what it says of itself.
+
+    Raises:
+        UserError: one cannot be read, they are of different shape, alpha out of range.
+    """
+    if not -1 <= alpha <= 2:
+        raise UserError(f'alpha must be 0 to 1, or -1 to 2 to extrapolate, got {alpha:g}')
+    a, b = read_checkpoint(first), read_checkpoint(second)
+    networks = build_network(a, str(first)), build_network(b, str(second))
+    one, other = (dict(arch=network.arch, **network.config) for network in networks)
+    for key, value in one.items():
+        if other.get(key) != value:
+            raise UserError(f'{first} and {second} are of different networks: {key} {value} and {other.get(key)}')
+    network, states = networks[0], [network.state_dict() for network in networks]
+    mixed = {
+        name: ((1 - alpha) * tensor.double() + alpha * states[1][name].double()).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in states[0].items()
+    }
+    network.load_state_dict(mixed)
+    about = {key: a.about.get(key) for key in CLAIMS if a.about.get(key) == b.about.get(key)}
+    about |= {'recipe': f'{1 - alpha:g} of {Path(first).name} and {alpha:g} of {Path(second).name}', 'metrics': None}
+    about['upright'] = True if a.about.get('upright') or b.about.get('upright') else None
+    about['task'] = b.about.get('task') if alpha >= 0.5 else a.about.get('task')
+    return network, about
+
+
+def write_interpolated(
+    first: str | Path, second: str | Path, target: str | Path, alpha: float = 0.5, *, half: bool = False
+) -> None:
+    """Write `interpolate(first, second, alpha)` as a checkpoint.
+
+    Args:
+        first, second, alpha: as for `interpolate`.
+        target: .safetensors or .pth.
+        half: store fp16.
+
+    Raises:
+        UserError: as `interpolate`, or the file cannot be written.
+    """
+    network, about = interpolate(first, second, alpha)
+    save_checkpoint(target, network, half=half, **about)
