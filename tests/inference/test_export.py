@@ -20,7 +20,8 @@ FORMS = {
     'OSSNet': (OSSNet, {'dim': 8, 'num_blocks': 1, 'd_state': 4}),
     'scale 1': (VmambaIR, {'scale': 1, 'channel_width': 2}),
     'added channels': (VmambaIR, {'channel_width': 4, 'channel_fusion': 'add'}),
-    'long channels': (VmambaIR, {'dim': 32, 'd_state': 8, 'channel_width': 4}),  # beyond the closed form
+    # Beyond the closed form of the channel scan, and wide enough to go from u to delta through dt.
+    'long channels': (VmambaIR, {'dim': 32, 'd_state': 8, 'channel_width': 4}),
     'scale 2': (VmambaIR, {'scale': 2, 'channel_width': 1, 'd_state': 16, 'bias': True}),
     'scale 3, one direction': (
         VmambaIR, {'scale': 3, 'plane_directions': 1, 'channel_directions': 0, 'effn': False},

@@ -40,4 +40,5 @@ def run(args: argparse.Namespace) -> None:
     )
     print('wrote', args.target)
     if args.kernel:
-        print(f'open it with: session_options.register_custom_ops_library({str(LIBRARY)!r})')
+        missing = '' if LIBRARY.is_file() else ' (which is not built here)'
+        print(f'open it with: session_options.register_custom_ops_library({str(LIBRARY)!r}){missing}')
