@@ -340,3 +340,24 @@ def test_a_restorer_fixes_colours(halve):
     assert (fixed.mean() - picture.mean()).abs() < 0.01
     with pytest.raises(UserError, match="colour_fix 'warm' is not one of none, adain, wavelet"):
         Restorer(halve, colour_fix='warm')
+
+
+def test_denoise_strength_is_between_two_networks_of_the_package():
+    picture = random(16, 16, 3)
+    results = {
+        name: Restorer.from_pretrained(task=task, denoise=denoise)(picture)
+        for name, task, denoise in [
+            ('sr', 'sr', None), (0, 'realsr', 0), (0.5, 'realsr', 0.5), (1, 'realsr', 1), ('realsr', 'realsr', None),
+        ]
+    }  # fmt: skip
+    np.testing.assert_allclose(results[0], results['sr'], atol=1e-4)
+    np.testing.assert_allclose(results[1], results['realsr'], atol=1e-4)
+    between = (results[0] + results[1]) / 2
+    away = np.abs(results[0] - results[1]).mean()
+    assert np.abs(results[0.5] - between).mean() < away / 2
+    for options, message in [
+        ({'task': 'derain', 'denoise': 0.5}, "for the task 'realsr' alone"),
+        ({'task': 'realsr', 'denoise': 2}, 'must be 0 to 1, got 2'),
+    ]:
+        with pytest.raises(UserError, match=message):
+            Restorer.from_pretrained(**options)

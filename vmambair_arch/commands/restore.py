@@ -42,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model_name',
         help='by a checkpoint: file, https:// address, name, or user/repo on the Hub',
     )
+    add(
+        '-dn', '--denoise-strength', type=float, metavar='0..1',
+        help='for --task realsr: 0 leaves noise as --task sr does, 1 removes it (default)',
+    )  # fmt: skip
     add('-s', '--outscale', type=float, help="final size over input size (default: the network's scale)")
     add('-t', '--tile', type=int, help='largest side of a tile; 0: whole (default: what memory allows)')
     add('--overlap', type=int, default=32, help='input pixels that neighbouring tiles share (default: %(default)s)')
@@ -79,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     if streamed and len(inputs) > 1:
         raise UserError('- takes one picture; name a folder for several')
     check_arguments(args.suffix, args.format, args.quality)
-    restorer = Restorer.from_pretrained(args.model, task=args.task, **pick(args, RESTORER))
+    denoise = args.denoise_strength
+    restorer = Restorer.from_pretrained(args.model, task=args.task, denoise=denoise, **pick(args, RESTORER))
     if streamed:
         _run_streamed(inputs[0], args, restorer)
         return 0

@@ -155,23 +155,34 @@ class Restorer:
         return self._fingerprint
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None = None, *, task: str = 'derain', **options: Any) -> Restorer:
+    def from_pretrained(
+        cls, source: str | Path | None = None, *, task: str = 'derain', denoise: float | None = None, **options: Any
+    ) -> Restorer:
         """A restorer from a checkpoint.
 
         Args:
-            source: a file, an https:// address, or the name of a checkpoint that comes with the package; default: the
-                package's own for the task.
+            source: a file, a folder, an https:// address, 'user/repo' or 'user/repo:file' on the Hub, or the name of a
+                checkpoint that comes with the package; default: the package's own for the task.
             task: 'derain'; 'sr' for four times the size of a clean picture, 'realsr' of one with noise, blur or JPEG
                 blocks; of no effect where there is a source.
+            denoise: 0 to 1, for 'realsr' alone: how much of it there is in a network between it and 'sr', which leaves
+                noise as it is; default: 1.
             options: as for `Restorer`.
 
         Raises:
             UserError: no such checkpoint, a damaged one, or one of another network.
         """
         from ..checkpoints.find import checkpoint_for
+        from ..checkpoints.interpolate import interpolate
         from ..checkpoints.load import load_model
 
-        return cls(load_model(checkpoint_for(task) if source is None else source), **options)
+        if denoise is None:
+            return cls(load_model(checkpoint_for(task) if source is None else source), **options)
+        if source is not None or task != 'realsr':
+            raise UserError("the denoise strength is for the task 'realsr' alone; for others: vmambair interpolate")
+        if not 0 <= denoise <= 1:
+            raise UserError(f'the denoise strength must be 0 to 1, got {denoise:g}')
+        return cls(interpolate(checkpoint_for('sr'), checkpoint_for('realsr'), denoise)[0], **options)
 
     def __call__(self, picture: Any, output: Any = None, *, progress: tiles.Progress | None = None) -> Any:
         """Restore a picture, or a list of them; the result is of the kind of the input.
