@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,3 +54,46 @@ def test_a_link_to_a_file_is_replaced_and_the_file_stays(tmp_path: Path) -> None
     with replacing(path) as temporary:
         temporary.write_text('new')
     assert (elsewhere.read_text(), path.read_text()) == ('old', 'new')
+
+
+WRITE = (
+    'import sys, time\n'
+    'from vmambair_arch.errors import guard\n'
+    'from vmambair_arch.files import replacing\n'
+    'def work():\n'
+    '    with replacing(sys.argv[1]) as temporary:\n'
+    "        temporary.write_text('half')\n"
+    "        print('writing', flush=True)\n"
+    '        time.sleep(60)\n'
+    'sys.exit(guard(work))\n'
+)
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_leaves_nothing_half_written(tmp_path, number, code):
+    process = subprocess.Popen(
+        [sys.executable, '-c', WRITE, str(tmp_path / 'a.png')],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == 'writing\n'
+    assert len(list(tmp_path.iterdir())) == 1
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert 'Traceback' not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_and_what_another_writes_is_not(tmp_path):
+    names = ('.0123456789ab.part.png', '.ba9876543210.part.png', '.my.part.png')
+    old, young, other = (tmp_path / name for name in names)
+    for path in (old, young, other):
+        path.write_text('half')
+    hours_ago = time.time() - 3 * 3600
+    for path in (old, other):
+        os.utime(path, (hours_ago, hours_ago))
+    with replacing(tmp_path / 'a.png') as temporary:
+        temporary.write_text('whole')
+    assert {path.name for path in tmp_path.iterdir()} == {'a.png', young.name, other.name}

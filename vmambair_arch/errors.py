@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -46,9 +48,41 @@ def as_user_error(what: str = '') -> Iterator[None]:
         raise UserError(f'{what}: {error}' if what else str(error)) from error
 
 
+class Stopped(BaseException):
+    """SIGTERM or SIGHUP, as an exception that unwinds whatever is going on, so that nothing stays half-written.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def signals_unwind() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise `Stopped`; one that is ignored, as under nohup, stays so."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ('SIGTERM', 'SIGHUP'):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                previous[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def guard(run: Callable[[], int | None]) -> int:
     """Call `run` for a command line and return the exit code: its own (None is 0), that of a UserError, 130 for Ctrl-C,
-    141 where whoever read the output, as `head`, stopped.
+    143 for SIGTERM, 129 for SIGHUP, 141 where whoever read the output, as `head`, stopped.
 
     A UserError is one line on stderr, also where a worker process of a loader wrapped its traceback around it.
     """
@@ -56,9 +90,13 @@ def guard(run: Callable[[], int | None]) -> int:
         if hasattr(stream, 'reconfigure'):  # a name that the locale has no letters for must not end a run
             stream.reconfigure(errors='backslashreplace')
     try:
-        code = run() or 0
+        with signals_unwind():
+            code = run() or 0
         sys.stdout.flush()
         return code
+    except Stopped as stopped:
+        sys.stderr.write(f'vmambair: ended by {signal.Signals(stopped.number).name}\n')
+        return 128 + stopped.number
     except UserError as error:
         line = str(error).strip().rpartition('\n')[2].rpartition('UserError: ')[2]
         sys.stderr.write(f'vmambair: error: {line}\n')

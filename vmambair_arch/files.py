@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ METRICS_FILE = 'metrics.jsonl'
 """Figures of a training, in the folder of its experiment: a line has `iter`, `epoch`, `lrs`, `time`, `data_time` and
 the losses, or `iter`, `dataset` and `metrics` of a validation."""
 logger = logging.getLogger('vmambair_arch')
+_TEMPORARY = re.compile(r'\.[0-9a-f]{12}\.part(\.\w+)?$')
 
 
 @contextmanager
@@ -38,6 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f'.{secrets.token_hex(6)}.part{path.suffix}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         try:
             yield temporary
             temporary.replace(path)
@@ -46,6 +49,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+
+
+STALE = 3600
+"""Seconds without a write after which a temporary file is that of a process that was killed."""
+
+_swept: set[Path] = set()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left in a folder, once; what is being written elsewhere is younger."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for leftover in folder.glob('.*.part*'):
+        if _TEMPORARY.match(leftover.name):
+            with suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > STALE:
+                    leftover.unlink()
 
 
 PAUSES = (0.5, 1.0)

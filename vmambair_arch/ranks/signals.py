@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: remembered until an iteration is complete, so that what is saved is whole."""
+"""SIGTERM, SIGHUP and Ctrl-C: remembered until an iteration is complete, so that what is saved is whole."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class StopRequest:
         """From now on; does nothing outside the main thread, where Python takes no signals."""
         if self._previous or threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGTERM, signal.SIGINT):
+        hangup = getattr(signal, 'SIGHUP', signal.SIGTERM)  # Windows has none
+        for number in {signal.SIGTERM, signal.SIGINT, hangup}:
+            if number == hangup and signal.getsignal(number) == signal.SIG_IGN:  # under nohup
+                continue
             self._previous[number] = signal.signal(number, self._remember)
 
     def agree(self) -> None:
