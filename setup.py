@@ -74,6 +74,7 @@ EXTRAS = {
     'hub': ['huggingface_hub>=0.30'],
     'export': ['onnx', 'onnxruntime'],
     'losses': ['piq'],
+    'mamba': ['mamba-ssm', 'causal-conv1d'],  # built with nvcc: see docs/gpu.md
     'docs': ['mkdocs-material', 'mkdocstrings[python]'],
 }
 TOOLS = ['pytest', 'pytest-timeout', 'hypothesis', 'jsonschema', 'ruff', 'mypy', 'types-PyYAML', 'types-tqdm']

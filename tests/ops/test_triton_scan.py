@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,37 @@ def test_the_states_of_a_chunk_stay_in_registers(tmp_path, monkeypatch):
     states_of_a_lane = triton_scan.TILE // 32
     # One exp for every state, one for every softplus.
     assert ptx.count('ex2.approx') == triton_scan.CHUNK_PIXELS * (states_of_a_lane + 1)
+
+
+def resources(name: str, problem: dict, target: tuple) -> dict[str, int]:
+    """Registers of a thread, and bytes that it spills to memory, of a compiled kernel."""
+    made = compile_kernel(name, problem, target, 'fp32')
+    if target[0] == 'hip':
+        found = re.findall(r'\.(vgpr_count|vgpr_spill_count):\s+(\d+)', made['amdgcn'])
+        return {'registers' if key == 'vgpr_count' else 'spilled': int(value) for key, value in found}
+    tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
+    if not tool.is_file():
+        pytest.skip('this Triton comes without cuobjdump')
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(made['cubin'])
+        file.flush()
+        said = subprocess.run([tool, '--dump-resource-usage', file.name], capture_output=True, text=True, check=True)
+    registers, stack = re.findall(r'(?:REG|STACK):(\d+)', said.stdout)
+    return {'registers': int(registers), 'spilled': int(stack)}
+
+
+GFX942 = ('hip', 'gfx942', 64)
+MOST_SPILLED = {SM_80: 568, SM_90: 504, GFX942: 0}
+"""Bytes a thread of the gradients' kernel; nothing else spills."""
+
+
+@pytest.mark.parametrize('target', [pytest.param(SM_80, marks=pytest.mark.slow), SM_90, GFX942], ids=name_of)
+def test_registers_and_what_is_spilled(target, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    for name in KERNELS:
+        used = resources(name, {**PLANE, 'd': 96, 'R': 6}, target)
+        assert used['spilled'] <= (MOST_SPILLED[target] if name == 'gradients_kernel' else 0), name
+        assert used['registers'] <= (512 if target[0] == 'hip' else 255), name
 
 
 # --- the choice ------------------------------------------------------------------------------------------------------

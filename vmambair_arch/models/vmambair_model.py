@@ -361,8 +361,13 @@ class VmambaIRModel(SRModel):
         self._bar.advance(self.current_iter, next(iter(self.log_dict.values())))
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """BasicSR averages the parameters; buffers are copied as well."""
-        super().model_ema(decay)
+        """BasicSR's average of the parameters, in two launches on a GPU; buffers are copied as well."""
+        averaged = dict(self.net_g_ema.named_parameters())
+        trained = dict(self.get_bare_model(self.net_g).named_parameters())
+        ours, theirs = [averaged[name] for name in trained], list(trained.values())
+        with torch.no_grad():
+            torch._foreach_mul_(ours, decay)
+            torch._foreach_add_(ours, theirs, alpha=1 - decay)
         buffers = dict(self.get_bare_model(self.net_g).named_buffers())
         for name, buffer in self.net_g_ema.named_buffers():
             buffer.copy_(buffers[name])
