@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from vmambair_arch import cli
@@ -48,3 +51,16 @@ def test_a_typing_error_is_one_line_with_a_guess(words, hint, capsys):
     errors = capsys.readouterr().err
     assert hint in errors
     assert errors.count('\n') == 1
+
+
+def test_no_help_waits_for_numpy_or_torch():
+    code = """
+import sys
+from vmambair_arch.cli import COMMANDS, command_parser
+for name in COMMANDS:
+    command_parser(name).format_help()
+    slow = {'numpy', 'torch', 'cv2', 'PIL', 'basicsr'} & set(sys.modules)
+    assert not slow, f'{name} imports {slow}'
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')

@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from realesrgan_pipeline import DegradationConfig
-from realesrgan_pipeline.contact_sheet import contact_sheet
-
 from ..errors import UserError, as_user_error
-from ..images.image_io import Image, read_image, write_image
 from ..options import parse_value
 
 EXAMPLES = (
@@ -41,6 +37,11 @@ def degrade(
     Raises:
         UserError: no photograph, one too small, numbers out of range, a sheet that cannot be written.
     """
+    from realesrgan_pipeline import DegradationConfig
+    from realesrgan_pipeline.contact_sheet import contact_sheet
+
+    from ..images.image_io import Image, read_image, write_image
+
     photograph = read_image(photo).rgb
     with as_user_error(str(photo)):
         sheet = contact_sheet(

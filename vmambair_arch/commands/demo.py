@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import UserError, nearest
 from ..options import load_options, option_file
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..inference.restorer import Restorer
 
 EXAMPLES = (
@@ -99,6 +99,8 @@ class Task:
 
 
 def _prepare_derain(folder: Path, training: bool) -> None:
+    import numpy as np
+
     from ..data.photographs import photographs
     from ..data.rain import add_rain
     from ..images.image_io import Image, write_image
@@ -147,6 +149,8 @@ def _prepare_realsr(folder: Path, training: bool) -> None:
 
 def _prepare_small(folder: Path, training: bool, make_small: Callable[[np.ndarray, int], np.ndarray]) -> None:
     """Targets of the photographs, and for the unseen ones inputs that are `SCALE` times smaller."""
+    import numpy as np
+
     from ..data.photographs import photographs
     from ..images.image_io import Image, write_image
 
@@ -164,6 +168,8 @@ def _prepare_small(folder: Path, training: bool, make_small: Callable[[np.ndarra
 
 def _enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """MATLAB's bicubic: what an enlargement costs nothing to be better than."""
+    import numpy as np
+
     from realesrgan_pipeline import imresize
 
     return imresize(np.rint(image * 255).astype(np.uint8), size[0] // image.shape[0]) / np.float32(255)

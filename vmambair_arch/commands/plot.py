@@ -11,13 +11,14 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import METRICS_FILE, read_records, replacing
-from ..images.image_io import Image, read_image, write_image
-from ..images.panel import Panel, side_by_side
 from ..options import load_options
+
+if TYPE_CHECKING:
+    from ..images.panel import Panel
 
 EXAMPLES = (
     'vmambair plot experiments/train_derain_light',
@@ -106,6 +107,9 @@ def plot(experiment: str | Path) -> list[Path]:
     Raises:
         UserError: no logs; a file cannot be written.
     """
+    from ..images.image_io import Image, write_image
+    from ..images.panel import side_by_side
+
     experiment = Path(experiment)
     written = [experiment / 'curves.png']
     draw_curves(read_logs(experiment), experiment.name, written[0])
@@ -166,6 +170,9 @@ def validation_rows(experiment: Path, limit: int = 6) -> list[list[Panel]]:
         experiment: its folder, with `visualization/<image>/<image>_<iteration>.png`.
         limit: number of rows.
     """
+    from ..images.image_io import read_image
+    from ..images.panel import Panel
+
     folders = sorted(path for path in experiment.glob('visualization/*') if path.is_dir())
     rows = []
     for folder in folders[:limit]:
