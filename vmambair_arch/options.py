@@ -20,7 +20,7 @@ class OptionLoader(yaml.SafeLoader):
 
     faults: list[str] | None = None
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here and not where values are made: merge keys put the keys of others into a mapping on the way there.
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
