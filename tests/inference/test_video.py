@@ -137,6 +137,29 @@ def test_a_variable_rate_is_kept(tmp_path, halve, suffix):
     assert probe(tmp_path / f'out/a{suffix}')['times'] == pytest.approx([t / 1000 for t in times], abs=0.0006)
 
 
+def test_subtitles_are_copied(tmp_path, halve):
+    make(tmp_path / 'bare.mkv')
+    (tmp_path / 'a.srt').write_text('1\n00:00:00,000 --> 00:00:00,150\nIt rains\n')
+    with (
+        av.open(str(tmp_path / 'bare.mkv')) as clip,
+        av.open(str(tmp_path / 'a.srt')) as words,
+        av.open(str(tmp_path / 'a.mkv'), 'w') as output,
+    ):
+        copies = {id(stream): output.add_stream_from_template(stream, opaque=True) for stream in clip.streams}
+        written = output.add_stream_from_template(words.streams[0])
+        written.metadata['language'] = 'deu'
+        for source in (clip, words):
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = copies.get(id(packet.stream), written)
+                    output.mux(packet)
+    restore_files(tmp_path / 'a.mkv', tmp_path / 'out', Restorer(halve))
+    with av.open(str(tmp_path / 'out/a.mkv')) as result:
+        subtitle = result.streams.subtitles[0]
+        assert subtitle.metadata['language'] == 'deu'
+        assert [bytes(packet) for packet in result.demux(subtitle) if packet.size] == [b'It rains']
+
+
 @pytest.mark.parametrize('suffix', ['.mpg', '.avi', '.ts'])
 def test_containers_that_are_only_read_become_another_and_it_is_said(tmp_path, halve, suffix):
     source = make(tmp_path / f'a{suffix}')

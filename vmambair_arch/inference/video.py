@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 INSTALL = 'videos need PyAV: pip install av'
 SEGMENT = 120
 """Most frames of a segment."""
-SEGMENT_SECONDS = 60.0
+SEGMENT_SECONDS = 20.0
 """Seconds of work after which a segment is closed."""
 READ_AHEAD = 8
 """Frames that are asked for at one time; the restorer puts into a batch what fits."""
@@ -281,7 +281,7 @@ def _restore_frames(
 def _say(progress: Progress | None, done: int, expected: int, first: int, started: float) -> None:
     if progress is not None:
         rate = (done - first) / max(time.monotonic() - started, 1e-6)
-        progress(min(done, expected or done), expected or done, f', {rate:.2f} frames/s')
+        progress(min(done, expected or done), expected or done, f'{rate:.2f} frames/s')
 
 
 def _guess_frames(stream: VideoStream, container: InputContainer) -> int:
