@@ -53,7 +53,7 @@ def test_spans_cover_the_axis_and_weights_sum_to_one(length, tile, part):
 def test_constant_in_constant_out(height, width, tile, overlap, value):
     image = torch.full((3, height, width), value)
     for network, scale in ((identity, 1), (nearest_x2, 2)):
-        out = tiles.restore(network, image, scale=scale, tile=tile, overlap=overlap)
+        out = tiles.run_in_tiles(network, image, scale=scale, tile=tile, overlap=overlap)
         assert out.shape == (3, height * scale, width * scale)
         assert (out - value).abs().max() <= 1e-6
 
@@ -63,14 +63,14 @@ def test_constant_in_constant_out(height, width, tile, overlap, value):
 def test_a_pointwise_network_is_the_same_in_tiles(height, width, tile, overlap):
     image = torch.rand(3, height, width)
     torch.testing.assert_close(
-        tiles.restore(lambda x: x * x, image, tile=tile, overlap=overlap), image * image, atol=1e-6, rtol=0
+        tiles.run_in_tiles(lambda x: x * x, image, tile=tile, overlap=overlap), image * image, atol=1e-6, rtol=0
     )
 
 
 def test_seams_vanish_with_the_overlap():
     image = torch.rand(3, 300, 300, generator=torch.Generator().manual_seed(0))
     errors = [
-        (tiles.restore(blur, image, tile=100, overlap=overlap) - blur(image[None])[0]).abs().max().item()
+        (tiles.run_in_tiles(blur, image, tile=100, overlap=overlap) - blur(image[None])[0]).abs().max().item()
         for overlap in (0, 8, 32)
     ]
     assert errors[0] > 0.02
@@ -84,10 +84,10 @@ def test_only_tiles_reach_the_network():
         seen.append(tuple(x.shape))
         return x
 
-    tiles.restore(network, torch.rand(3, 500, 70), tile=96, overlap=16)
+    tiles.run_in_tiles(network, torch.rand(3, 500, 70), tile=96, overlap=16)
     assert all(shape[0] == 1 and max(shape[2:]) <= 96 for shape in seen)
     seen.clear()
-    tiles.restore(network, torch.rand(3, 500, 70), tile=None)
+    tiles.run_in_tiles(network, torch.rand(3, 500, 70), tile=None)
     assert seen == [(1, 3, 500, 70)]
 
 
@@ -114,7 +114,7 @@ def test_out_of_memory_halves_the_tile_and_starts_over(error, caplog):
         return x * 0.5
 
     image = torch.rand(3, 200, 260)
-    out = tiles.restore(network, image, tile=None, overlap=16)
+    out = tiles.run_in_tiles(network, image, tile=None, overlap=16)
     torch.testing.assert_close(out, image * 0.5, atol=1e-6, rtol=0)
     assert shapes[0] == 260
     assert shapes[-1] <= 32
@@ -126,7 +126,7 @@ def test_out_of_memory_to_the_end_is_said():
         raise torch.cuda.OutOfMemoryError('CUDA out of memory')
 
     with pytest.raises(UserError, match='out of memory even with tiles of'):
-        tiles.restore(network, torch.rand(3, 200, 200))
+        tiles.run_in_tiles(network, torch.rand(3, 200, 200))
 
 
 def test_other_errors_pass():
@@ -134,7 +134,7 @@ def test_other_errors_pass():
         raise RuntimeError('shapes do not fit')
 
     with pytest.raises(RuntimeError, match='shapes do not fit'):
-        tiles.restore(network, torch.rand(3, 20, 20))
+        tiles.run_in_tiles(network, torch.rand(3, 20, 20))
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
@@ -143,17 +143,17 @@ def test_no_black_tile(value):
         return x * (value if x.shape[-1] < 96 else 1)
 
     with pytest.raises(UserError, match='nan or infinity'):
-        tiles.restore(network, torch.rand(3, 40, 200), tile=96, overlap=16)
+        tiles.run_in_tiles(network, torch.rand(3, 40, 200), tile=96, overlap=16)
 
 
 def test_too_small_a_tile():
     with pytest.raises(UserError, match='tile of 8 pixels is too small'):
-        tiles.restore(identity, torch.rand(3, 20, 20), tile=8)
+        tiles.run_in_tiles(identity, torch.rand(3, 20, 20), tile=8)
 
 
 def test_progress_counts_tiles():
     calls = []
-    tiles.restore(identity, torch.rand(3, 100, 64), tile=64, overlap=16, progress=lambda *a: calls.append(a))
+    tiles.run_in_tiles(identity, torch.rand(3, 100, 64), tile=64, overlap=16, progress=lambda *a: calls.append(a))
     assert calls == [(1, 2), (2, 2)]
 
 

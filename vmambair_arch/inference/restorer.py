@@ -329,7 +329,7 @@ class Restorer:
         image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
         tile = self.tile_for(height, width)
         with _counting(progress, self._blocks, _count_tiles(height, width, tile, self.overlap)) as count:
-            restored = tiles.restore(
+            restored = tiles.run_in_tiles(
                 self.network,
                 image,
                 scale=self.scale,

@@ -68,7 +68,7 @@ def measure_seams(restorer: Restorer, image: Image, *, tile: int | None = None, 
     part = torch.from_numpy(image.rgb[top : top + height, left : left + width].transpose(2, 0, 1).copy())
 
     whole, tiled = (
-        tiles.restore(
+        tiles.run_in_tiles(
             restorer.network, part, scale=restorer.scale, tile=size, overlap=restorer.overlap, device=restorer.device
         ).clamp_(0, 1)
         for size in (None, tile)

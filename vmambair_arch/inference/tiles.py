@@ -64,7 +64,7 @@ def weights(length: int, head: int, tail: int) -> Tensor:
     return result
 
 
-def restore(
+def run_in_tiles(
     network: Network,
     image: Tensor,
     *,
@@ -96,7 +96,7 @@ def restore(
         raise UserError(f'a tile of {tile} pixels is too small; use {MIN_TILE} or more')
     while True:
         try:
-            return _restore(network, image, scale, tile, min(overlap, tile // 3), torch.device(device), progress)
+            return _run_in_tiles(network, image, scale, tile, min(overlap, tile // 3), torch.device(device), progress)
         except (RuntimeError, MemoryError) as error:
             if not wants_smaller_tiles(error):
                 raise
@@ -112,7 +112,7 @@ def restore(
         logger.warning('%s: starting this image over with tiles of %d pixels', what, tile)
 
 
-def _restore(
+def _run_in_tiles(
     network: Network,
     image: Tensor,
     scale: int,

@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from ..errors import UserError
-from ..inference.tiles import restore
+from ..inference.tiles import run_in_tiles
 from ..ranks.distributed import barrier, gather
 from ..ranks.signals import StopRequest
 from . import scan_choice
@@ -427,7 +427,7 @@ class VmambaIRModel(SRModel):
         was_training = net.training
         net.eval()
         options = self.opt['val']
-        output = restore(
+        output = run_in_tiles(
             net.forward,  # past torch.compile, which would compile again for every size of image
             self.lq[0].cpu(),
             scale=self.opt.get('scale', 1),
