@@ -22,6 +22,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .name_list import read_names
+
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp')
 PAUSES = (0.5, 1.0)
 """Seconds to wait before each further attempt at a file that a busy server does not hand out."""
@@ -118,7 +120,7 @@ class _Photographs:
         if not self.root.is_dir():
             raise ValueError(f'{self.root}: no such folder')
         if self.lmdb:
-            self.names = [Path(line).with_suffix('').as_posix() for line in _listed(self.root / 'meta_info.txt')]
+            self.names = [entry.key for entry in read_names(self.root / 'meta_info.txt')]
         elif opt.get('meta_info'):
             self.names = self._checked(Path(opt['meta_info']))
         else:
@@ -131,7 +133,7 @@ class _Photographs:
         return len(self.names)
 
     def _checked(self, meta_info: Path) -> list[str]:
-        names = _listed(meta_info)
+        names = [entry.name for entry in read_names(meta_info)]
         missing = [name for name in names if not (self.root / name).is_file()]
         if missing:
             more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
@@ -166,18 +168,6 @@ class _Photographs:
         if data is None:
             raise ValueError(f"{self.root}: its meta_info.txt names '{name}', but the database has no such key")
         return data
-
-
-def _listed(meta_info: Path) -> list[str]:
-    """The names in a list, sorted."""
-    try:
-        lines = meta_info.read_text(encoding='utf-8').rstrip().split('\n')
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f'{meta_info}: cannot be read as a list of image names ({error})') from error
-    names = [line.split(' (')[0].strip() for line in lines]
-    if not all(names):
-        raise ValueError(f'{meta_info}, line {names.index("") + 1} is empty: each line names an image; remove it')
-    return sorted(names)
 
 
 def _decode(data: bytes, where: str) -> NDArray[np.uint8]:

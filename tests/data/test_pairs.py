@@ -56,7 +56,7 @@ def test_meta_info_chooses_and_reaches_into_subfolders(tmp_path, write_images):
     assert [pair.gt.removeprefix(str(tmp_path)) for pair in pairs] == ['/target/b.png', '/target/sub/a.png']
     assert [pair.lq.removeprefix(str(tmp_path)) for pair in pairs] == ['/input/b.png', '/input/sub/a.png']
     meta.write_text('c.png\n')
-    with pytest.raises(UserError, match='names c.png, which .*target does not have'):
+    with pytest.raises(UserError, match="names 'c.png', which .*target does not have"):
         list_pairs(section(tmp_path, meta_info_file=str(meta)))
     with pytest.raises(UserError, match='nowhere.txt: cannot be read'):
         list_pairs(section(tmp_path, meta_info_file=str(tmp_path / 'nowhere.txt')))
@@ -200,3 +200,21 @@ def test_lmdb_says_what_is_missing(lmdb_folder):
         PairSource({'dataroot_gt': str(lmdb_folder / 'broken.lmdb'), 'io_backend': {'type': 'lmdb'}, 'rain': {}}).read(
             0
         )
+
+
+def test_names_with_brackets_in_a_database_are_their_own(tmp_path, write_images):
+    """`photo (1).png` and `photo.png` are two images."""
+    from vmambair_arch.data.prepare.derive import make_lmdb
+
+    names = ['photo (1).png', 'photo.png', 'a.b.png']
+    write_images(tmp_path / 'target', names)
+    database = make_lmdb(tmp_path / 'target')
+    source = PairSource({'dataroot_gt': str(database), 'rain': {}, 'io_backend': {'type': 'lmdb'}})
+    assert [pair.gt for pair in source.pairs] == sorted(['photo (1)', 'photo', 'a.b'])
+    for index, pair in enumerate(source.pairs):
+        written = cv2.imread(str(tmp_path / 'target' / f'{pair.gt}.png'))[..., ::-1]
+        np.testing.assert_array_equal(source.read(index)[1], written)
+    meta = database / 'meta_info.txt'
+    meta.write_text(meta.read_text() + 'photo.png (50,40,3) 1\n')
+    with pytest.raises(UserError, match="names 'photo.png' twice"):
+        list_pairs({'dataroot_gt': str(database), 'io_backend': {'type': 'lmdb'}})

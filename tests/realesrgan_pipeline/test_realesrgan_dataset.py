@@ -166,7 +166,7 @@ def test_bad_options_are_named(folder):
         f'{lines}, line 2 is empty: each line names an image; remove it'
     )
     lines.write_text('')
-    assert f'{lines}, line 1 is empty' in message(lambda: dataset(folder, meta_info=str(lines)))
+    assert message(lambda: dataset(folder, meta_info=str(lines))) == f'{lines}: names no images'
     lines.write_text('1.png\n9.png')
     assert (
         message(lambda: dataset(folder, meta_info=str(lines))) == f'{lines}: names 9.png, which {folder} does not have'

@@ -8,7 +8,7 @@ inputs. Order is sorted by name, so that it is the same on every machine.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from realesrgan_pipeline import imresize
+from realesrgan_pipeline.name_list import read_names
 
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 from ..files import read_patiently
 from ..images.fast import decode_pixels
 from ..images.image_io import FORMATS
@@ -315,15 +316,10 @@ def _some(names: list[str]) -> str:
 
 
 def _listed_images(root: Path, meta_info: Path) -> list[Path]:
-    try:
-        lines = meta_info.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{meta_info}: cannot be read as a list of image names ({error})') from error
-    # A line is the name, then optionally the shape, as BasicSR's `name.png (h,w,c)`.
-    paths = sorted(root / line.split(' (')[0].strip() for line in lines if line.strip())
-    if not paths:
-        raise UserError(f'{meta_info}: names no images')
-    missing = [str(path.relative_to(root)) for path in paths if not path.is_file()]
+    with as_user_error():
+        paths = sorted(root / entry.name for entry in read_names(meta_info))
+    # As Python writes them, so that a comma, a backslash or a space that does not belong there shows.
+    missing = [repr(str(path.relative_to(root))) for path in paths if not path.is_file()]
     if missing:
         raise UserError(f'{meta_info}: names {_some(missing)}, which {root} does not have')
     return paths
@@ -348,10 +344,11 @@ def _lmdb_keys(root: str) -> list[str]:
     meta_info = Path(root) / 'meta_info.txt'
     if Path(root).suffix != '.lmdb' or not meta_info.is_file():
         raise UserError(f'{root}: not an LMDB folder of images: its name ends in .lmdb and it has a meta_info.txt')
-    lines: Iterable[str] = meta_info.read_text(encoding='utf-8').splitlines()
-    keys = sorted(Path(line.split(' (')[0]).with_suffix('').as_posix() for line in lines if line.strip())
-    if not keys:
-        raise UserError(f'{meta_info}: names no images')
+    with as_user_error():
+        keys = sorted(entry.key for entry in read_names(meta_info))
+    twice = [key for key, following in zip(keys, keys[1:], strict=False) if key == following]
+    if twice:
+        raise UserError(f'{meta_info}: {_some(twice)} stand for two images each; their names differ in the suffix only')
     return keys
 
 

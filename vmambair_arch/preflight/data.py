@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from realesrgan_pipeline.name_list import read_names
 
 from ..data.pairs import Pair, folder_images, is_lmdb, list_pairs
 from ..images.headers import Header, read_headers
@@ -249,11 +250,11 @@ def _listed_headers(section: Options) -> dict[str, Header]:
     headers = {}
     for root in map(section.get, ROOTS):
         meta_info = Path(str(root)) / 'meta_info.txt'
-        for line in meta_info.read_text(encoding='utf-8').splitlines() if meta_info.is_file() else ():
-            listed = re.match(r'(.+?)\.\w+ \((\d+),\s*(\d+),\s*(\d+)\)', line)
-            if listed:
-                key, (height, width, channels) = listed[1], map(int, listed.groups()[1:])
-                headers[f'{root}/{key}'] = Header(width, height, channels, bits=8)
+        listed = errors_of(read_names, meta_info)[0] if meta_info.is_file() else None  # what is wrong has been said
+        for entry in listed or ():
+            if entry.shape:
+                height, width, channels = entry.shape
+                headers[f'{root}/{entry.key}'] = Header(width, height, channels, bits=8)
     return headers
 
 
