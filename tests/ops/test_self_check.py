@@ -97,6 +97,16 @@ def test_where_no_process_can_be_started_backends_are_tried_in_this_one(monkeypa
     assert [verdict.outcome for verdict in found] == ['right', 'wrong', 'fails']
 
 
+def test_a_program_that_is_no_python_is_not_started_again(monkeypatch):
+    """A frozen application, whose executable is itself."""
+    monkeypatch.setattr(subprocess, 'Popen', lambda *_, **__: pytest.fail('a process was started'))
+    monkeypatch.setattr(sys, 'frozen', True, raising=False)
+    assert self_check.examine(CPU, torch.float32, candidates('good'))[0].right
+    monkeypatch.delattr(sys, 'frozen')
+    monkeypatch.setattr(sys, 'executable', '/opt/app/editor')
+    assert self_check.examine(CPU, torch.float32, candidates('good'))[0].right
+
+
 def test_a_device_that_does_not_answer_is_not_tried_again():
     (verdict,) = self_check.examine(CPU, torch.float32, candidates('good'), start_s=0.01)
     assert (verdict.outcome, verdict.reason) == ('not checked', 'cpu did not answer in 0.01 s')

@@ -194,7 +194,8 @@ def _automatic(device: torch.device, dtype: torch.dtype, fresh: bool) -> Choice:
         raise ValueError(f'no scan backend for {dtype} on {device}')
     verdicts: tuple[self_check.Verdict, ...] = ()
     if device.type in TRIED_ON and len(there) > 1:
-        candidates = [self_check.Candidate(b.name, f'.{b.module}', b.repeatable) for b in there]
+        # torch's own operators are what is left: a difference in the last bits is noted, and no reason against them.
+        candidates = [self_check.Candidate(b.name, f'.{b.module}', b.repeatable and b.name != 'torch') for b in there]
         verdicts = self_check.check(device, dtype, candidates, fresh=fresh)
     backend, why = _best(there, verdicts)
     faster = tuple((b, reason) for b, reason in missing if BACKENDS.index(b) < BACKENDS.index(backend))

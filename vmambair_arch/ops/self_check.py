@@ -53,8 +53,9 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 """(b, h, w, d, N, R) and directions of what is compared."""
 TIMED = ((2, 64, 64, 48, 16, 3), PLANE_DIRECTIONS)
 """What is timed on a GPU; on a CPU, where tests run, it is the first of `CASES`."""
-GRADIENT_TOLERANCE, OUTPUT_TOLERANCE = 3e-4, 2e-5
-"""Largest deviation from float64 over the largest value, in float32; in half precision it is one rounding."""
+GRADIENT_TOLERANCE, OUTPUT_TOLERANCE = 1e-3, 1e-4
+"""Largest deviation from float64 over the largest value, in float32; in half precision it is two roundings. Wide enough
+for the fast exponentials of any GPU: what is wrong is wrong by more, and a right kernel must not be refused."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,8 @@ def serve() -> None:
         answers.flush()
 
     task = json.loads(sys.stdin.readline())
+    # What the environment may turn on is not the backends' fault.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Where the process is not ended by its parent, for that is gone, and hangs in code that lets no Python run.
     faulthandler.dump_traceback_later(task['limit_s'], exit=True)
@@ -367,6 +370,8 @@ def _run_process(
     try_s: float,
 ) -> str:
     """Fill `found` as far as one process goes; why it could not even begin, empty where it could."""
+    if getattr(sys, 'frozen', False) or 'py' not in Path(sys.executable or '').name.lower():
+        return 'this program has no Python to start'  # but itself
     limit_s = 2 * (start_s + try_s * len(candidates))
     try:
         process = _Process(device, dtype, candidates, limit_s)
