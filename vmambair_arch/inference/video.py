@@ -504,7 +504,8 @@ def _join(
                 _dress(copies[stream.index], stream)
             elif stream.type == 'attachment':
                 output.add_attachment(stream.name, stream.mimetype, stream.data)
-            elif stream.index != pictures.index:
+            elif stream.index != pictures.index and not (stream.type == 'data' and container.chapters()):
+                # MP4 has its chapters as such a stream, and they are written anew.
                 notes.append(f'without a stream of type {stream.type}, which is not copied')
         if chapters := container.chapters():
             output.set_chapters(chapters)
