@@ -105,7 +105,7 @@ def test_equal_bits_for_any_number_of_threads() -> None:
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_torch_accepts_the_operator(name: str) -> None:
     x, weight, bias = _inputs(1, 4, 4, 32, True)
-    inputs = (x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), 1 if name == 'silu' else 2, True)
+    inputs = (x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), 1 if name == 'silu' else 2)
     torch.library.opcheck(torch.ops.vmambair.depthwise.default, inputs)
 
 

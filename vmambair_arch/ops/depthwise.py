@@ -83,8 +83,7 @@ def _has_kernel() -> bool:
 
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    return torch.ops.vmambair.depthwise(x, weight, bias, activation, keep)[0]
+    return torch.ops.vmambair.depthwise(x, weight, bias, activation)
 
 
 # --- what the operators do -------------------------------------------------------------------------------------------
@@ -95,7 +94,7 @@ class _Problem(ctypes.Structure):
 
     _fields_ = (
         *((name, c_int64) for name in ('b', 'h', 'w', 'c')),
-        *((name, c_void_p) for name in ('x', 'weight', 'bias', 'zeros', 'convolved', 'out')),
+        *((name, c_void_p) for name in ('x', 'weight', 'bias', 'zeros', 'out')),
         ('activation', c_int32),
         ('threads', c_int32),
     )
@@ -106,93 +105,88 @@ def _functions() -> ctypes.CDLL:
     library = c_library.library()
     library.vmambair_depthwise_forward.argtypes = [ctypes.POINTER(_Problem)]
     library.vmambair_depthwise_forward.restype = None
-    library.vmambair_depthwise_backward.argtypes = [ctypes.POINTER(_Problem), c_void_p, c_void_p, c_void_p]
+    library.vmambair_depthwise_backward.argtypes = [ctypes.POINTER(_Problem), *[c_void_p] * 4]
     return library
 
 
-def _run(
-    x: Tensor, taps: Tensor, bias: Tensor | None, convolved: Tensor | None, out: Tensor | None, activation: int
+def _problem(
+    x: Tensor, taps: Tensor, bias: Tensor | None, zeros: Tensor, out: Tensor | None, activation: int
 ) -> _Problem:
-    """The problem of contiguous tensors; taps: (9, c). Keeps what it points to alive."""
-    b, h, w, c = x.shape
-    zeros = x.new_zeros(c)
-    problem = _Problem(
-        b, h, w, c, x.data_ptr(), taps.data_ptr(), bias.data_ptr() if bias is not None else None, zeros.data_ptr(),
-        convolved.data_ptr() if convolved is not None and convolved.numel() else None,
+    """Pointers into contiguous tensors, which the caller keeps alive; taps: (9, c), zeros: (c,)."""
+    return _Problem(
+        *x.shape, x.data_ptr(), taps.data_ptr(), bias.data_ptr() if bias is not None else None, zeros.data_ptr(),
         out.data_ptr() if out is not None else None, activation,
         max(1, min(torch.get_num_threads(), x.numel() // ELEMENTS_PER_THREAD)),
     )  # fmt: skip
-    problem.alive = (x, taps, bias, zeros, convolved, out)
-    return problem
 
 
-def _taps(weight: Tensor, flipped: bool = False) -> Tensor:
+def _taps(weight: Tensor, turned: bool = False) -> Tensor:
     """(c, 1, 3, 3) -> (9, c)."""
     taps = weight.detach().reshape(-1, 9)
-    return (taps.flip(1) if flipped else taps).t().contiguous()
+    return (taps.flip(1) if turned else taps).t().contiguous()
 
 
-def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, keep_convolved: bool
-) -> tuple[Tensor, Tensor]:
-    x = x.contiguous()
-    out, convolved = _forward_meta(x, weight, bias, activation, keep_convolved)
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+    x, out = x.contiguous(), _forward_meta(x, weight, bias, activation)
     if out.numel():
+        taps, zeros = _taps(weight), x.new_zeros(x.shape[-1])
         bias = bias.contiguous() if bias is not None else None
-        _functions().vmambair_depthwise_forward(_run(x, _taps(weight), bias, convolved, out, activation))
-    return out, convolved
+        _functions().vmambair_depthwise_forward(_problem(x, taps, bias, zeros, out, activation))
+    return out
 
 
-def _forward_meta(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, keep_convolved: bool
-) -> tuple[Tensor, Tensor]:
+def _forward_meta(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
     b, h, w, c = x.shape
-    out = x.new_empty(b, h, w, c // 2 if activation == GELU_GATE else c)
-    return out, x.new_empty(x.shape if keep_convolved else (0,))
+    return x.new_empty(b, h, w, c // 2 if activation == GELU_GATE else c)
 
 
-def _backward(grad: Tensor, x: Tensor, weight: Tensor, convolved: Tensor, activation: int) -> tuple[Tensor, ...]:
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: int
+) -> tuple[Tensor, Tensor, Tensor]:
     x, grad = x.contiguous(), grad.contiguous()
-    grad_x, grad_weight, grad_bias = _backward_meta(grad, x, weight, convolved, activation)
+    grad_x, grad_weight, grad_bias = _backward_meta(grad, x, weight, bias, activation)
     if not x.numel():
         return grad_x, grad_weight.zero_(), grad_bias.zero_()
-    grad_convolved, sums = torch.empty_like(x), x.new_empty(10, x.shape[-1])
-    problem = _run(x, _taps(weight), None, convolved, None, activation)
-    if _functions().vmambair_depthwise_backward(problem, grad.data_ptr(), grad_convolved.data_ptr(), sums.data_ptr()):
+    taps, zeros, sums = _taps(weight), x.new_zeros(x.shape[-1]), x.new_empty(10, x.shape[-1])
+    bias = bias.contiguous() if bias is not None else None
+    # The gradient of a convolution is a convolution with the weights turned by half a circle.
+    turned = _taps(weight, turned=True)
+    problem = _problem(x, taps, bias, zeros, None, activation)
+    pointers = (t.data_ptr() for t in (turned, grad, grad_x, sums))
+    if _functions().vmambair_depthwise_backward(problem, *pointers):
         raise MemoryError('the depthwise kernel got no memory for its sums')
     grad_weight.copy_(sums[:9].t().view(weight.shape))
     grad_bias.copy_(sums[9])
-    # The gradient of a convolution is a convolution with the weights turned by half a circle.
-    _functions().vmambair_depthwise_forward(_run(grad_convolved, _taps(weight, True), None, grad_x, None, 0))
     return grad_x, grad_weight, grad_bias
 
 
-def _backward_meta(grad: Tensor, x: Tensor, weight: Tensor, convolved: Tensor, activation: int) -> tuple[Tensor, ...]:
+def _backward_meta(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: int
+) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, ctx.activation, _ = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, output[1])
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, ctx.activation = inputs
+    ctx.save_for_backward(x, weight, bias)
     ctx.set_materialize_grads(False)
 
 
-def _autograd_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _autograd_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 5
-    x, weight, convolved = ctx.saved_tensors
-    grads = torch.ops.vmambair.depthwise_backward(grad, x, weight, convolved, ctx.activation)
-    return grads[0], grads[1], grads[2] if ctx.has_bias else None, None, None
+        return (None,) * 4
+    x, weight, bias = ctx.saved_tensors
+    grads = torch.ops.vmambair.depthwise_backward(grad, x, weight, bias, ctx.activation)
+    return grads[0], grads[1], grads[2] if bias is not None else None, None
 
 
 _OPERATORS = torch.library.Library('vmambair', 'FRAGMENT')
 _OPERATORS.define(
-    'depthwise(Tensor x, Tensor weight, Tensor? bias, int activation, bool keep_convolved) -> (Tensor, Tensor)',
+    'depthwise(Tensor x, Tensor weight, Tensor? bias, int activation) -> Tensor',
     tags=torch.Tag.pt2_compliant_tag,
 )
 _OPERATORS.define(
-    'depthwise_backward(Tensor grad, Tensor x, Tensor weight, Tensor convolved, int activation) '
+    'depthwise_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, int activation) '
     '-> (Tensor, Tensor, Tensor)',
     tags=torch.Tag.pt2_compliant_tag,
 )

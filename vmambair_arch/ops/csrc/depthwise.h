@@ -12,8 +12,10 @@
 
 enum { ACTIVATION_NONE, ACTIVATION_SILU, ACTIVATION_GELU_GATE };
 
-/* Rows that add up one partial gradient of the weights: belongs to the problem, not to the threads. */
-#define ROWS_A_PIECE 8
+/* Rows of the backward pass that are one piece of work and add up one partial gradient of the weights: belongs to the
+ * problem, not to the threads. The rows above and below a piece are computed once more for it.
+ */
+#define ROWS_A_PIECE 16
 
 typedef struct {
     int64_t b, h, w, c;
@@ -21,20 +23,23 @@ typedef struct {
     const float *weight;    /* (9, c), taps row by row */
     const float *bias;      /* (c) or NULL */
     const float *zeros;     /* (c): what lies beyond the border */
-    float *convolved;       /* (b, h, w, c): before the activation; NULL: not kept */
-    float *out;             /* (b, h, w, c), or (b, h, w, c / 2) with gelu(first half) * second half; NULL without activation */
+    float *out;             /* (b, h, w, c), or (b, h, w, c / 2) with gelu(first half) * second half */
     int32_t activation;
     int32_t threads;
 } depthwise_problem;
 
 typedef struct {
-    /* One row, counted over all images. c, and c / 2 with a gate, must be at least DEPTHWISE_MIN_CHANNELS. */
-    void (*row)(const depthwise_problem *problem, int64_t row);
+    /* One row. lines: the rows above, at and below it, NULL beyond the border. convolved: the row (w, c) before the
+     * activation, or NULL; out: after it, of no use without one. c, and c / 2 with a gate, must be at least
+     * DEPTHWISE_MIN_CHANNELS.
+     */
+    void (*row)(const depthwise_problem *problem, const float *const *lines, float *convolved, float *out);
     /* Gradient of the convolution from that of the activation's output, of `pixels` pixels; c as in the convolution. */
     void (*activation_backward)(int activation, int64_t pixels, int64_t c, const float *convolved, const float *grad,
                                 float *grad_convolved);
     /* Add the gradients of weight and bias, (10, c), that come from one row. */
-    void (*weight_backward)(const depthwise_problem *problem, const float *grad_convolved, int64_t row, float *grad_weight);
+    void (*weight_backward)(const depthwise_problem *problem, const float *const *lines, const float *grad_convolved,
+                            float *grad_weight);
 } depthwise_workers;
 
 extern const depthwise_workers depthwise_avx512, depthwise_avx2, depthwise_neon, depthwise_portable;

@@ -64,22 +64,22 @@ INLINE void store_all(const int count, float *to, int64_t c, int64_t j, const vf
     for (int i = 0; i < count; i++) v_store(to + i * c + j, v[i]);
 }
 
-/* `count` pixels from column x0 of a row. */
-INLINE void convolve_pixels(const int count, const depthwise_problem *p, int64_t row, int64_t x0)
+/* `count` pixels from column x0 of a row; the arguments as in depthwise_workers. */
+INLINE void convolve_pixels(const int count, const depthwise_problem *p, const float *const *lines, int64_t x0,
+                            float *convolved_row, float *out_row)
 {
-    const int64_t c = p->c, y = row % p->h, pixel = row * p->w + x0;
+    const int64_t c = p->c;
     const float *taps[3][PIXELS + 2];
     for (int dy = 0; dy < 3; dy++)
         for (int i = 0; i < count + 2; i++) {
-            const int64_t ty = y + dy - 1, tx = x0 + i - 1;
-            const int inside = ty >= 0 && ty < p->h && tx >= 0 && tx < p->w;
-            taps[dy][i] = inside ? p->x + ((row + dy - 1) * p->w + tx) * c : p->zeros;
+            const int64_t tx = x0 + i - 1;
+            taps[dy][i] = lines[dy] && tx >= 0 && tx < p->w ? lines[dy] + tx * c : p->zeros;
         }
-    float *convolved = p->convolved ? p->convolved + pixel * c : NULL;
+    float *convolved = convolved_row ? convolved_row + x0 * c : NULL;
     vf sum[PIXELS], s[PIXELS];
     if (p->activation == ACTIVATION_GELU_GATE) {
         const int64_t half = c / 2;
-        float *out = p->out + pixel * half;
+        float *out = out_row + x0 * half;
         for (int64_t j0 = 0; j0 < half; j0 += W) {
             const int64_t j = step_within(j0, half);
             vf bell[PIXELS], gate[PIXELS];
@@ -102,16 +102,16 @@ INLINE void convolve_pixels(const int count, const depthwise_problem *p, int64_t
         if (p->activation == ACTIVATION_SILU) {
             v_sigmoid_all(count, sum, s);
             for (int i = 0; i < count; i++) sum[i] *= s[i];
-            store_all(count, p->out + pixel * c, c, j, sum);
+            store_all(count, out_row + x0 * c, c, j, sum);
         }
     }
 }
 
-static void NAME(depthwise_row)(const depthwise_problem *p, int64_t row)
+static void NAME(depthwise_row)(const depthwise_problem *p, const float *const *lines, float *convolved, float *out)
 {
     int64_t x = 0;
-    for (; x + PIXELS <= p->w; x += PIXELS) convolve_pixels(PIXELS, p, row, x);
-    for (; x < p->w; x++) convolve_pixels(1, p, row, x);
+    for (; x + PIXELS <= p->w; x += PIXELS) convolve_pixels(PIXELS, p, lines, x, convolved, out);
+    for (; x < p->w; x++) convolve_pixels(1, p, lines, x, convolved, out);
 }
 
 static void NAME(depthwise_activation_backward)(int activation, int64_t pixels, int64_t c, const float *convolved,
@@ -139,17 +139,17 @@ static void NAME(depthwise_activation_backward)(int activation, int64_t pixels, 
     }
 }
 
-static void NAME(depthwise_weight_backward)(const depthwise_problem *p, const float *grad_convolved, int64_t row,
-                                            float *grad_weight)
+static void NAME(depthwise_weight_backward)(const depthwise_problem *p, const float *const *lines,
+                                            const float *grad_convolved, float *grad_weight)
 {
-    const int64_t c = p->c, w = p->w, y = row % p->h;
+    const int64_t c = p->c, w = p->w;
     for (int64_t j0 = 0; j0 < c; j0 += W) {
         const int64_t j = step_within(j0, c), repeated = j0 - j; /* channels that the step before has already added */
-        const float *g = grad_convolved + row * w * c + j, *taps[3];
+        const float *g = grad_convolved + j, *taps[3];
         vf sum[10], x[3][3];
         for (int k = 0; k < 10; k++) sum[k] = v_zero();
         for (int dy = 0; dy < 3; dy++) {
-            taps[dy] = y + dy - 1 >= 0 && y + dy - 1 < p->h ? p->x + (row + dy - 1) * w * c + j : NULL;
+            taps[dy] = lines[dy] ? lines[dy] + j : NULL;
             x[dy][0] = v_zero();
             x[dy][1] = taps[dy] ? v_load(taps[dy]) : v_zero();
         }
