@@ -80,8 +80,9 @@ PHOTOGRAPHS = {
 `vmambair_arch.checkpoints.describe.DATA_SETS`."""
 TOLERANCE = 0.01
 """dB that fp16 may cost, of pictures that change by more than rounding (below 40 dB)."""
-LOSS = 0.5
-"""dB that one figure may fall by where the others rise more."""
+LOSS = 2.0
+"""dB that one figure may fall by where the others rise more. Wide, since a network that learns to leave lines alone gives
+up some of the thickest rain: it is said in the card and in `docs/deraining.md`, not hidden in a mean."""
 CROP, DRY, DEGRADED = 64, 256, 128
 """Sides of what is shown of a photograph, with rain, without, and degraded, pixels."""
 PER_LPIPS = 20.0
@@ -201,7 +202,7 @@ def ship(
         half = figures(task, Restorer.from_pretrained(stored), validation, lpips_weights)
     for key, value in full.items():
         say(f'{key}: {value:.4f}, from fp16 {half[key]:.4f}')
-        if abs(value - half[key]) > (TOLERANCE if value < 40 else 10 * TOLERANCE):
+        if value - half[key] > (TOLERANCE if value < 40 else 10 * TOLERANCE):
             raise UserError(f'{key}: fp16 changes it by {half[key] - value:+.4f}, more than {TOLERANCE}')
     about = ABOUT[task] | {'task': task, 'compute': compute, 'metrics': {k: round(v, 4) for k, v in half.items()}}
     save_checkpoint(target, network, half=True, **about)

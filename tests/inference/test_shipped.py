@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import shipped
+from benchmarks import deraining, shipped
 from vmambair_arch import Restorer
 from vmambair_arch.checkpoints.describe import describe, info, meanings
 from vmambair_arch.checkpoints.find import bundled
 from vmambair_arch.cli import main
 from vmambair_arch.commands import demo
+from vmambair_arch.data.photographs import photographs
+from vmambair_arch.data.rain import add_rain
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.metrics.psnr_ssim import psnr
@@ -80,6 +82,35 @@ def test_figures_hold_on_every_backend(task: str, backend: str, device: str, mon
     restorer = Restorer.from_pretrained(task=task, device=device)
     found = shipped.mean_psnr(task, restorer, shipped.photograph_pairs(task))
     assert found == pytest.approx(describe(task)['metrics'][shipped.PHOTOGRAPHS[task]], abs=0.05)
+
+
+def test_deraining_leaves_alone_what_is_no_rain() -> None:
+    figures = shipped.figures('derain', Restorer.from_pretrained(task='derain'), [])
+    said = describe('derain')['metrics']
+    for name in ('psnr_y/photographs-without-rain', 'psnr_y/drawn-lines-without-rain'):
+        assert figures[name] == pytest.approx(said[name], abs=0.1)
+    assert figures['psnr_y/photographs-without-rain'] > 40
+    assert figures['psnr_y/drawn-lines-without-rain'] > 28
+
+
+@pytest.mark.parametrize('factor', [2, 4])
+def test_rain_in_a_larger_picture_is_removed_as_well(factor: int) -> None:
+    restorer = Restorer.from_pretrained(task='derain')
+    gains = []
+    for number, photograph in enumerate(photographs('unseen')):
+        clean = shipped.middle(photograph.image)[:96, :96]
+        rainy = np.rint(add_rain(clean.astype(np.float32) / 255, np.random.default_rng(number)) * 255).astype(np.uint8)
+        large, truth = deraining.enlarged(rainy, factor), deraining.enlarged(clean, factor)
+        gains.append(psnr(restorer(large), truth, y_channel=True) - psnr(large, truth, y_channel=True))
+    assert np.mean(gains) > 6
+
+
+def test_lines_across_are_no_rain_and_turned_pictures_are_never_shown() -> None:
+    restorer = Restorer.from_pretrained(task='derain', self_ensemble=True)
+    assert restorer.model.upright
+    road = np.full((96, 160, 3), 110, np.uint8)
+    road[44:48] = 240
+    assert np.abs(restorer(road).astype(int) - road).max() < 40
 
 
 def test_restores_without_naming_a_checkpoint(tmp_path: Path) -> None:
