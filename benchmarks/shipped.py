@@ -81,8 +81,8 @@ PHOTOGRAPHS = {
 TOLERANCE = 0.01
 """dB that fp16 may cost, of pictures that change by more than rounding (below 40 dB)."""
 LOSS = 2.0
-"""dB that one figure may fall by where the others rise more. Wide, since a network that learns to leave lines alone gives
-up some of the thickest rain: it is said in the card and in `docs/deraining.md`, not hidden in a mean."""
+"""dB that one figure may fall by where the others rise more. Wide, since a network that learns to leave lines alone
+gives up some of the thickest rain."""
 CROP, DRY, DEGRADED = 64, 256, 128
 """Sides of what is shown of a photograph, with rain, without, and degraded, pixels."""
 PER_LPIPS = 20.0
