@@ -22,7 +22,7 @@ from .reference import ScanInputs
 from .scan_operator import define, empty_results, is_differentiated
 
 PIXELS_BETWEEN_STATES = 32
-"""`CHUNK` in csrc/scan.h: the state before every so many pixels is kept for the backward pass."""
+"""`CHUNK_PIXELS` in csrc/scan.h: the state before every so many pixels is kept for the backward pass."""
 LANES = 16
 """The widest vector; channels are dealt out to threads in multiples of it."""
 BACKWARD_CHANNELS = 96

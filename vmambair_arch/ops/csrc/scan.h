@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 /* Pixels between two states that the forward pass keeps for the backward pass, and that are worked on together. */
-#define CHUNK 32
+#define CHUNK_PIXELS 32
 
 /* Directions whose sum is taken first; see scan.c. */
 #define BRACKET 2

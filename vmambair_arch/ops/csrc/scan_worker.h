@@ -13,7 +13,7 @@
  * (a broadcast, which x86 gets for free with a load), and y needs no sum across lanes. States in the lanes would need
  * one for every pixel. A channel scan with its 1 to 4 channels leaves lanes empty, but is a thousandth of the work.
  *
- * Tiles. CHUNK pixels x W channels: dt, B and C of the chunk are copied once into compact rows (this is where bfloat16,
+ * Tiles. CHUNK_PIXELS pixels x W channels: dt, B and C of the chunk are copied once into compact rows (this is where bfloat16,
  * strides and the jumps of a column end) and serve all channels; delta, delta x and y of the tile stay in L1; FEW
  * states of W channels live in registers while the chunk goes by, then the next FEW. Meanwhile the lines that the next
  * chunk will touch are fetched, one a pixel and loop: column by column every pixel lies on another page, where the
@@ -29,7 +29,7 @@
  *     grad x_t     = sum over states of g_t B_t delta_t + D grad_y_t
  *     grad A       = sum over pixels of g_t a_t h_{t-1} delta_t
  *
- * The forward pass keeps h before every chunk (N K / CHUNK numbers for each of x); a_t and h_t of the chunk are
+ * The forward pass keeps h before every chunk (N K / CHUNK_PIXELS numbers for each of x); a_t and h_t of the chunk are
  * computed again. Sums over channels stay vectors until all channels of the piece have added to them, and are then
  * added across the lanes, eight vectors at a time. For these vectors to stay in L1, a chunk takes FEW states of all its
  * channels, then the next FEW: forward, where nothing is shared, it takes all states of W channels first.
@@ -95,7 +95,7 @@ static view view_of(const scan_problem *p, const scan_piece *piece, int64_t k)
 /* Where the states that a piece keeps of direction k begin in `states`. */
 INLINE int64_t kept_at(const scan_problem *p, const scan_piece *piece, int64_t k)
 {
-    return (piece->image * p->K + k) * ceil_div(p->h * p->w, CHUNK) * p->N * p->d + piece->channel;
+    return (piece->image * p->K + k) * ceil_div(p->h * p->w, CHUNK_PIXELS) * p->N * p->d + piece->channel;
 }
 
 /* Where a pixel lies, in bytes from the beginnings of a view. */
@@ -103,14 +103,14 @@ typedef struct {
     int64_t x, x_dbl, map, grad_x_dbl;
 } pixel;
 
-/* The pixels of a chunk in reading order. There are CHUNK of them wherever the view ends: places past the end repeat
+/* The pixels of a chunk in reading order. There are CHUNK_PIXELS of them wherever the view ends: places past the end repeat
  * the last pixel, a chunk that does not exist is the first or the last one.
  */
 static void visit(const view *v, int64_t chunk, pixel *out)
 {
     const int64_t last = v->pixels - 1;
-    const int64_t start = chunk < 0 ? 0 : chunk > last / CHUNK ? last / CHUNK * CHUNK : chunk * CHUNK;
-    const int64_t count = last + 1 - start < CHUNK ? last + 1 - start : CHUNK;
+    const int64_t start = chunk < 0 ? 0 : chunk > last / CHUNK_PIXELS ? last / CHUNK_PIXELS * CHUNK_PIXELS : chunk * CHUNK_PIXELS;
+    const int64_t count = last + 1 - start < CHUNK_PIXELS ? last + 1 - start : CHUNK_PIXELS;
     int64_t line = (v->backwards ? last - start : start) / v->length;
     int64_t place = (v->backwards ? last - start : start) % v->length;
 
@@ -123,7 +123,7 @@ static void visit(const view *v, int64_t chunk, pixel *out)
         if (place < 0) place = v->length - 1, line--;
         if (place == v->length) place = 0, line++;
     }
-    for (int64_t i = count; i < CHUNK; i++) out[i] = out[count - 1];
+    for (int64_t i = count; i < CHUNK_PIXELS; i++) out[i] = out[count - 1];
 }
 
 /* Lines to fetch while a loop over the pixels of a chunk has other things to do, one of each pixel of another chunk: at
@@ -192,7 +192,7 @@ INLINE void store_sum(const view *v, int64_t map, int64_t block, vf value, int l
 static void load_rows(const scan_problem *p, const view *v, const pixel *pixels, float *rows)
 {
     const int64_t S = p->R + 2 * p->N;
-    for (int t = 0; t < CHUNK; t++, rows += ROW(p)) {
+    for (int t = 0; t < CHUNK_PIXELS; t++, rows += ROW(p)) {
         const void *from = AT(v->x_dbl, pixels[t].x_dbl);
         if (p->x_dbl_bf16)
             for (int64_t i = 0; i < S; i++) rows[i] = bf16_to_float(((const uint16_t *)from)[i]);
@@ -278,19 +278,19 @@ INLINE void advance(const int few, int count, int64_t row, const float *A, float
 /* What a forward piece works in. */
 typedef struct {
     float *packed, *state;            /* blocks x PACKED, blocks x N vectors */
-    float *delta, *write, *y, *rows;  /* CHUNK vectors each; CHUNK rows */
+    float *delta, *write, *y, *rows;  /* CHUNK_PIXELS vectors each; CHUNK_PIXELS rows */
 } forward_memory;
 
 /* One direction. `kept`: where the states before the chunks go, or NULL. */
 static void forward_direction(const scan_problem *p, const scan_piece *piece, const view *v, const forward_memory *m,
                               float *kept)
 {
-    const int64_t N = p->N, R = p->R, blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK);
+    const int64_t N = p->N, R = p->R, blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK_PIXELS);
     
-    pixel both[2][CHUNK];
+    pixel both[2][CHUNK_PIXELS];
     visit(v, 0, both[0]);
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
-        const int count = chunk < chunks - 1 ? CHUNK : (int)(v->pixels - chunk * CHUNK);
+        const int count = chunk < chunks - 1 ? CHUNK_PIXELS : (int)(v->pixels - chunk * CHUNK_PIXELS);
         const pixel *pixels = both[chunk & 1], *next = both[~chunk & 1];
         visit(v, chunk + 1, both[~chunk & 1]);
         load_rows(p, v, pixels, m->rows);
@@ -334,12 +334,12 @@ static void forward_direction(const scan_problem *p, const scan_piece *piece, co
 static int NAME(scan_forward)(const scan_problem *p, const scan_piece *piece)
 {
     const int64_t N = p->N, blocks = ceil_div(piece->channels, W);
-    float *memory = allocate(blocks * (PACKED(p) + N) * W + CHUNK * (ROW(p) + 3 * W)), *next = memory;
+    float *memory = allocate(blocks * (PACKED(p) + N) * W + CHUNK_PIXELS * (ROW(p) + 3 * W)), *next = memory;
     if (!memory) return -1;
     const forward_memory m = {
         .packed = take(&next, blocks * PACKED(p) * W), .state = take(&next, blocks * N * W),
-        .delta = take(&next, CHUNK * W), .write = take(&next, CHUNK * W), .y = take(&next, CHUNK * W),
-        .rows = take(&next, CHUNK * ROW(p)),
+        .delta = take(&next, CHUNK_PIXELS * W), .write = take(&next, CHUNK_PIXELS * W), .y = take(&next, CHUNK_PIXELS * W),
+        .rows = take(&next, CHUNK_PIXELS * ROW(p)),
     };
     const uint64_t mode = float_mode_flush();
     for (int64_t k = piece->direction; k < piece->direction + piece->directions; k++) {
@@ -357,9 +357,9 @@ static int NAME(scan_forward)(const scan_problem *p, const scan_piece *piece)
 
 /* What one block of channels keeps of a chunk. */
 typedef struct {
-    float delta[CHUNK * W], write[CHUNK * W], grad_y[CHUNK * W], slope[CHUNK * W];
-    float grad_delta[CHUNK * W]; /* by A alone, and in units of the base-2 A */
-    float grad_write[CHUNK * W];
+    float delta[CHUNK_PIXELS * W], write[CHUNK_PIXELS * W], grad_y[CHUNK_PIXELS * W], slope[CHUNK_PIXELS * W];
+    float grad_delta[CHUNK_PIXELS * W]; /* by A alone, and in units of the base-2 A */
+    float grad_write[CHUNK_PIXELS * W];
 } tile;
 
 /* What a backward piece works in. */
@@ -367,9 +367,9 @@ typedef struct {
     tile *tiles;                       /* one a block */
     float *packed, *grads;             /* blocks x PACKED vectors each */
     float *adjoint;                    /* blocks x N vectors: a g of the pixel after */
-    float *over, *over_dt;             /* to be summed over channels: CHUNK x 2 FEW vectors, CHUNK x R */
-    float *decays, *states;            /* CHUNK x FEW vectors */
-    float *rows, *grad_rows, *grad_dt; /* CHUNK rows; CHUNK x R */
+    float *over, *over_dt;             /* to be summed over channels: CHUNK_PIXELS x 2 FEW vectors, CHUNK_PIXELS x R */
+    float *decays, *states;            /* CHUNK_PIXELS x FEW vectors */
+    float *rows, *grad_rows, *grad_dt; /* CHUNK_PIXELS rows; CHUNK_PIXELS x R */
 } backward_memory;
 
 /* `few` states of a block of channels through a chunk and back; `n`: the first of them, `kept`: before the chunk.
@@ -507,11 +507,11 @@ static void backward_direction(const scan_problem *p, const scan_piece *piece, c
                                const float *all_kept)
 {
     const int64_t N = p->N, R = p->R, d = p->d;
-    const int64_t blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK);
-    pixel both[2][CHUNK];
+    const int64_t blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK_PIXELS);
+    pixel both[2][CHUNK_PIXELS];
     visit(v, chunks - 1, both[~chunks & 1]);
     for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
-        const int count = chunk < chunks - 1 ? CHUNK : (int)(v->pixels - chunk * CHUNK);
+        const int count = chunk < chunks - 1 ? CHUNK_PIXELS : (int)(v->pixels - chunk * CHUNK_PIXELS);
         const pixel *pixels = both[chunk & 1], *next = both[~chunk & 1];
         const float *kept = all_kept + chunk * N * d;
         visit(v, chunk - 1, both[~chunk & 1]);
@@ -556,16 +556,16 @@ static int NAME(scan_backward)(const scan_problem *p, const scan_piece *piece)
     const int64_t N = p->N, P = PACKED(p), blocks = ceil_div(piece->channels, W);
     const int64_t tile_floats = sizeof(tile) / sizeof(float);
     float *memory = allocate(blocks * (tile_floats + (2 * P + N) * W) +
-                             CHUNK * ((4 * FEW + p->R) * W + 2 * ROW(p) + p->R));
+                             CHUNK_PIXELS * ((4 * FEW + p->R) * W + 2 * ROW(p) + p->R));
     if (!memory) return -1;
     float *next = memory;
     const backward_memory m = {
         .tiles = (tile *)take(&next, blocks * tile_floats), .packed = take(&next, blocks * P * W),
         .grads = take(&next, blocks * P * W), .adjoint = take(&next, blocks * N * W),
-        .over = take(&next, CHUNK * 2 * FEW * W), .over_dt = take(&next, CHUNK * p->R * W),
-        .decays = take(&next, CHUNK * FEW * W), .states = take(&next, CHUNK * FEW * W),
-        .rows = take(&next, CHUNK * ROW(p)), .grad_rows = take(&next, CHUNK * ROW(p)),
-        .grad_dt = take(&next, CHUNK * p->R),
+        .over = take(&next, CHUNK_PIXELS * 2 * FEW * W), .over_dt = take(&next, CHUNK_PIXELS * p->R * W),
+        .decays = take(&next, CHUNK_PIXELS * FEW * W), .states = take(&next, CHUNK_PIXELS * FEW * W),
+        .rows = take(&next, CHUNK_PIXELS * ROW(p)), .grad_rows = take(&next, CHUNK_PIXELS * ROW(p)),
+        .grad_dt = take(&next, CHUNK_PIXELS * p->R),
     };
     const uint64_t mode = float_mode_flush();
     for (int64_t k = piece->direction; k < piece->direction + piece->directions; k++) {
