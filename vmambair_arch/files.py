@@ -20,6 +20,9 @@ CACHE_ENV = 'VMAMBAIR_CACHE'
 METRICS_FILE = 'metrics.jsonl'
 """Figures of a training, in the folder of its experiment: a line has `iter`, `epoch`, `lrs`, `time`, `data_time` and
 the losses, or `iter`, `dataset` and `metrics` of a validation."""
+SAVED_FILE = 'saved.jsonl'
+"""What a training has saved, in the folder of its experiment: a line has `iter` and the labels of its `networks`. Only
+that may be removed to make room for newer checkpoints."""
 logger = logging.getLogger('vmambair_arch')
 _TEMPORARY = re.compile(r'\.[0-9a-f]{12}\.part(\.\w+)?$')
 
@@ -51,6 +54,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that `replacing` was writing, by its name."""
+    return _TEMPORARY.match(path.name) is not None
+
+
 STALE = 3600
 """Seconds without a write after which a temporary file is that of a process that was killed."""
 
@@ -63,7 +71,7 @@ def _sweep(folder: Path) -> None:
         return
     _swept.add(folder)
     for leftover in folder.glob('.*.part*'):
-        if _TEMPORARY.match(leftover.name):
+        if is_temporary(leftover):
             with suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > STALE:
                     leftover.unlink()

@@ -49,7 +49,7 @@ def test_a_full_disk_leaves_the_older_file(tmp_path, monkeypatch):
 def test_the_newest_stay_and_those_with_the_best_metrics(tmp_path):
     models, states = save_all(tmp_path, range(1, 7))
     checkpointing.write_checkpoint(models / 'net_g_latest.pth', {})
-    checkpointing.prune(models, states, 2, spare={3})
+    checkpointing.prune(models, states, 2, dict.fromkeys(range(1, 7), ['g', 'd']), spare={3})
     assert checkpointing.saved_iterations(states) == [5, 6]
     assert {path.name for path in models.iterdir()} == {
         'net_g_3.pth', 'net_d_3.pth', 'net_g_5.pth', 'net_d_5.pth', 'net_g_6.pth', 'net_d_6.pth', 'net_g_latest.pth',
@@ -60,14 +60,14 @@ def test_networks_newer_than_the_states_stay(tmp_path):
     """A kill between network and state leaves such a one; it is overwritten when the run comes there again."""
     models, states = save_all(tmp_path, range(1, 4))
     (states / '3.state').unlink()
-    checkpointing.prune(models, states, 1)
+    checkpointing.prune(models, states, 1, {1: ['g', 'd'], 2: ['g', 'd']})
     assert {path.name for path in models.glob('net_g*')} == {'net_g_2.pth', 'net_g_3.pth'}
 
 
 def test_nothing_is_pruned_unless_asked_but_the_leftovers_of_a_kill(tmp_path):
     models, states = save_all(tmp_path, range(1, 4))
     (models / '.0123456789ab.part.pth').write_bytes(b'half a network')
-    checkpointing.prune(models, states, 0)
+    checkpointing.prune(models, states, 0, dict.fromkeys(range(1, 4), ['g', 'd']))
     assert checkpointing.saved_iterations(states) == [1, 2, 3]
     assert not list(models.glob('.*'))
 
@@ -95,3 +95,29 @@ def test_random_numbers_go_on_from_a_saved_state(tmp_path):
         assert draw() == expected
         draw()
     assert draw() == expected
+
+
+FOREIGN = (
+    'models/net_g_1.pth',  # of an iteration that this run saves later, or never
+    'models/net_d_2.pth',  # of a network that this run does not have
+    'models/net_g_best_2.pth',
+    'models/net_g_0002.pth',
+    'models/pretrained_2.pth',
+    'models/.mine.part.pth',
+    'training_states/1.state',
+    'training_states/02.state',
+)
+
+
+def test_only_what_the_run_wrote_is_removed(tmp_path):
+    models, states = tmp_path / 'models', tmp_path / 'training_states'
+    for name in FOREIGN:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'mine')
+    for i in range(2, 6):
+        # Each of another process, as after a resume.
+        folder = checkpointing.CheckpointFolder(models, states, keep_last=1)
+        folder.write(i, {'g': {'params': {'w': torch.tensor(float(i))}}}, {'iter': i}, spare={3})
+    assert all((tmp_path / name).read_bytes() == b'mine' for name in FOREIGN)
+    ours = {str(path.relative_to(tmp_path)) for folder in (models, states) for path in folder.iterdir()} - set(FOREIGN)
+    assert ours == {'models/net_g_3.pth', 'models/net_g_5.pth', 'training_states/5.state'}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.load import read_pickle
 from ..errors import UserError
-from ..files import replacing
+from ..files import SAVED_FILE, append_record, is_temporary, read_records, replacing
 from .ema import FIRST
 
 
@@ -66,29 +66,37 @@ def saved_iterations(states: str | Path) -> list[int]:
     return sorted(int(path.stem) for path in Path(states).glob('[!.]*.state') if path.stem.isdigit())
 
 
-def prune(models: str | Path, states: str | Path, keep: int, spare: Collection[int] = ()) -> None:
-    """Remove all but the newest `keep` states and their networks, and what a killed save left behind.
+def prune(
+    models: str | Path,
+    states: str | Path,
+    keep: int,
+    written: Mapping[int, Collection[str]],
+    spare: Collection[int] = (),
+) -> None:
+    """Remove what a run wrote and no longer needs: all but its newest `keep` states and their networks.
 
-    A state goes before its networks, so that no state is ever without them.
+    A state goes before its networks, so that no state is ever without them. What a killed save left behind goes too;
+    files that the run did not write stay, whatever their names.
 
     Args:
         models, states: the folders of networks (`net_<label>_<iteration>.pth`) and of states (`<iteration>.state`).
         keep: number of states to keep; 0 keeps all.
+        written: the labels of the networks that the run wrote, by iteration.
         spare: iterations whose networks stay, as those with the best metrics.
     """
     models, states = Path(models), Path(states)
     for folder in (models, states):
         for leftover in folder.glob('.*.part.*'):
-            leftover.unlink(missing_ok=True)
-    kept = saved_iterations(states)[-keep:]
-    if not keep or not kept:
+            if is_temporary(leftover):
+                leftover.unlink(missing_ok=True)
+    if not keep:
         return
-    for iteration in saved_iterations(states)[:-keep]:
+    kept = [iteration for iteration in saved_iterations(states) if iteration in written][-keep:]
+    for iteration in sorted(set(written) - set(kept)):
         (states / f'{iteration}.state').unlink(missing_ok=True)
-    for network in models.glob('net_*_*.pth'):
-        written = network.stem.rpartition('_')[2]
-        if written.isdigit() and int(written) < kept[0] and int(written) not in spare:
-            network.unlink(missing_ok=True)
+        if iteration not in spare:
+            for label in written[iteration]:
+                (models / f'net_{label}_{iteration}.pth').unlink(missing_ok=True)
 
 
 def last_checkpoint(states: str | Path) -> str:
@@ -105,6 +113,8 @@ def write_error(error: UserError, states: str | Path) -> UserError:
 class CheckpointFolder:
     """The networks and states of one experiment: `models/net_<label>_<iteration>.pth`, `training_states/<it>.state`.
 
+    What the run writes is noted in `saved.jsonl` beside the two folders, also for the process that goes on with it.
+
     Args:
         models, states: the two folders.
         keep_last: number of states to keep; 0 keeps all.
@@ -112,6 +122,7 @@ class CheckpointFolder:
 
     def __init__(self, models: str | Path, states: str | Path, keep_last: int = 0) -> None:
         self.models, self.states, self.keep_last = Path(models), Path(states), keep_last
+        self._notes = self.models.parent / SAVED_FILE
 
     def write(
         self,
@@ -136,13 +147,25 @@ class CheckpointFolder:
             left = last_checkpoint(self.states)
             raise UserError(f'not saved: {bad} holds NaN or infinite values; {left}', exit_code=3)
         try:
+            if isinstance(name, int):  # noted first: what a kill leaves half-done is known to be of this run
+                append_record(self._notes, {'iter': name, 'networks': list(networks)})
             for label, content in networks.items():
                 write_checkpoint(self.models / f'net_{label}_{name}.pth', content)
             if state is not None:
                 write_checkpoint(self.states / f'{name}.state', state)
         except UserError as error:
             raise write_error(error, self.states) from error
-        prune(self.models, self.states, self.keep_last, spare)
+        prune(self.models, self.states, self.keep_last, self.written(), spare)
+
+    def written(self) -> dict[int, list[str]]:
+        """The labels of the networks that this run has saved so far, by iteration."""
+        records = read_records(self._notes) if self._notes.is_file() else []
+        found = [(record.get('iter'), record.get('networks')) for record in records]
+        return {
+            iteration: [str(label) for label in labels]
+            for iteration, labels in found
+            if isinstance(iteration, int) and isinstance(labels, list)
+        }
 
 
 def network_content(net: nn.Module) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class VmambaIRModel(SRModel):
         self.stop = StopRequest()
         self.schedule = Schedule(self.opt)
         path = self.opt['path']
-        keep_last = self.opt['logger'].get('keep_last', 0)
+        keep_last = self.opt['logger'].get('keep_last') or 0
         self.checkpoints = CheckpointFolder(path['models'], path['training_states'], keep_last)
         self._epoch = 0
         self._last_saved: tuple[int, list[str]] = (-1, [])
