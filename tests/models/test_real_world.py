@@ -83,6 +83,25 @@ def test_pool_keeps_8_bit_images_as_they_are():
     assert torch.equal(gt, images)
 
 
+@pytest.mark.parametrize('before', range(5))
+def test_pool_takes_an_exchange_back(before):
+    """Empty, filling and full: a second attempt hands out what the first did."""
+
+    def images(i: int) -> torch.Tensor:
+        return torch.full((2, 3, 2, 2), i / 255)
+
+    pool = PairPool(4, 2)
+    for i in range(before):
+        pool.exchange(images(i), images(i), torch.Generator().manual_seed(i))
+    kept = {k: v.clone() for k, v in pool.state_dict().items()}
+    first = pool.exchange(images(9), images(9), torch.Generator().manual_seed(9))
+    pool.take_back()
+    assert pool.state_dict().keys() == kept.keys()
+    assert all(torch.equal(pool.state_dict()[k], v) for k, v in kept.items())
+    again = pool.exchange(images(9), images(9), torch.Generator().manual_seed(9))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
 def test_pool_of_no_pairs_hands_out_what_comes_in():
     images = torch.rand(2, 3, 4, 4)
     assert PairPool(0, 2).exchange(images, images, torch.Generator())[0] is images

@@ -177,6 +177,16 @@ def test_a_rank_that_dies_ends_the_job_with_its_error(experiment):
     output = experiment.run('--fault', 'die@3', '--fault-rank', '1', ranks=2, code=1)
     assert 'RuntimeError: the test lets this rank die' in output
     assert time.monotonic() - begun < 100
+    assert experiment.states() == [2], 'the first rank saves alone'
+
+
+def test_an_error_in_the_data_saves_first_and_a_resume_goes_on_exactly(experiment, finished):
+    output = experiment.run('--fault', 'die@6', code=1)
+    assert 'After an error: saved iteration 5; go on with --auto_resume' in output
+    assert output.strip().endswith('RuntimeError: the test lets this rank die')
+    assert experiment.states() == [4, 5]
+    experiment.run('--auto_resume')
+    assert_same_end(experiment, finished)
 
 
 def test_nan_without_end_stops_the_run_with_code_3(experiment):
@@ -184,11 +194,19 @@ def test_nan_without_end_stops_the_run_with_code_3(experiment):
     output = experiment.run('--fault', 'nan@6', '--fault-for', '100', code=3)
     assert re.search(r'Iteration 6: lq of train/lq/00\d\.png is NaN or infinite\. Step skipped', output)
     assert output.strip().splitlines()[-1].startswith('vmambair: error: stopped at iteration 8 after 3 steps with NaN')
-    assert experiment.states() == [4]
-    saved = experiment.networks(4)['params']
+    assert experiment.states() == [4, 7]
+    saved = experiment.networks(7)['params']
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
 
 
 def test_a_run_that_ends_early_does_not_pass_for_a_finished_one(experiment):
     output = experiment.run('--fault', 'end@6', code=3)
     assert output.strip().endswith('vmambair: error: training ended at iteration 5 of 12')
+    assert experiment.states() == [4, 5]
+
+
+def test_a_run_without_a_single_step_does_not_pass_for_a_finished_one(experiment):
+    output = experiment.run('--fault', 'nan@1', '--fault-for', '100', code=3)
+    last = output.strip().splitlines()[-1]
+    assert last.startswith('vmambair: error: no step was taken in iterations 1 to 12, the weights are those that')
+    assert re.search(r'NaN or infinite, the last time lq of train/lq/00\d\.png$', last)

@@ -506,6 +506,103 @@ def test_keep_last(build, options):
     assert networks == {'net_g_2.pth', 'net_g_4.pth', 'net_g_5.pth'}  # 2 has the best PSNR
 
 
+@pytest.mark.parametrize(('better', 'best'), [('higher', 3), ('lower', 2)])
+def test_keep_last_keeps_the_best_network_where_validation_falls_between_saves(
+    build, options, monkeypatch, better, best
+):
+    options['logger']['keep_last'] = 1
+    options['val']['metrics']['psnr']['better'] = better
+    scores = {2: 20.0, 3: 40.0, 4: 30.0, 6: 30.0}
+    monkeypatch.setattr('vmambair_arch.models.vmambair_model.validate', lambda m, d, i, save_img: {'psnr': scores[i]})
+    model = build()
+    for iteration in range(1, 7):
+        train(model, 1, first=iteration)
+        if iteration in (1, 5):
+            model.save(0, iteration)
+        if iteration in scores:
+            model.validation(loader((8, 8)), iteration, None)
+    networks = {path.name for path in Path(options['path']['models']).iterdir()}
+    assert networks == {f'net_g_{best}.pth', 'net_g_5.pth'}
+    assert model.best_metric_results['three']['psnr']['iter'] == best
+
+
+# ---------------------------------------------------------------- after an error
+
+
+def fail(*args: object, **kwargs: object) -> None:
+    raise RuntimeError('the test lets this fail')
+
+
+def break_after(model, place: str) -> None:
+    """Iteration 4, which fails at a place; 1 to 3 are complete."""
+    model.update_learning_rate(4)
+    if place == 'before the data':
+        raise RuntimeError('the test lets this fail')
+    data = batch(seed=4)
+    if place == 'in the data':
+        data['lq'] = None
+    model.feed_data(data)
+    if place == 'in the loss':
+        model.criteria['pixel'].forward = fail
+    if place == 'in the backward pass':
+        model.scaler.scale = fail
+    if place == 'in the step':
+        model.optimizer_g.step = fail
+    if place == 'at the limit of bad steps':
+        model.bad_steps.limit = 1
+        model.gt[0, 0, 0, 0] = math.nan
+    torch.rand(7)  # what a step may draw
+    model.optimize_parameters(4)
+
+
+PLACES = ('before the data', 'in the data', 'in the loss', 'in the backward pass', 'in the step')
+
+
+@pytest.mark.parametrize('place', [*PLACES, 'at the limit of bad steps', 'in the validation'])
+def test_an_error_anywhere_loses_nothing(build, options, monkeypatch, place):
+    """What is saved is what an undisturbed run saves after iteration 3."""
+    undisturbed = build()
+    train(undisturbed, 3)
+    undisturbed.save(0, 3)
+    files = [Path(options['path']['training_states']) / '3.state', Path(options['path']['models']) / 'net_g_3.pth']
+    wanted = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+
+    model = build()
+    train(model, 3)
+    if place == 'in the validation':
+        monkeypatch.setattr('vmambair_arch.models.vmambair_model.validate', fail)
+        with pytest.raises(RuntimeError):
+            model.validation(loader((8, 8)), 3, None)
+    else:
+        with pytest.raises(Exception):  # noqa: B017 of whatever kind
+            break_after(model, place)
+    assert model.bad_steps.count == (place == 'at the limit of bad steps')
+    model.bad_steps.count = 0
+    assert model.rescue() == 'saved iteration 3; go on with --auto_resume'
+    assert [file.read_bytes() for file in files] == wanted
+    assert model.rescue() == '', 'it is saved already'
+
+
+def test_weights_that_are_not_finite_are_not_saved_after_an_error(build, options):
+    model = build()
+    train(model, 2)
+    next(model.net_g.parameters()).data[0] = math.nan
+    with pytest.raises(UserError, match='not saved: '):
+        model.rescue()
+    assert not list(Path(options['path']['training_states']).iterdir())
+
+
+def test_nothing_is_saved_where_nothing_was_done(build, options):
+    model = build()
+    model.criteria['pixel'].forward = fail
+    with pytest.raises(RuntimeError):
+        train(model, 1)
+    assert model.rescue() == ''
+    assert not list(Path(options['path']['models']).iterdir())
+
+
 # ---------------------------------------------------------------- models with more networks
 
 

@@ -17,34 +17,38 @@ class BadSteps:
 
     Args:
         limit: number of bad steps that ends the run.
+
+    Attributes:
+        count: bad steps so far.
+        culprit: what was NaN or infinite in the last of them.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.count = 0
+        self.culprit = ''
 
-    def add(self, iteration: int, suspects: Iterator[tuple[str, Tensor]], checkpoint: str) -> None:
+    def add(self, iteration: int, suspects: Iterator[tuple[str, Tensor]]) -> None:
         """One more; all ranks call this together, since the culprit may be on any of them.
 
         Args:
             iteration: for the message.
             suspects: tensors by name, each before those that it makes bad.
-            checkpoint: words on what is left to go on from.
 
         Raises:
             UserError: the limit is reached (exit code 3).
         """
         self.count += 1
         culprits = gather(next((name for name, tensor in suspects if not torch.isfinite(tensor).all()), None))
-        culprit = next((name for name in culprits if name), 'the norm of the gradients')
+        self.culprit = next((name for name in culprits if name), 'the norm of the gradients')
         get_root_logger().warning(
-            f'Iteration {iteration}: {culprit} is NaN or infinite. Step skipped, the weights stay as they were '
+            f'Iteration {iteration}: {self.culprit} is NaN or infinite. Step skipped, the weights stay as they were '
             f'(bad step {self.count}, train: max_bad_steps is {self.limit}).'
         )
         if self.count >= self.limit:
             raise UserError(
                 f'stopped at iteration {iteration} after {self.count} steps with NaN or infinite values (train: '
-                f'max_bad_steps), the last one in {culprit}; {checkpoint}',
+                f'max_bad_steps), the last one in {self.culprit}',
                 exit_code=3,
             )
 

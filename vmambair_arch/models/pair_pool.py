@@ -27,6 +27,7 @@ class PairPool:
             raise UserError(f'queue_size {size} is not a multiple of the batch of {batch} images; take {nearby}')
         self.size = size
         self._kept: dict[str, Tensor] = {}
+        self._out: tuple[Tensor | int, dict[str, Tensor]] | None = None  # the last exchange: where, and what was there
 
     @property
     def full(self) -> bool:
@@ -46,13 +47,29 @@ class PairPool:
             return lq, gt
         new = {'lq': (lq * 255).round().byte(), 'gt': (gt * 255).round().byte()}
         if not self.full:
+            self._out = (len(lq), {})
             self._kept = {k: torch.cat([self._kept[k], v]) if self._kept else v for k, v in new.items()}
             return lq, gt
         places = torch.randperm(self.size, generator=generator)[: len(lq)].to(lq.device)
-        old = {k: kept[places].float() / 255 for k, kept in self._kept.items()}
+        out = {k: kept[places] for k, kept in self._kept.items()}
+        self._out = (places, out)
+        old = {k: kept.float() / 255 for k, kept in out.items()}
         for k, kept in self._kept.items():
             kept[places] = new[k]
         return old['lq'], old['gt']
+
+    def take_back(self) -> None:
+        """Undo the last exchange, once."""
+        if self._out is None:
+            return
+        (places, out), self._out = self._out, None
+        for k, kept in self._kept.items():
+            if isinstance(places, int):
+                self._kept[k] = kept[:-places]
+            else:
+                kept[places] = out[k]
+        if not len(next(iter(self._kept.values()))):
+            self._kept = {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The pairs, on the CPU: `lq` and `gt` uint8; empty before the first batch."""
@@ -66,4 +83,4 @@ class PairPool:
         """
         if state and len(state['gt']) > self.size:
             raise UserError(f'the state holds {len(state["gt"])} pairs, queue_size is {self.size}; set it back')
-        self._kept = {k: kept.to(device) for k, kept in state.items()}
+        self._kept, self._out = {k: kept.to(device) for k, kept in state.items()}, None

@@ -68,6 +68,7 @@ class RealWorldData(VmambaIRModel):
         opt, section = self.opt, self.opt['datasets']['train']
         self.degrade = Degradation(read_degradation(opt, section))
         self.gt_size = read_gt_size(opt, section)
+        self._pooled_at = -1
         self.seed = section.get('manual_seed', opt['manual_seed'])
         replicas = 1 if opt['dist'] else max(1, opt['num_gpu'])
         self.pool = PairPool(opt.get('queue_size', 180), section['batch_size_per_gpu'] * replicas)
@@ -86,6 +87,7 @@ class RealWorldData(VmambaIRModel):
             lq, _ = self.degrade(usm_sharpen(gt) if self.opt.get(self.usm_option) else gt, generators)
         lq, gt = self._crop(lq, gt, generators)
         mixed = self.pool.full
+        self._pooled_at = self.current_iter
         self.lq, self.gt = self.pool.exchange(lq, gt, image_generator(self.seed, _POOL, self.current_iter, rank))
         self.paths = None if mixed else data.get('gt_path')
 
@@ -103,6 +105,11 @@ class RealWorldData(VmambaIRModel):
             patches.append((lq[i, :, top : top + size, left : left + size], gt_patch))
         lq_patches, gt_patches = zip(*patches, strict=True)
         return torch.stack(lq_patches), torch.stack(gt_patches)
+
+    def _step_back(self) -> bool:
+        if self._pooled_at == self.current_iter:
+            self.pool.take_back()
+        return super()._step_back()
 
     def rank_state(self) -> dict[str, Any]:
         return super().rank_state() | {'pool': self.pool.state_dict()}

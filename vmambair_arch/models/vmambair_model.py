@@ -33,7 +33,7 @@ from ..ranks.distributed import barrier, gather
 from ..ranks.signals import StopRequest
 from . import scan_choice
 from .bad_steps import BadSteps, suspects
-from .checkpointing import CheckpointFolder, last_checkpoint, load_averages, network_content, on_cpu
+from .checkpointing import CheckpointFolder, load_averages, network_content, on_cpu
 from .ema import FIRST, Averages, decays
 from .loss_schedules import loss_schedules
 from .lr_schedulers import build_scheduler
@@ -80,7 +80,9 @@ class VmambaIRModel(SRModel):
             skipped and named.
     Of section `val`: `tile` and `tile_overlap` for images that do not fit in memory; `param_key`, the weights that are
     validated: `params`, `params_ema` (default where weights are averaged) or a further average. Of section `logger`:
-    `keep_last: N` keeps the newest N checkpoints, and the networks with the best metrics.
+    `keep_last: N` keeps the newest N checkpoints, and the networks with the best metrics, saved when they are found.
+
+    An error that ends a run saves the last complete iteration first (`rescue`).
 
     Raises:
         UserError: options that cannot be met; a checkpoint that cannot be written (exit code 1); too many bad steps, or
@@ -155,6 +157,11 @@ class VmambaIRModel(SRModel):
         self.checkpoints = CheckpointFolder(path['models'], path['training_states'], keep_last)
         self._epoch = 0
         self._last_saved: tuple[int, list[str]] = (-1, [])
+        self._networks_at = -1  # the iteration whose networks are on the disk
+        self._complete = 0  # the last iteration that nothing is missing of
+        self._finished = False
+        self._before: dict[str, Any] = {}
+        self.steps_taken = 0
         self._log_values: dict[str, float] = {}
         self._saved_rng: dict[str, Any] | None = None
         self._bar = ProgressBar(int(train['total_iter']), self.opt['rank'])
@@ -249,6 +256,7 @@ class VmambaIRModel(SRModel):
             set_rng_state(self._saved_rng)
             self._saved_rng = None
         self.current_iter = current_iter
+        self._before = self._place_in_run()
         super().update_learning_rate(current_iter, warmup_iter)
 
     def get_current_learning_rate(self) -> list[float]:
@@ -332,13 +340,13 @@ class VmambaIRModel(SRModel):
         self._log_values |= values
         if losses_good and gradients_good:
             self.scaler.step(optimizer)
+            self.steps_taken += 1
             return True
         # Overflow at a large scale is how the scaler finds the right one.
         if not losses_good or self.scaler.get_scale() <= 1:
             self.bad_steps.add(
                 self.current_iter,
                 suspects(label, self.get_bare_model(net), batches, self.batch_keys, self.paths, logged),
-                last_checkpoint(self.checkpoints.states),
             )
         optimizer.zero_grad(set_to_none=True)
         return False
@@ -358,6 +366,7 @@ class VmambaIRModel(SRModel):
         self.log_dict['images'] = float(len(self.gt) * self.opt['world_size'])
         if self.bad_steps.count:
             self.log_dict['bad_steps'] = float(self.bad_steps.count)
+        self._complete = self.current_iter
         self._bar.advance(self.current_iter, next(iter(self.log_dict.values())))
 
     def model_ema(self, decay: float = 0.999) -> None:
@@ -416,6 +425,8 @@ class VmambaIRModel(SRModel):
             self._initialize_best_metric_results(name)
             for metric, value in scores.items():
                 self._update_best_metric_result(name, metric, value, current_iter)
+            if any(record['iter'] == current_iter for record in self.best_metric_results[name].values()):
+                self._keep_networks(current_iter)
         if scores and self.opt['rank'] == 0:
             log_scores(self, scores, name, current_iter, tb_logger)
         barrier()
@@ -482,20 +493,80 @@ class VmambaIRModel(SRModel):
             UserError: something cannot be written, or a weight is not finite; earlier checkpoints are as they were.
         """
         if current_iter == -1:
+            self._finished = True
             self._bar.close()
             self.stop.leave()
+            self._write('latest')
         else:
-            self._epoch, self._last_saved = epoch, (current_iter, self.schedule.owed(current_iter))
-        ranks = gather(self.rank_state()) if current_iter != -1 else []
-        if self.opt['rank'] == 0:
-            best = {record['iter'] for records in self.best_metric_results.values() for record in records.values()}
-            with evaluated(self.optimizers):
-                state = self._state(current_iter, ranks) if current_iter != -1 else None
-                name = 'latest' if state is None else current_iter
-                self.checkpoints.write(name, self.networks_to_save(), state, best)
-        else:
-            with evaluated(self.optimizers):  # rounds as on rank 0, whose weights must stay those of all
-                pass
+            self._epoch = epoch
+            self._note_saved(current_iter)
+            self._write(current_iter, gather(self.rank_state()))
+
+    def _note_saved(self, iteration: int) -> None:
+        self._last_saved, self._networks_at = (iteration, self.schedule.owed(iteration)), iteration
+
+    def _write(self, name: int | str, ranks: list[dict[str, Any]] | None = None) -> None:
+        """The networks, and with `ranks` a state: all ranks together, of which the first writes."""
+        with evaluated(self.optimizers):  # rounds on all ranks, whose weights must stay the same
+            if self.opt['rank'] == 0:
+                state = self._state(int(name), ranks) if ranks is not None else None
+                self.checkpoints.write(name, self.networks_to_save(), state, self._best())
+
+    def _best(self) -> set[int]:
+        """The iterations with the best metrics."""
+        return {record['iter'] for records in self.best_metric_results.values() for record in records.values()}
+
+    def _keep_networks(self, iteration: int | str) -> None:
+        """The networks of the best validation so far, where `keep_last` is to keep them and none fell on a save."""
+        if self.checkpoints.keep_last and not self._finished and iteration != self._networks_at:
+            self._networks_at = int(iteration)
+            self._write(self._networks_at)
+
+    # ------------------------------------------------------------ after an error
+
+    def _place_in_run(self) -> dict[str, Any]:
+        """What an iteration changes before its step, and `_step_back` puts back."""
+        return {
+            'schedulers': [copy.deepcopy(scheduler.state_dict()) for scheduler in self.schedulers],
+            'rates': [[group['lr'] for group in optimizer.param_groups] for optimizer in self.optimizers],
+            'rng': rng_state(),
+            'steps': self.steps_taken,
+        }
+
+    def _step_back(self) -> bool:
+        """Be again where the last complete iteration ended; False where a step of the next was taken already."""
+        before, self._before = self._before, {}
+        for scheduler, state in zip(self.schedulers, before['schedulers'], strict=True):
+            scheduler.load_state_dict(state)
+        for optimizer, rates in zip(self.optimizers, before['rates'], strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group['lr'] = rate
+        set_rng_state(before['rng'])
+        return bool(before['steps'] == self.steps_taken)
+
+    def rescue(self) -> str:
+        """Save the last complete iteration after an error that ends the run.
+
+        Of several ranks the first does it alone, since another may be gone: a resume is not exact then.
+
+        Returns:
+            What was saved, in words; empty where nothing had been done since the last save.
+
+        Raises:
+            UserError: as `save`.
+        """
+        self._bar.close()
+        iteration = self._complete
+        saved = (iteration, self.schedule.owed(iteration)) == self._last_saved
+        if not iteration or saved or self.opt['rank'] != 0:
+            self.stop.leave()
+            return ''
+        exact = self.current_iter == iteration or self._step_back()
+        self._note_saved(iteration)
+        self._write(iteration, [self.rank_state()] if self.opt['world_size'] == 1 else [])
+        self.stop.leave()
+        half = '' if exact else ' (with one step of the next in its weights)'
+        return f'saved iteration {iteration}{half}; go on with --auto_resume'
 
     def _state(self, current_iter: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -530,6 +601,7 @@ class VmambaIRModel(SRModel):
                 group.update(values)
         training(self.optimizers)  # states are saved at the average of a schedule-free optimiser
         self.current_iter, self._epoch = resume_state['iter'], resume_state['epoch']
+        self._networks_at = self.current_iter
         if resume_state.get('scaler'):  # empty where it was saved without fp16
             self.scaler.load_state_dict(resume_state['scaler'])
         self.best_metric_results = resume_state.get('best_metric_results', {})

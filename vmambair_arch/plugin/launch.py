@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,8 @@ def train(args: argparse.Namespace) -> None:
     """Run BasicSR's train_pipeline with the current folder as its root.
 
     Raises:
-        UserError: bad input, found before the first iteration; or training ended before `total_iter` (exit code 3).
+        UserError: bad input, found before the first iteration; or training ended before `total_iter`, or without a
+            single step (exit code 3).
     """
     import_basicsr()
     import basicsr.train
@@ -70,11 +72,14 @@ def train(args: argparse.Namespace) -> None:
     watch = _Watch(basicsr.train.build_model)
     try:
         with _as_rank(args, training=True), _replaced(basicsr.train, 'build_model', watch.build_model):
-            basicsr.train.train_pipeline(str(Path.cwd()))
+            try:
+                basicsr.train.train_pipeline(str(Path.cwd()))
+                watch.refuse()
+            except Exception:
+                watch.rescue()
+                raise
     finally:
         unlock()
-    if watch.reached < watch.total:
-        raise UserError(f'training ended at iteration {watch.reached} of {watch.total}', exit_code=3)
 
 
 def test(args: argparse.Namespace) -> None:
@@ -99,15 +104,17 @@ def check(args: argparse.Namespace) -> Report:
 
 
 class _Watch:
-    """What a pipeline does not tell: the last iteration that its model was asked for."""
+    """What a pipeline does not tell: the last iteration that its model was asked for, and whether it learned."""
 
     def __init__(self, build_model: Callable[[dict], Any]) -> None:
         self._build_model = build_model
+        self._model: Any = None
+        self._begun = 0
         self.reached = 0
         self.total = 0
 
     def build_model(self, opt: dict[str, Any]) -> Any:
-        model = self._build_model(opt)
+        model = self._model = self._build_model(opt)
         self.total = int(opt['train']['total_iter'])
         update_learning_rate, resume_training = model.update_learning_rate, model.resume_training
 
@@ -116,11 +123,35 @@ class _Watch:
             update_learning_rate(current_iter, *args, **kwargs)
 
         def resume(resume_state: dict[str, Any]) -> None:
-            self.reached = resume_state['iter']
+            self.reached = self._begun = resume_state['iter']
             resume_training(resume_state)
 
         model.update_learning_rate, model.resume_training = update, resume
         return model
+
+    def refuse(self) -> None:
+        """Raise a UserError after a run that came to less than its options ask for."""
+        if self.reached < self.total:
+            raise UserError(f'training ended at iteration {self.reached} of {self.total}', exit_code=3)
+        if self.reached > self._begun and getattr(self._model, 'steps_taken', 1) == 0:
+            culprit = self._model.bad_steps.culprit or 'the gradients, which overflow in fp16'
+            raise UserError(
+                f'no step was taken in iterations {self._begun + 1} to {self.reached}, the weights are those that the '
+                f'run began with: each time something was NaN or infinite, the last time {culprit}',
+                exit_code=3,
+            )
+
+    def rescue(self) -> None:
+        """Let a model that can save what there is before an error ends the run."""
+        rescue = getattr(self._model, 'rescue', None)
+        if rescue is None:
+            return
+        logger = logging.getLogger('basicsr')
+        try:
+            if said := rescue():
+                logger.warning('After an error: %s', said)
+        except Exception as error:  # the first error is the one to tell
+            logger.warning('After an error nothing could be saved: %s', error)
 
 
 @contextmanager
