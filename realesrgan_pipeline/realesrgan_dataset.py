@@ -23,13 +23,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .name_list import read_names
+from .sources import Order, read_sources, read_weights
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp')
 PAUSES = (0.5, 1.0)
 """Seconds to wait before each further attempt at a file that a busy server does not hand out."""
 
-# Tags that keep the streams of random numbers apart.
-_ORDER, _PATCH = 0, 1
+SOURCE_KEYS = ('dataroot_gt', 'io_backend', 'meta_info')
+"""What an entry of `sources` may say beside its `weight`."""
+
+_PATCH = 1
+"""Tag that keeps the random numbers of patches apart from those of the order."""
 logger = logging.getLogger('basicsr')
 
 
@@ -42,6 +46,8 @@ class RealESRGANDataset(Dataset):
             meta_info: a list of names relative to `dataroot_gt`, one a line, in BasicSR's form `name.png (h,w,c)`;
                 without it all images below the folder.
             io_backend: `type` disk (default) or lmdb.
+            sources: instead, a list of several folders, each with `dataroot_gt` and any `meta_info`, `io_backend` and
+                `weight`: the folder's share of the draws. Without weights all photographs come equally often.
             crop_pad_size: side of the patch in pixels, 400 by default as in Real-ESRGAN; VmambaIR's release has 600.
                 Photographs are cropped at random, and smaller ones mirrored at the right and bottom.
             use_hflip: flip left and right with probability 1/2, default true.
@@ -50,7 +56,7 @@ class RealESRGANDataset(Dataset):
             manual_seed, total_iter, start_iter, num_replicas, batch_size_per_gpu: of the run, whose iterations the
                 items are.
 
-    Every photograph comes once before any comes again.
+    Every photograph comes once before any comes again (with weights: any of its folder).
 
     Raises:
         ValueError: one line that names the file or option: folders and lists that cannot work, at once; a photograph
@@ -71,7 +77,7 @@ class RealESRGANDataset(Dataset):
         self.total_iter = opt.get('total_iter', 1)
         self.start_index = opt.get('start_iter', 0) * self.items_per_iteration
         self.photographs = _Photographs(self.name, opt)
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._order = Order(self.seed, self.photographs.sizes, self.photographs.weights)
 
     def __len__(self) -> int:
         """Patches of the whole run."""
@@ -80,10 +86,7 @@ class RealESRGANDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         """gt (3, size, size) RGB float32 in 0..1, and gt_path."""
         rng = np.random.default_rng((self.seed, _PATCH, *divmod(index, self.items_per_iteration)))
-        turn, place = divmod(index, len(self.photographs))
-        if self._order[0] != turn:
-            self._order = turn, np.random.default_rng((self.seed, _ORDER, turn)).permutation(len(self.photographs))
-        number = int(self._order[1][place])
+        number = self._order(index)
         patch = self._patch(self.photographs.read(number), rng)
         gt = torch.from_numpy(patch.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
         return {'gt': gt, 'gt_path': self.photographs.names[number]}
@@ -105,8 +108,14 @@ class RealESRGANDataset(Dataset):
         return patch
 
 
-class _Photographs:
-    """The photographs of a section by number; order is sorted by name, the same on every machine."""
+class _Folder:
+    """One folder or database; order is sorted by name, the same on every machine.
+
+    Attributes:
+        root: of the names.
+        lmdb: whether they are keys of a database.
+        names: of the photographs.
+    """
 
     def __init__(self, name: str, opt: Mapping[str, Any]) -> None:
         if not opt.get('dataroot_gt'):
@@ -116,7 +125,6 @@ class _Photographs:
         if kind not in ('disk', 'lmdb'):
             raise ValueError(f"data set {name}: io_backend type must be 'disk' or 'lmdb', not {kind!r}")
         self.lmdb = kind == 'lmdb'
-        self._cache: dict[str, NDArray[np.uint8]] | None = {} if opt.get('cache') else None
         if not self.root.is_dir():
             raise ValueError(f'{self.root}: no such folder')
         if self.lmdb:
@@ -129,9 +137,6 @@ class _Photographs:
             if not self.names:
                 raise ValueError(f'{self.root}: no images in this folder (looked for {", ".join(SUFFIXES)})')
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def _checked(self, meta_info: Path) -> list[str]:
         names = [entry.name for entry in read_names(meta_info)]
         missing = [name for name in names if not (self.root / name).is_file()]
@@ -140,15 +145,48 @@ class _Photographs:
             raise ValueError(f'{meta_info}: names {", ".join(missing[:3])}{more}, which {self.root} does not have')
         return names
 
+    def place(self, name: str) -> str:
+        """Where a photograph is, for messages."""
+        return f'{self.root}:{name}' if self.lmdb else str(self.root / name)
+
+    def bytes(self, name: str) -> bytes:
+        if not self.lmdb:
+            return (self.root / name).read_bytes()
+        with _environment(str(self.root), os.getpid()).begin() as transaction:
+            data = transaction.get(name.encode())
+        if data is None:
+            raise ValueError(f"{self.root}: its meta_info.txt names '{name}', but the database has no such key")
+        return data
+
+
+class _Photographs:
+    """The photographs of a section by number, folder after folder."""
+
+    def __init__(self, name: str, opt: Mapping[str, Any]) -> None:
+        self.weights: list[float] | None = None
+        if opt.get('sources') is None:
+            self.folders = [_Folder(name, opt)]
+        else:
+            sections = read_sources(opt, SOURCE_KEYS, name)
+            self.weights = read_weights(sections, name)
+            self.folders = [_Folder(name, section) for section in sections]
+        self.sizes = [len(folder.names) for folder in self.folders]
+        self.names = [name for folder in self.folders for name in folder.names]
+        self._folder = [folder for folder in self.folders for _ in folder.names]
+        self._cache: dict[int, NDArray[np.uint8]] | None = {} if opt.get('cache') else None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
     def read(self, number: int) -> NDArray[np.uint8]:
         """Photograph (h, w, 3), RGB."""
-        name = self.names[number]
-        if self._cache is not None and name in self._cache:
-            return self._cache[name]
-        where = f'{self.root}:{name}' if self.lmdb else str(self.root / name)
+        if self._cache is not None and number in self._cache:
+            return self._cache[number]
+        folder, name = self._folder[number], self.names[number]
+        where = folder.place(name)
         for pause in (*PAUSES, None):
             try:
-                data = self._bytes(name)
+                data = folder.bytes(name)
                 break
             except OSError as error:
                 if pause is None:
@@ -157,17 +195,8 @@ class _Photographs:
                 time.sleep(pause)
         image = _decode(data, where)
         if self._cache is not None:
-            self._cache[name] = image
+            self._cache[number] = image
         return image
-
-    def _bytes(self, name: str) -> bytes:
-        if not self.lmdb:
-            return (self.root / name).read_bytes()
-        with _environment(str(self.root), os.getpid()).begin() as transaction:
-            data = transaction.get(name.encode())
-        if data is None:
-            raise ValueError(f"{self.root}: its meta_info.txt names '{name}', but the database has no such key")
-        return data
 
 
 def _decode(data: bytes, where: str) -> NDArray[np.uint8]:

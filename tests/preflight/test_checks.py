@@ -286,6 +286,89 @@ def test_sizes_of_images_in_lmdb(check, workplace):
     assert '12x12' in fault
 
 
+# ---------------------------------------------------------------- several folders
+
+
+def several(check, *entries, **changes):
+    roots = {'datasets__train__dataroot_gt': ..., 'datasets__train__dataroot_lq': ...}
+    return check(**PROGRESSIVE | roots | {'datasets__train__sources': list(entries)} | changes)
+
+
+TRAIN = {'dataroot_gt': 'train/gt', 'dataroot_lq': 'train/lq'}
+VAL = {'dataroot_gt': 'val/gt', 'dataroot_lq': 'val/lq'}
+
+
+def test_several_folders_and_their_shares(check, workplace):
+    report = several(check, TRAIN | {'weight': 3}, VAL | {'weight': 1})
+    assert report.faults == []
+    assert words(report.facts, 'train: 5 pairs in 2 folders (75%, 25% of the draws); 10 headers read')
+    assert words(several(check, TRAIN, VAL).facts, 'train: 5 pairs in 2 folders (60%, 40% of the draws)')
+    (workplace / 'val/lq/001.png').write_bytes(b'no picture')
+    assert words(several(check, TRAIN, VAL).faults, 'datasets: train: val/lq/001.png')
+
+
+@pytest.mark.parametrize(
+    ('entries', 'fault'),
+    [
+        ((TRAIN, {'dataroot_gt': 'val/gt'}), 'sources: entry 2: dataroot_lq is missing'),
+        ((TRAIN, VAL | {'wheight': 2}), "entry 2: nothing reads 'wheight' (did you mean 'weight'?)"),
+        ((TRAIN | {'weight': 1}, VAL), 'entry 2: weight is missing; give one to each folder, or to none'),
+        ((TRAIN | {'weight': -1}, VAL | {'weight': 1}), 'entry 1: weight must be a number above 0, not -1'),
+        ((TRAIN, VAL | {'dataroot_gt': 'nowhere'}), 'nowhere: no such folder'),
+        ((TRAIN, VAL | {'dataroot_lq': 'train/lq'}), 'no target for 002.png of train/lq'),
+        ((TRAIN | {'io_backend': {'type': 'lmdb'}},), 'train/gt: not an LMDB folder'),
+    ],
+)
+def test_faults_of_several_folders(check, entries, fault):
+    (line,) = several(check, *entries).faults
+    assert line.startswith('datasets: train: ')
+    assert fault in line
+
+
+def test_sources_beside_a_root(check):
+    report = several(check, TRAIN, datasets__train__dataroot_gt='train/gt')
+    assert words(report.faults, 'dataroot_gt stands beside sources; move it into an entry of them')
+    assert words(several(check, 'train').faults, "entry 1 must be a section, as {dataroot_gt: FOLDER}, not 'train'")
+    assert words(several(check, TRAIN, datasets__train__gtsize=3).faults, "nothing reads 'gtsize'")
+
+
+def test_sizes_are_checked_in_every_folder(check, workplace):
+    write_pairs(workplace / 'other', 2, scale=2)
+    other = {'dataroot_gt': 'other/gt', 'dataroot_lq': 'other/lq'}
+    assert words(
+        several(check, TRAIN, other).faults, 'targets are not 1 times their inputs, the scale: other/gt/000.png'
+    )
+
+
+def test_folders_below_folders(check, workplace):
+    for name in ('a', 'b'):
+        write_pairs(workplace / 'deep', 1)
+        for kind in ('gt', 'lq'):
+            (workplace / 'deep' / kind / name).mkdir()
+            (workplace / 'deep' / kind / '000.png').rename(workplace / 'deep' / kind / name / '001.png')
+    deep = {'dataroot_gt': 'deep/gt', 'dataroot_lq': 'deep/lq'}
+    assert words(several(check, deep).faults, 'deep/gt: no images in this folder', 'recursive: true')
+    report = several(check, deep | {'recursive': True})
+    assert report.faults == []
+    assert words(report.facts, 'train: 2 pairs; 4 headers')
+    (workplace / 'deep/lq/b/001.png').unlink()
+    assert words(several(check, deep, datasets__train__recursive=True).faults, 'deep/lq: no input for b/001.png')
+
+
+def test_several_folders_of_photographs(check, workplace):
+    photographs = {
+        'name': 'Train', 'type': 'RealESRGANPipelineDataset', 'crop_pad_size': 32,
+        'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0,
+        'sources': [{'dataroot_gt': 'train/gt', 'weight': 1}, {'dataroot_gt': 'val/gt', 'weight': 1}],
+    }  # fmt: skip
+    pool = {'model_type': 'VmambaIRRealSRModel', 'gt_size': 16, 'queue_size': 4}
+    report = check(datasets__train=photographs, **pool)
+    assert report.faults == []
+    assert words(report.facts, 'train: 5 images in 2 folders (50%, 50% of the draws); 5 headers read')
+    write_image(workplace / 'val/gt/001.png', channels=1)
+    assert words(check(datasets__train=photographs, **pool).faults, 'are grey, which RealESRGANPipelineDataset refuses')
+
+
 # ---------------------------------------------------------------- the check itself
 
 

@@ -104,8 +104,8 @@ def test_lmdb(folder):
 def test_cache_reads_each_file_once(folder, monkeypatch):
     data = dataset(folder, cache=True)
     expected = [dataset(folder)[i]['gt'] for i in range(20)]
-    read, names = data.photographs._bytes, []
-    monkeypatch.setattr(data.photographs, '_bytes', lambda name: names.append(name) or read(name))
+    read, names = data.photographs.folders[0].bytes, []
+    monkeypatch.setattr(data.photographs.folders[0], 'bytes', lambda name: names.append(name) or read(name))
     assert all(torch.equal(data[i]['gt'], gt) for i, gt in enumerate(expected))
     assert sorted(names) == data.photographs.names
 
@@ -114,14 +114,14 @@ def test_a_busy_server_is_asked_again(folder, monkeypatch):
     monkeypatch.setattr(realesrgan_dataset, 'PAUSES', (0, 0))
     data = dataset(folder)
     expected = data[0]['gt']
-    read, failures = data.photographs._bytes, iter([OSError('server busy'), OSError('server busy')])
+    read, failures = data.photographs.folders[0].bytes, iter([OSError('server busy'), OSError('server busy')])
 
     def unreliable(name):
         for failure in failures:
             raise failure
         return read(name)
 
-    monkeypatch.setattr(data.photographs, '_bytes', unreliable)
+    monkeypatch.setattr(data.photographs.folders[0], 'bytes', unreliable)
     assert torch.equal(data[0]['gt'], expected)
 
 
@@ -191,3 +191,19 @@ def test_registered_with_basicsr_beside_basicsrs_own(folder, basicsr_degradation
     with pytest.raises(UserError, match='no such folder'):
         build_dataset(opt | {'dataroot_gt': str(folder / 'none')})
     assert DATASET_REGISTRY.get('RealESRGANDataset').__module__.startswith('basicsr')
+
+
+def test_several_folders_by_weight(folder, tmp_path):
+    other = tmp_path / 'more'
+    other.mkdir()
+    (folder / '0.png').rename(other / '9.png')
+    sources = [{'dataroot_gt': str(folder), 'weight': 1}, {'dataroot_gt': str(other), 'weight': 3}]
+    data = dataset(folder, dataroot_gt=None, sources=sources, total_iter=100)
+    names = [data[i]['gt_path'] for i in range(200)]
+    assert 130 < names.count('9.png') < 170
+    later = dataset(folder, dataroot_gt=None, sources=sources, total_iter=100, cache=True)
+    assert all(torch.equal(later[i]['gt'], data[i]['gt']) for i in (150, 3, 199))
+    plain = dataset(folder, dataroot_gt=None, sources=[{'dataroot_gt': str(f)} for f in (folder, other)], total_iter=5)
+    assert Counter(plain[i]['gt_path'] for i in range(10)).most_common()[-1][1] == 2
+    with pytest.raises(ValueError, match="entry 1: nothing reads 'dataroot_lq'"):
+        dataset(folder, dataroot_gt=None, sources=[{'dataroot_gt': 'a', 'dataroot_lq': 'b'}])

@@ -20,14 +20,16 @@ from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, default_collate
 
+from realesrgan_pipeline.sources import Order
+
 from ..errors import UserError
 from .lines import draw_lines
 from .mixing import cutblur, cutmix, mixup, permute_colours, read_mixing
 from .pairs import PairSource, bicubic_patch, to_float, to_tensor
 from .rain import add_8bit_rain
 
-# Tags that keep the streams of random numbers apart.
-_ORDER, _SAMPLE = 0, 1
+# Tag that keeps the random numbers of samples apart from those of the order.
+_SAMPLE = 1
 
 
 @DATASET_REGISTRY.register()
@@ -63,11 +65,16 @@ class PairedProgressiveDataset(Dataset):
         cutblur: `ratio` (0.7) and `probability` (0.5), for scale 1. A rectangle of the target lies in the input, or
             all but one, as wide and high as `ratio` of the patch.
         rgb_permutation_probability: the share of samples whose three channels come in another order.
+        sources: instead of the folders above, a list of several, each with `dataroot_gt`, any `dataroot_lq` and
+            `dataroot_label`, `filename_tmpl`, `io_backend`, `meta_info_file`, `recursive`, and a `weight`: the folder's
+            share of the draws. Without weights all pairs come equally often.
+        recursive: folders below the folders count as well; a/001.png belongs to a/001.png.
         cache: keep decoded images in memory, in each worker: for sets that fit.
         scale: from the top of the option file.
 
-    Every image comes once before any comes again. Images smaller than the patch are padded by reflection at the right
-    and bottom, as in Restormer (Rain13K has images 321 pixels high, and patches grow to 384).
+    Every image comes once before any comes again (with weights: any of its folder). Images smaller than the patch are
+    padded by reflection at the right and bottom, as in Restormer (Rain13K has images 321 pixels high, and patches grow
+    to 384).
 
     `total_iter`, `start_iter`, `manual_seed` and `num_replicas` come from `iteration_sampler.number_by_iteration`.
 
@@ -108,10 +115,10 @@ class PairedProgressiveDataset(Dataset):
         }
         self.source = PairSource(opt)
         self._check_shares(opt)
-        self.labelled = bool(opt.get('dataroot_label'))
+        self.labelled = self.source.pairs[0].label is not None
         if self.labelled and self.source.rain:
             raise UserError(f'data set {self.name}: dataroot_label has no label for inputs that rain makes; remove one')
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self._order = Order(self.seed, self.source.sizes, self.source.weights)
 
     def __len__(self) -> int:
         """Items of the whole run: iterations times loaders' batches per iteration."""
@@ -141,12 +148,12 @@ class PairedProgressiveDataset(Dataset):
         """The sample at one place in the global batch of one iteration, both counted from 0."""
         rng = np.random.default_rng((self.seed, _SAMPLE, iteration, place))
         gt_size = self.gt_sizes[self.stage(iteration)]
-        index = self._image(self._samples_before(iteration) + place)
+        index = self._order(self._samples_before(iteration) + place)
         images = self._patch(rng, index, gt_size)
         for name, mix in (('mixup', mixup), ('cutmix', cutmix)):
             settings = self.mixing.get(name)
             if settings and rng.random() < settings['probability']:
-                other = self._patch(rng, int(rng.integers(len(self.source))), gt_size)
+                other = self._patch(rng, self._order.any(rng), gt_size)
                 images = mix(images, other, rng, settings['beta'])
         blurred = self.mixing.get('cutblur')
         if blurred and rng.random() < blurred['probability']:
@@ -163,13 +170,6 @@ class PairedProgressiveDataset(Dataset):
         ends = [*self.stage_starts[1:], iteration]
         iterations = (max(0, min(iteration, end) - start) for start, end in zip(self.stage_starts, ends, strict=True))
         return self.items_per_iteration * sum(n * b for n, b in zip(iterations, self.mini_batch_sizes, strict=True))
-
-    def _image(self, number: int) -> int:
-        """Index of the image that sample `number` of the run shows: a new order for every pass over the data."""
-        turn, place = divmod(number, len(self.source))
-        if self._order[0] != turn:
-            self._order = turn, np.random.default_rng((self.seed, _ORDER, turn)).permutation(len(self.source))
-        return int(self._order[1][place])
 
     # what of it
 
@@ -198,7 +198,9 @@ class PairedProgressiveDataset(Dataset):
         drawn = not clean and rng.random() < self.source.rain_probability
         factor = self.enlarge ** rng.random() if enlarged < self.shares['enlarge'] else 1.0
         if (clean or drawn) and self.source.photographs:
-            index = int(rng.integers(len(self.source) + len(self.source.photographs)))
+            drawn_image = int(rng.integers(len(self.source) + len(self.source.photographs)))
+            if drawn_image >= len(self.source) or self.source.weights is None:
+                index = drawn_image
         lq, gt = (None, self.source.read_clean(index)) if clean or drawn else self.source.read(index)
         cut = self._cut(rng, gt, math.ceil(gt_size / factor))
         gt = _enlarged(cut(gt, 1), gt_size)

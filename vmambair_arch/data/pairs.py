@@ -2,14 +2,16 @@
 
 A section of an option file names them as BasicSR does: `dataroot_gt`, `dataroot_lq`, `filename_tmpl`, `io_backend`
 (`type: disk` or `lmdb`) and `meta_info_file`; `dataroot_label` beside them names what a teacher network makes of the
-inputs. Order is sorted by name, so that it is the same on every machine.
+inputs. Order is sorted by name, so that it is the same on every machine. `sources` holds several such folders.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 
 from realesrgan_pipeline import imresize
 from realesrgan_pipeline.name_list import read_names
+from realesrgan_pipeline.sources import read_sources, read_weights
 
 from ..errors import UserError, as_user_error
 from ..files import read_patiently
@@ -27,6 +30,11 @@ from .rain import RainConfig
 
 # Reduced pixels that the bicubic kernel reaches beyond a patch.
 _REACH = 2
+
+SOURCE_KEYS = (
+    'dataroot_gt', 'dataroot_label', 'dataroot_lq', 'filename_tmpl', 'io_backend', 'meta_info_file', 'recursive',
+)  # fmt: skip
+"""What an entry of `sources` may say beside its `weight`."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +52,49 @@ class Pair:
     label: str | None = None
 
 
+def sources_of(section: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A section for each folder of a data section: for each entry of `sources`, or the section itself.
+
+    Raises:
+        UserError: entries that are no sections, unknown keys, inputs or labels in some of the folders only.
+    """
+    if section.get('sources') is None:
+        return [dict(section)]
+    with as_user_error():
+        found = read_sources(section, SOURCE_KEYS, str(section.get('name') or '?'))
+    for key in ('dataroot_lq', 'dataroot_label'):
+        having = [bool(source.get(key)) for source in found]
+        if any(having) and not all(having):
+            raise UserError(
+                f'{_name(section)}: sources: entry {having.index(False) + 1}: {key} is missing; give it in all or none'
+            )
+    return found
+
+
 def list_pairs(section: Mapping[str, Any]) -> list[Pair]:
-    """The pairs that a data section names, sorted by the target's name.
+    """The pairs that a data section names, sorted by the target's name, the folders of `sources` one after the other.
 
     Args:
         section: the section; without `dataroot_lq` the pairs have targets only. Inputs have the name of their target,
             put through `filename_tmpl` ('{}' by default), with any image suffix. Labels (`dataroot_label`) have the
-            name of their target.
+            name of their target. With `recursive` names are paths below the folders: a/001 and b/001 are two pairs.
 
     Raises:
         UserError: for a missing or empty folder, an image without partner (all of them are named), a foreign backend,
             labels without inputs.
     """
+    return [pair for pairs in _listed(section) for pair in pairs]
+
+
+def _listed(section: Mapping[str, Any]) -> list[list[Pair]]:
+    """The pairs of each folder."""
+    if section.get('sources') is None:
+        return [_pairs_of(section)]
+    return [_pairs_of(source) for source in sources_of(section)]
+
+
+def _pairs_of(section: Mapping[str, Any]) -> list[Pair]:
+    """The pairs of one folder."""
     pairs = _inputs_and_targets(section)
     root = section.get('dataroot_label')
     if not root:
@@ -87,11 +126,12 @@ def _inputs_and_targets(section: Mapping[str, Any]) -> list[Pair]:
     if section.get('meta_info_file'):
         targets = _listed_images(Path(gt_root), Path(section['meta_info_file']))
     else:
-        targets = folder_images(gt_root)
+        targets = folder_images(gt_root, recursive=bool(section.get('recursive')))
     if not lq_root:
         return [Pair(str(path), None) for path in targets]
 
-    inputs = {path.stem: path for path in folder_images(lq_root)}
+    found = folder_images(lq_root, recursive=bool(section.get('recursive')))
+    inputs = {str(path.relative_to(lq_root).with_suffix('')): path for path in found}
     if section.get('meta_info_file'):  # names a choice of the folder, and may reach into subfolders
         inputs |= {
             str((path.parent / path.stem).relative_to(lq_root)): path
@@ -99,11 +139,12 @@ def _inputs_and_targets(section: Mapping[str, Any]) -> list[Pair]:
             for path in folder_images(Path(lq_root) / sub)
         }
     wanted = {path: str(path.relative_to(gt_root).parent / template.format(path.stem)) for path in targets}
-    missing = [path.name for path, name in wanted.items() if name not in inputs]
+    missing = [str(path.relative_to(gt_root)) for path, name in wanted.items() if name not in inputs]
     if missing:
         raise UserError(f'{lq_root}: no input for {_some(missing)} of {gt_root}')
     if not section.get('meta_info_file') and (extra := set(inputs) - set(wanted.values())):
-        raise UserError(f'{gt_root}: no target for {_some(sorted(inputs[name].name for name in extra))} of {lq_root}')
+        names = sorted(str(inputs[name].relative_to(lq_root)) for name in extra)
+        raise UserError(f'{gt_root}: no target for {_some(names)} of {lq_root}')
     return [Pair(str(path), str(inputs[name])) for path, name in wanted.items()]
 
 
@@ -116,17 +157,25 @@ class PairSource:
         rain_probability: how often it does: 1, or what the section says where it names inputs as well.
         bicubic: the inputs are the targets, reduced by `bicubic_patch`.
         photographs: files of `dataroot_clean`, clean images without partner.
+        sizes: pairs of each folder, of which `pairs` has all.
+        weights: of each folder, sum 1; None where none is given.
     """
 
     def __init__(self, section: Mapping[str, Any]) -> None:
-        self.rain, self.rain_probability = _rain(section)
+        sources = sources_of(section)
+        self.rain, self.rain_probability = _rain(section, read=bool(sources[0].get('dataroot_lq')))
         self.bicubic = bool(section.get('bicubic'))
-        self.pairs = list_pairs(section)
-        self.photographs = folder_images(section['dataroot_clean']) if section.get('dataroot_clean') else []
+        listed = _listed(section)
+        self.pairs = [pair for pairs in listed for pair in pairs]
+        self.sizes = [len(pairs) for pairs in listed]
+        with as_user_error():
+            self.weights = read_weights(sources, str(section.get('name') or '?')) if section.get('sources') else None
+        clean = section.get('dataroot_clean')
+        self.photographs = folder_images(clean, recursive=bool(section.get('recursive'))) if clean else []
         self._scale = section.get('scale', 1)
-        self._gt_root, self._lq_root = section['dataroot_gt'], section.get('dataroot_lq')
-        self._label_root = section.get('dataroot_label')
-        self._lmdb = is_lmdb(section)
+        self._sources = sources
+        self._lmdb = [is_lmdb(source) for source in sources]
+        self._ends = list(accumulate(self.sizes))
         self._cache: dict[int, tuple[np.ndarray | None, np.ndarray]] | None = {} if section.get('cache') else None
         self._clean: dict[Path, np.ndarray] | None = {} if section.get('cache') else None
         self._labels: dict[int, np.ndarray] = {}  # decoded ones, where they are kept
@@ -145,8 +194,8 @@ class PairSource:
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         pair, scale = self.pairs[index], self._scale
-        lq = self._pixels(self._lq_root, pair.lq) if pair.lq and self._lq_root else None
-        gt = self._pixels(self._gt_root, pair.gt)
+        lq = self._pixels(index, 'dataroot_lq', pair.lq) if pair.lq else None
+        gt = self._pixels(index, 'dataroot_gt', pair.gt)
         if self.bicubic:
             h, w = (n // scale * scale for n in gt.shape[:2])
             if not h or not w:
@@ -186,11 +235,11 @@ class PairSource:
             ValueError: there are no labels.
         """
         name = self.pairs[index].label
-        if name is None or self._label_root is None:
+        if name is None:
             raise ValueError('these pairs have no labels')
         if index in self._labels:
             return self._labels[index]
-        label, target = self._pixels(self._label_root, name), self.read(index)[1]
+        label, target = self._pixels(index, 'dataroot_label', name), self.read(index)[1]
         if label.shape != target.shape:
             size, wanted = (f'{image.shape[1]}x{image.shape[0]}' for image in (label, target))
             raise UserError(f'{name}: the label is {size}, not {wanted} as its target {self.pairs[index].gt}')
@@ -198,12 +247,25 @@ class PairSource:
             self._labels[index] = label
         return label
 
-    def _pixels(self, root: str, name: str) -> np.ndarray:
-        return read_lmdb(root, name) if self._lmdb else read_file(name)
+    def place(self, index: int) -> str:
+        """Path of the input of pair `index`, or of its target where the input is made; in LMDB folder and key."""
+        pair, source = self.pairs[index], bisect_right(self._ends, index)
+        root = self._sources[source]['dataroot_lq' if pair.lq else 'dataroot_gt']
+        # A suffix, since keys may have points in them.
+        return f'{root}/{pair.lq or pair.gt}.lmdb' if self._lmdb[source] else pair.lq or pair.gt
+
+    def _pixels(self, index: int, root: str, name: str) -> np.ndarray:
+        """An image of pair `index`, in the database or folder that the key `root` of its source names."""
+        source = bisect_right(self._ends, index)
+        return read_lmdb(self._sources[source][root], name) if self._lmdb[source] else read_file(name)
 
 
-def folder_images(folder: str | Path) -> list[Path]:
+def folder_images(folder: str | Path, recursive: bool = False) -> list[Path]:
     """The image files of a folder, sorted by name; hidden files and files of other kinds are passed over.
+
+    Args:
+        folder: to look into.
+        recursive: whether folders below it count as well, links to folders included.
 
     Raises:
         UserError: for a missing folder, one without images, or two images that differ in their suffix only.
@@ -211,18 +273,35 @@ def folder_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f'{folder}: no such folder')
+    below = _walk(folder) if recursive else folder.iterdir()
     images = sorted(
-        (p for p in folder.iterdir() if p.suffix.lower() in FORMATS and not p.name.startswith('.') and p.is_file()),
-        key=lambda path: path.name,
+        (p for p in below if p.suffix.lower() in FORMATS and not p.name.startswith('.') and p.is_file()),
+        key=lambda path: path.relative_to(folder).parts,
     )
     if not images:
-        raise UserError(f'{folder}: no images in this folder (looked for {", ".join(FORMATS)})')
-    seen: dict[str, Path] = {}
+        deeper = not recursive and any(p.suffix.lower() in FORMATS for p in _walk(folder))
+        hint = '; folders below it have some: recursive: true' if deeper else ''
+        raise UserError(f'{folder}: no images in this folder (looked for {", ".join(FORMATS)}){hint}')
+    seen: dict[Path, Path] = {}
     for path in images:
-        if path.stem in seen:
-            raise UserError(f'{folder}: {seen[path.stem].name} and {path.name} have one name; keep one of them')
-        seen[path.stem] = path
+        name = path.with_suffix('')
+        if name in seen:
+            raise UserError(f'{path.parent}: {seen[name].name} and {path.name} have one name; keep one of them')
+        seen[name] = path
     return images
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder that lie in no hidden one; links are followed, and nothing is visited twice."""
+    visited = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        where = os.path.realpath(root)
+        if where in visited:
+            folders.clear()
+            continue
+        visited.add(where)
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        yield from (Path(root, name) for name in files)
 
 
 def is_lmdb(section: Mapping[str, Any]) -> bool:
@@ -286,9 +365,10 @@ def _name(section: Mapping[str, Any]) -> str:
     return f'data set {section["name"]}' if section.get('name') else 'data set'
 
 
-def _rain(section: Mapping[str, Any]) -> tuple[RainConfig | None, float]:
-    """The rain of a section and the share of samples that it makes the input of."""
-    sources = [key for key in ('dataroot_lq', 'rain', 'bicubic') if section.get(key) or section.get(key) == {}]
+def _rain(section: Mapping[str, Any], read: bool) -> tuple[RainConfig | None, float]:
+    """The rain of a section, and the share of samples that it makes the input of; `read`: there are inputs to read."""
+    sources = ['dataroot_lq'] * read
+    sources += [key for key in ('rain', 'bicubic') if section.get(key) or section.get(key) == {}]
     if not sources:
         raise UserError(
             f'{_name(section)}: dataroot_lq is missing: name the folder of inputs, or give rain, or bicubic: true'

@@ -63,7 +63,7 @@ def validate(model: SRModel, dataset: Any, current_iter: int | str, save_img: bo
 
     Args:
         model: with `feed_data`, `test` and `get_current_visuals`, as BasicSR's.
-        dataset: `lq`, `gt` (where there is one) and `lq_path`.
+        dataset: `lq`, `gt` (where there is one), `lq_path`, and `name` where images of one name lie in several folders.
         current_iter: the iteration, or in a test run its name; goes into the names of saved images.
         save_img: write the restored images below `path: visualization`.
 
@@ -109,7 +109,8 @@ def _validate_image(model: SRModel, data: dict, dataset_name: str, current_iter:
     except UserError as error:
         raise UserError(f'validation of {path}: {error}', exit_code=error.exit_code) from error
     if save_img:
-        file = image_path(model.opt, Path(path).stem, dataset_name, current_iter)
+        name = data['name'][0] if 'name' in data else Path(path).stem
+        file = image_path(model.opt, name, dataset_name, current_iter)
         try:
             imwrite(images['img'], str(file))
         except OSError as error:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from realesrgan_pipeline.name_list import read_names
+from realesrgan_pipeline.realesrgan_dataset import SOURCE_KEYS as SINGLE_KEYS
+from realesrgan_pipeline.sources import read_sources
 
-from ..data.pairs import Pair, folder_images, is_lmdb, list_pairs
+from ..data.pairs import SOURCE_KEYS as PAIRED_KEYS
+from ..data.pairs import Pair, folder_images, is_lmdb, list_pairs, sources_of
 from ..images.headers import Header, read_headers
 from ..images.image_io import FORMATS
 from .keys import KeysRead, keys_read_by
@@ -24,7 +27,8 @@ TRAINING_ONLY = {'gt_size', 'use_hflip', 'use_rot'}
 """Keys that BasicSR's data sets read in training only."""
 
 BASICSR_PAIRED = 'PairedImageDataset'
-PAIRED = (BASICSR_PAIRED, 'PairedProgressiveDataset', 'PairedValidationDataset')
+OURS_PAIRED = ('PairedProgressiveDataset', 'PairedValidationDataset')
+PAIRED = (BASICSR_PAIRED, *OURS_PAIRED)
 SINGLE = ('SingleImageDataset',)
 ROOTS = ('dataroot_gt', 'dataroot_lq', 'dataroot_label')
 COLOUR_ONLY = ('RealESRGANPipelineDataset',)
@@ -104,22 +108,42 @@ def _check_section(
             files = _files_of(dataset)
         files += [str(path) for path in getattr(getattr(dataset, 'source', None), 'photographs', ())]
     started = time.perf_counter()
-    headers = _listed_headers(section) if _in_lmdb(section) else dict(zip(files, read_headers(files), strict=True))
+    headers = dict(zip(files, read_headers(files), strict=True))
+    for source in _folders(section):
+        if _in_lmdb(source):
+            headers |= _listed_headers(source)
     seconds = time.perf_counter() - started
     _check_headers(name, headers, where, report)
     _check_sizes(name, section, pairs, headers, where, report)
     if dataset is None or report.has(where):
         return None
-    images = len(pairs) or len(files) or len(dataset)
-    what = 'pairs' if any(pair.lq for pair in pairs) else 'images'
+    images = len(pairs) or len(getattr(dataset, 'photographs', ())) or len(files) or len(dataset)
+    what = ('pairs' if any(pair.lq for pair in pairs) else 'images') + _of_folders(dataset)
     report.facts.append(f'{phase}: {images} {what}; {len(headers)} headers read in {seconds:.1f} s')
     decoded = sum(header.width * header.height * 3 for header in headers.values())
     return Data(dataset, images, decoded)
 
 
+def _folders(section: Options) -> list[dict[str, Any]]:
+    """A section for each folder of a data set of ours; what is wrong with `sources` has been said."""
+    if section.get('sources') is None:
+        return [dict(section)]
+    return errors_of(read_sources, section, {*PAIRED_KEYS, *SINGLE_KEYS}, '')[0] or []
+
+
+def _of_folders(dataset: Any) -> str:
+    """How the draws are shared among several folders, for a person; '' for one."""
+    source = getattr(dataset, 'source', None) or getattr(dataset, 'photographs', None)
+    sizes = getattr(source, 'sizes', None) or []
+    if len(sizes) < 2:
+        return ''
+    weights = getattr(source, 'weights', None) or [size / sum(sizes) for size in sizes]
+    return f' in {len(sizes)} folders ({", ".join(f"{weight:.0%}" for weight in weights)} of the draws)'
+
+
 def _has_form(section: Options) -> bool:
     """Whether files can be looked for; what is wrong otherwise has been said."""
-    roots = (section.get('dataroot_gt'), section.get('dataroot_lq'))
+    roots = [section.get(key) for key in (*ROOTS, 'dataroot_clean')]
     return (
         isinstance(section.get('io_backend') or {}, Mapping)
         and all(root is None or isinstance(root, str) for root in roots)
@@ -174,6 +198,20 @@ def _files(name: str, section: Options, where: str, report: Report) -> tuple[lis
     """The pairs of a section, as far as they can be told, and all files that it means."""
     if name not in PAIRED + SINGLE:
         return [], []
+    sources, complaint = errors_of(sources_of, section) if name in OURS_PAIRED else ([section], '')
+    if complaint:
+        report.faults.append(f'{where}: {complaint}')
+        return [], []
+    pairs: list[Pair] = []
+    files: list[str] = []
+    for source in sources or ():
+        more_pairs, more_files = _files_of_source(name, source, where, report)
+        pairs += more_pairs
+        files += more_files
+    return pairs, list(dict.fromkeys(files))
+
+
+def _files_of_source(name: str, section: Options, where: str, report: Report) -> tuple[list[Pair], list[str]]:
     lmdb, complaint = errors_of(is_lmdb, section)
     if complaint:
         report.faults.append(f'{where}: {complaint}')
@@ -183,7 +221,8 @@ def _files(name: str, section: Options, where: str, report: Report) -> tuple[lis
     if not lmdb and not section.get('meta_info_file'):
         before = len(report.faults)
         for root in roots:
-            images, complaint = errors_of(folder_images, root)
+            recursive = name in OURS_PAIRED and bool(section.get('recursive'))
+            images, complaint = errors_of(folder_images, root, recursive)
             if complaint:
                 report.faults.append(f'{where}: {complaint}')
             files += map(str, images or ())
@@ -230,7 +269,7 @@ def _files_of(dataset: Any) -> list[str]:
     """The files that a data set has listed, where it says so as BasicSR's do: `paths` of texts or of dicts."""
     photographs = getattr(dataset, 'photographs', None)
     if photographs is not None:
-        return [] if photographs.lmdb else [str(photographs.root / name) for name in photographs.names]
+        return [str(folder.root / name) for folder in photographs.folders if not folder.lmdb for name in folder.names]
     files = []
     for entry in getattr(dataset, 'paths', None) or ():
         paths = [value for key, value in entry.items() if key.endswith('_path')] if isinstance(entry, dict) else [entry]

@@ -17,6 +17,9 @@ from collections.abc import Sequence as AbstractSequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from realesrgan_pipeline.realesrgan_dataset import SOURCE_KEYS as SINGLE_KEYS
+
+from ..data.pairs import SOURCE_KEYS as PAIRED_KEYS
 from .keys import KeysRead, Path, keys_read_by
 from .sections import OURS, READ_BY_NOBODY, SET_BY_BASICSR, is_ours
 from .values import VALUES
@@ -113,6 +116,10 @@ MEANINGS: dict[Path, str] = {
     ('datasets', '*', 'use_shuffle'): "Of BasicSR's option files; nothing reads it.",
     ('datasets', '*', 'mode'): "Of BasicSR's option files; nothing reads it.",
     ('train', 'manual_seed'): "Of BasicSR's option files; nothing reads it.",
+    ('datasets', '*', 'sources'): 'Several folders instead of one, a list: each with its roots, lists and backend, and '
+    'any weight.',
+    ('datasets', '*', 'sources', 'weight'): "The folder's share of the draws, of the sum of all weights.",
+    ('datasets', '*', 'recursive'): 'Folders below the folders count as well; a/001.png belongs to a/001.png.',
     ('datasets', '*', 'rain'): 'Let synthetic rain fall on the targets instead of reading inputs; {} for its defaults.',
 }
 """Keys that no docstring of ours explains."""
@@ -434,6 +441,18 @@ def _dataset(known: Knowledge) -> Schema:
         }
     }
     properties['prefetch_mode'] |= {'enum': [None, 'cuda']}
+    entry = {key: properties[key] for key in sorted({*PAIRED_KEYS, *SINGLE_KEYS})}
+    entry['weight'] = {
+        'type': 'number',
+        'exclusiveMinimum': 0,
+        'description': MEANINGS['datasets', '*', 'sources', 'weight'],
+    }
+    properties['sources']['items'] = {
+        'type': 'object',
+        'required': ['dataroot_gt'],
+        'properties': entry,
+        'additionalProperties': False,
+    }
     properties['rain'] |= {'anyOf': [{'$ref': '#/definitions/rain'}, {'type': 'null'}]}
     kinds = [
         _if('type', kind, {

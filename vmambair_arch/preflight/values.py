@@ -205,6 +205,10 @@ VALUES: dict[Path, Rule] = {
     ('datasets', '*', 'io_backend'): or_none(SECTION),
     ('datasets', '*', 'dataroot_gt'): or_none(TEXTS),
     ('datasets', '*', 'dataroot_lq'): or_none(TEXTS),
+    ('datasets', '*', 'dataroot_label'): or_none(TEXTS),
+    ('datasets', '*', 'dataroot_clean'): or_none(TEXTS),
+    ('datasets', '*', 'sources'): or_none(list_of(SECTION)),
+    ('datasets', '*', 'recursive'): or_none(FLAG),
     ('datasets', '*', 'meta_info*'): or_none(TEXTS),
     ('datasets', '*', 'filename_tmpl'): or_none(
         Rule(lambda v: isinstance(v, str) and '{}' in v, "text with {} in it, as '{}x4'", {'type': 'string'})
