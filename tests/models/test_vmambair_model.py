@@ -506,6 +506,15 @@ def test_keep_last(build, options):
     assert networks == {'net_g_2.pth', 'net_g_4.pth', 'net_g_5.pth'}  # 2 has the best PSNR
 
 
+def test_keep_last_left_empty_keeps_all(build, options):
+    options['logger']['keep_last'] = None
+    model = build()
+    for iteration in range(1, 4):
+        train(model, 1, first=iteration)
+        model.save(0, iteration)
+    assert len(list(Path(options['path']['models']).iterdir())) == 3
+
+
 @pytest.mark.parametrize(('better', 'best'), [('higher', 3), ('lower', 2)])
 def test_keep_last_keeps_the_best_network_where_validation_falls_between_saves(
     build, options, monkeypatch, better, best

@@ -209,7 +209,9 @@ def test_a_metric_that_cannot_score(check, monkeypatch, tmp_path):
     assert words(check(val__metrics__psnr__crop_border=60).faults, 'val: metrics: psnr: scores a picture with nan')
 
 
-def test_a_metric_whose_lower_values_are_better(check):
+def test_a_metric_whose_lower_values_are_better(check, workplace):
+    for path in (workplace / 'val').glob('*/*.png'):
+        write_image(path, 96, 192)
     report = check(val__metrics__niqe={'type': 'calculate_niqe', 'crop_border': 0})
     assert report.faults == []
     assert words(report.warnings, 'val: metrics: niqe: lower is better')
@@ -469,3 +471,81 @@ def test_averages_schedules_and_optimisers_are_checked(check, train, fault):
     report = check(model_type='VmambaIRModel', **{f'train__{key}': value for key, value in train.items()})
     assert [line for line in report.faults if not fault or fault not in line] == []
     assert bool(report.faults) == bool(fault)
+
+
+# ---------------------------------------------------------------- what the first validation would find
+
+
+def small_niqe(**more):
+    return {'niqe': {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'lower', **more}}
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'metrics', 'fault'),
+    [
+        ([(24, 24)], small_niqe(), 'val: metrics: niqe: cannot score 000.png (24x24) of datasets: val: NIQE needs two'),
+        (
+            [(300, 300), (95, 400)],
+            small_niqe(),
+            'cannot score 001.png (400x95) of datasets: val: NIQE needs two blocks',
+        ),
+        ([(96, 192), (200, 200)], small_niqe(), ''),
+        ([(96, 192)], small_niqe(crop_border=4), 'val: metrics: niqe'),
+        ([(24, 24)], {'psnr': {'type': 'calculate_psnr', 'crop_border': 12}}, 'cannot score 000.png (24x24)'),
+        ([(24, 24)], {'psnr': {'type': 'calculate_psnr', 'crop_border': 11}}, ''),
+        ([(10, 30)], {'ssim': {'type': 'calculate_ssim', 'crop_border': 0}}, 'cannot score 000.png (30x10)'),
+    ],
+)
+def test_metrics_on_images_too_small_for_them(check, workplace, sizes, metrics, fault):
+    for folder in ('gt', 'lq'):
+        for path in (workplace / 'val' / folder).iterdir():
+            path.unlink()
+        for i, size in enumerate(sizes):
+            write_image(workplace / 'val' / folder / f'{i:03d}.png', *size)
+    faults = check(val__metrics=metrics).faults
+    if fault:
+        assert len(faults) == 1
+        assert fault in faults[0]
+    else:
+        assert faults == []
+
+
+def test_a_metric_against_the_truth_where_there_is_none(check, workplace):
+    val = {'name': 'V', 'type': 'SingleImageDataset', 'dataroot_lq': 'val/lq', 'io_backend': {'type': 'disk'}}
+    [fault] = check(datasets__val=val).faults
+    assert fault.startswith('val: metrics: psnr: calculate_psnr compares with the truth, which datasets: val does not')
+
+
+def test_two_validation_sets_of_one_name(check):
+    val = dict(options()['datasets']['val'])
+    [fault] = check(datasets__val_2=val).faults
+    assert fault.startswith("datasets: val, val_2 have one name, 'Val'")
+    assert check(datasets__val_2=val | {'name': 'Other'}).faults == []
+
+
+@pytest.mark.parametrize(('phase', 'workers'), [('train', 0), ('train', 1), ('val', 0)])
+def test_workers_that_persist_and_are_none(check, phase, workers):
+    faults = check(
+        datasets__train__num_worker_per_gpu=workers, **{f'datasets__{phase}__persistent_workers': True}
+    ).faults
+    assert [fault.partition(' needs')[0] for fault in faults] == (
+        [] if workers else [f'datasets: {phase}: persistent_workers: true']
+    )
+
+
+def test_a_folder_that_cannot_be_written(check, workplace, monkeypatch):
+    (workplace / 'experiments').write_text('a file')
+    [fault] = check().faults
+    assert fault.startswith('experiments is there and is no folder, where experiments/tiny is to be written')
+    (workplace / 'experiments').unlink()
+    (workplace / 'experiments').symlink_to('nowhere')
+    [fault] = check().faults
+    assert fault.startswith('experiments is there and is no folder')
+    (workplace / 'experiments').unlink()
+    monkeypatch.setattr('os.access', lambda path, mode: False)
+    [fault] = check().faults
+    assert fault == f'experiments/tiny cannot be written: no permission in {workplace}'
+
+
+def test_keep_last_may_be_left_empty(check):
+    assert check(model_type='VmambaIRModel', logger__keep_last=None).faults == []

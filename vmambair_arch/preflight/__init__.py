@@ -23,7 +23,7 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     Raises:
         UserError: the file cannot be read at all.
     """
-    from . import building, data, resources, sections, start
+    from . import building, data, resources, sections, start, validation
 
     report = Report(str(arguments.opt))
     options = read_options(arguments, report.faults)
@@ -35,6 +35,8 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     gpus = resources.check_devices(options, report)
     ranks = int(os.environ.get('WORLD_SIZE', 1)) if arguments.launcher != 'none' else 1
     found = data.check_data(options, training, known, strict, report)
+    validation.check_validation(options, found, report)
+    start.check_folders(options, training, report)
     if training and _complete(options, report):
         model = building.model_class(options)
         building.check_optimizers(options, model, report)

@@ -6,7 +6,7 @@ import copy
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,13 @@ class Data:
         dataset: as BasicSR will build it.
         images: how many pairs or images there are.
         decoded: bytes of all images, decoded to 8-bit colour.
+        targets: the smallest targets, a name by height and width; none where there are no targets.
     """
 
     dataset: Any
     images: int
     decoded: int
+    targets: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
 def check_data(options: Options, training: bool, known: KeysRead, strict: bool, report: Report) -> dict[str, Data]:
@@ -89,6 +91,10 @@ def _check_section(
     _check_section_keys(kind, phase, section, known, strict, report)
     if phase == 'train':
         _check_prefetch(section, where, report)
+    workers = section.get('num_worker_per_gpu') if phase == 'train' else 0
+    if section.get('persistent_workers') is True and workers == 0:
+        needs = 'num_worker_per_gpu from 1 up' if phase == 'train' else 'workers, which only datasets: train has'
+        report.faults.append(f'{where}: persistent_workers: true needs {needs}; remove it')
     section = {'name': phase, **copy.deepcopy(dict(section))}
     section |= {'phase': phase.partition('_')[0], 'scale': options.get('scale', 1)}
     if not _has_form(section):
@@ -121,7 +127,18 @@ def _check_section(
     what = ('pairs' if any(pair.lq for pair in pairs) else 'images') + _of_folders(dataset)
     report.facts.append(f'{phase}: {images} {what}; {len(headers)} headers read in {seconds:.1f} s')
     decoded = sum(header.width * header.height * 3 for header in headers.values())
-    return Data(dataset, images, decoded)
+    return Data(dataset, images, decoded, _smallest(pairs, headers, section['scale']))
+
+
+def _smallest(pairs: Iterable[Pair], headers: Mapping[str, Header], scale: int) -> dict[tuple[int, int], str]:
+    """The lowest, the narrowest and the smallest of the targets, cut to multiples of the scale."""
+    sizes: dict[tuple[int, int], str] = {}
+    for pair in pairs:
+        header = headers.get(pair.gt)
+        if header is not None and not header.fault:
+            sizes.setdefault((header.height // scale * scale, header.width // scale * scale), Path(pair.gt).name)
+    orders = (lambda size: size[0] * size[1], lambda size: size[0], lambda size: size[1])
+    return {size: sizes[size] for size in dict.fromkeys(min(sizes, key=order) for order in orders if sizes)}
 
 
 def _folders(section: Options) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,6 +40,21 @@ def check_start(options: Options, arguments: argparse.Namespace, report: Report)
             f'{folder} is there{state}; it is moved to {folder}_archived_<time>. To go on with it: --auto_resume'
         )
     return 0
+
+
+def check_folders(options: Options, training: bool, report: Report) -> None:
+    """Whether what a run writes can be written: experiments and logs, or results."""
+    logger = options.get('logger')
+    folders = [Path('experiments' if training else 'results') / str(options.get('name', ''))]
+    if training and isinstance(logger, Mapping) and logger.get('use_tb_logger'):
+        folders.append(Path('tb_logger') / str(options.get('name', '')))
+    for folder in folders:
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place) or place == Path())
+        above = there.parent if there == folder else there  # a run moves the folder of one before away
+        if not there.is_dir():
+            report.faults.append(f'{there} is there and is no folder, where {folder} is to be written; move it away')
+        elif not os.access(above, os.W_OK | os.X_OK):
+            report.faults.append(f'{folder} cannot be written: no permission in {above.resolve()}')
 
 
 def check_loggers(options: Options, report: Report) -> None:

@@ -1,0 +1,87 @@
+"""What only the first validation would find: data sets of one name, and metrics that cannot score these images."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from .data import Data
+from .report import Report, some
+from .sections import Options, errors_of
+
+TRIED = (96, 192)
+"""Height and width of the picture that every metric was tried on already."""
+
+
+def check_validation(options: Options, found: Mapping[str, Data], report: Report) -> None:
+    """Names of the data sets, and each metric on the smallest images of each.
+
+    Args:
+        found: data sections without a fault, by phase.
+    """
+    sections = options.get('datasets')
+    if not isinstance(sections, Mapping):
+        return
+    phases = [str(phase) for phase, section in sections.items() if phase != 'train' and isinstance(section, Mapping)]
+    _check_names({phase: sections[phase].get('name') for phase in phases}, report)
+    val = options.get('val')
+    metrics = val.get('metrics') if isinstance(val, Mapping) else None
+    if not isinstance(metrics, Mapping):
+        return
+    for name, section in metrics.items():
+        where = f'val: metrics: {name}'
+        if not isinstance(section, Mapping) or report.has(where):
+            continue
+        for phase in phases:
+            if phase in found:
+                _try_on(section, where, phase, found[phase], report)
+
+
+def _check_names(names: Mapping[str, Any], report: Report) -> None:
+    phases: dict[str, list[str]] = defaultdict(list)
+    for phase, name in names.items():
+        if name is not None:
+            phases[str(name)].append(phase)
+    for name, same in phases.items():
+        if len(same) > 1:
+            report.faults.append(
+                f"datasets: {', '.join(same)} have one name, '{name}': their figures and images would overwrite each "
+                "other's; give each a name of its own"
+            )
+
+
+def _try_on(section: Options, where: str, phase: str, data: Data, report: Report) -> None:
+    import numpy as np
+    from basicsr.metrics import calculate_metric
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    metric = dict(iter(METRIC_REGISTRY)).get(section.get('type'))
+    if metric is None:
+        return
+    if not data.targets:
+        reference = inspect.signature(metric).parameters.get('img2')
+        if reference is not None and reference.default is inspect.Parameter.empty:
+            report.faults.append(
+                f'{where}: {metric.__name__} compares with the truth, which datasets: {phase} does not have; '
+                'leave it out, or name dataroot_gt'
+            )
+        return
+    crop = section.get('crop_border')
+    border = 2 * crop if type(crop) is int else 0
+    failed: dict[str, list[str]] = defaultdict(list)
+    for (height, width), image in data.targets.items():
+        if height >= TRIED[0] + border and width >= TRIED[1] + border:
+            continue
+        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        with warnings.catch_warnings(), np.errstate(all='ignore'):
+            warnings.simplefilter('ignore')
+            pictures = {'img': picture, 'img2': 255 - picture}
+            score, complaint = errors_of(lambda given: float(calculate_metric(given, dict(section))), pictures)
+        if complaint or not math.isfinite(score):
+            failed[complaint or f'scores it with {score}'].append(f'{image} ({width}x{height})')
+    for complaint, images in failed.items():
+        report.faults.append(f'{where}: cannot score {some(images)} of datasets: {phase}: {complaint}')
