@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.names:
         for source in SOURCES.values():
-            print(f'{source.name:<12} {source.images:>6} images, {source.page}: {source.layout}')
+            print(f'{source.name:<13} {source.images or "?":>6} images, {source.page}: {source.layout}')
         return 0
     result = prepare(**pick(args, PREPARE), say=lambda line: print(line, flush=True))
     print(*(f'missing or damaged: {fault}' for fault in result.faults), sep='\n', end='\n' * bool(result.faults))

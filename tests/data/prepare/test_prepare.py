@@ -88,6 +88,26 @@ def test_rain100l_lands_where_train_derain_light_reads(archive, tmp_path):
     assert [Path(pair.lq).stem for pair in val.source.pairs] == ['181', '182']
 
 
+def test_camera_pairs_get_one_name_and_their_sizes_are_checked(archive, tmp_path):
+    archive('DRealSR', [f'DRealSR/x4/Test_x4/test_HR/Canon_{i}_x4.png' for i in range(3)], size=(32, 40))
+    archive('Test_x4', [f'Test_x4/test_LR/Canon_{i}_x1.png' for i in range(3)], size=(8, 10))
+    assert prepare(['drealsr-test'], tmp_path / 'downloads', Path('datasets')).faults == []
+    root = tmp_path / 'datasets/DRealSR/test'
+    wanted = [f'{kind}/Canon_{i}.png' for kind in ('HR', 'LR') for i in range(3)]
+    assert [path for path in files(root) if path.endswith('png')] == wanted
+    archive('Test_x4', ['Test_x4/test_LR/Canon_0_x1.png'], size=(16, 20))
+    faults = prepare(['drealsr-test'], tmp_path / 'downloads', Path('again')).faults
+    assert any('40x32, not 4 times its input of 20x16' in fault for fault in faults)
+
+
+def test_an_unknown_layout_is_said_in_a_line(archive, tmp_path):
+    archive('LSDIR', ['LSDIR/photos/1.png'])
+    with pytest.raises(
+        UserError, match=r'^lsdir: found LSDIR.zip, but no images as shard-00 to shard-16, .* page: LSDIR'
+    ):
+        prepare(['lsdir'], tmp_path / 'downloads', Path('datasets'))
+
+
 def test_images_keep_their_bytes_and_lists_their_form(archive, tmp_path):
     folder = archive('train', rain_members('train/Rain13K'))
     lines = []

@@ -15,7 +15,7 @@ class Part:
         folder: where they go, below the data set's folder.
         patterns: regular expressions, searched for (case ignored) in `archive/inner/path/image.png`, of which the first
             one counts that finds anything in an archive.
-        count: how many there are.
+        count: how many there are; 0 where the authors do not say.
         name: what a file is called, made from the groups of the pattern (`number` is a whole number) and `stem`.
         numbers: the first and last `number` that belongs here; None for all.
     """
@@ -166,17 +166,76 @@ def _rain200(name: str) -> Source:
     )  # fmt: skip
 
 
-def _realsr() -> Source:
-    """The test pairs of both cameras at x4, as papers on real-world super-resolution use them."""
+def _realsr(split: str, count: int) -> Source:
+    """The pairs of both cameras at x4, of which papers on real-world super-resolution use the 100 of the test."""
     patterns = {
-        kind: (rf'(^|/)(?P<camera>Canon|Nikon)/Test/4/(\w+_)?(?P<number>\d+)_{ending}\.png$',)
+        kind: (rf'(^|/)(?P<camera>Canon|Nikon)/{split}/4/(\w+_)?(?P<number>\d+)_{ending}\.png$',)
         for kind, ending in (('LR', 'LR4'), ('HR', 'HR'))
     }
+    folder = split.lower()
     return Source(
-        'realsr-test', 'RealSR', 'RealSR version 3 (J. Cai et al.), github.com/csjcai/RealSR',
-        ('RealSR*', 'Canon', 'Nikon'), '{Canon,Nikon}/Test/4/*_{HR,LR4}.png',
-        tuple(Part(f'test/{kind}', pattern, 100, '{camera}_{number:03d}') for kind, pattern in patterns.items()),
-        (('test/LR', 'test/HR'),), scale=4,
+        'realsr-test' if split == 'Test' else 'realsr',
+        'RealSR', 'RealSR version 3 (J. Cai et al.), github.com/csjcai/RealSR',
+        ('RealSR*', 'Canon', 'Nikon'), f'{{Canon,Nikon}}/{split}/4/*_{{HR,LR4}}.png',
+        tuple(Part(f'{folder}/{kind}', pattern, count, '{camera}_{number:03d}') for kind, pattern in patterns.items()),
+        ((f'{folder}/LR', f'{folder}/HR'),), scale=4,
+    )  # fmt: skip
+
+
+def _drealsr(split: str, count: int) -> Source:
+    """Five cameras at x4; the endings _x4 and _x1 of targets and inputs go."""
+    folder = split.lower()
+    parts = [
+        Part(
+            f'{folder}/{kind}',
+            (rf'(^|/){split}_x4/(.*/)?{folder}_{kind}/(?P<front>[^/]+)_{ending}(?P<back>[^/]*)\.png$',),
+            count,
+            '{front}{back}',
+        )
+        for kind, ending in (('LR', 'x1'), ('HR', 'x4'))
+    ]
+    return Source(
+        'drealsr-test' if split == 'Test' else 'drealsr',
+        'DRealSR', 'DRealSR (P. Wei et al.), github.com/xiezw5/'
+        'Component-Divide-and-Conquer-for-Real-World-Image-Super-Resolution',
+        ('DRealSR*', f'{split}_x4', 'x4'), f'{split}_x4/{{{folder}_HR/*_x4.png,{folder}_LR/*_x1.png}}',
+        tuple(parts), ((f'{folder}/LR', f'{folder}/HR'),), scale=4,
+    )  # fmt: skip
+
+
+def _crops(name: str, archive: str, count: int) -> Source:
+    """Middles of 128 pixels and their targets of 512, on which StableSR and papers after it compare."""
+    return Source(
+        name, f'SR/{archive}', 'StableSR test sets, github.com/IceClear/StableSR',
+        (f'{archive}*', 'StableSR*'), f'{archive}/{{test_LR,test_HR}}/*.png',
+        (Part('LR', (_folder(f'{archive}/test_LR'),), count), Part('truth', (_folder(f'{archive}/test_HR'),), count)),
+        (('LR', 'truth'),), scale=4,
+    )  # fmt: skip
+
+
+def _spa_test() -> Source:
+    """The 1000 test pairs. Those for training, 638 492 pieces of which many share one target, are not laid out."""
+    return Source(
+        'spa-test', 'SPA', 'SPA-Data (T. Wang et al.), stevewongv.github.io/derain-project.html',
+        ('real_test_1000*', 'Testing', '*SPA*', 'Real_Rain_Streaks*'),
+        'real_test_1000/{rain/000.png,gt/000gt.png} to 999',
+        (
+            Part('test/input', (r'(^|/)real_test_1000/rain/(?P<number>\d+)\.png$',), 1000, '{number:03d}'),
+            Part('test/target', (r'(^|/)real_test_1000/gt/(?P<number>\d+)gt\.png$',), 1000, '{number:03d}'),
+        ),
+        (('test/input', 'test/target'),),
+    )  # fmt: skip
+
+
+def _lsdir() -> Source:
+    return Source(
+        'lsdir', 'LSDIR', 'LSDIR (Y. Li et al.), ofsoundof.github.io/lsdir-data',
+        ('shard-[0-9][0-9]', 'LSDIR*', 'val1', '00[0-9][0-9]000'),
+        'shard-00 to shard-16, with 0001000/0000001.png and so on, and val1/HR/val/*.png',
+        (
+            Part('HR', (r'(^|/)00\d\d000/(?P<stem>\d{7})\.png$',), 84_991),
+            Part('val/HR', (_folder('val1/HR/val'),), 250),
+        ),
     )  # fmt: skip
 
 
@@ -245,6 +304,7 @@ SOURCES: dict[str, Source] = {
         _rain100l(),
         _rain200('Rain200L'),
         _rain200('Rain200H'),
+        _spa_test(),
         _gopro(),
         Source('div2k', 'DIV2K', _DIV2K_PAGE, ('DIV2K_train_HR', 'DIV2K'), 'DIV2K_train_HR/*.png', (_DIV2K,)),
         Source(
@@ -277,7 +337,18 @@ SOURCES: dict[str, Source] = {
             inner='General-100',
         ),
         _benchmark('Manga109', 109, 'Manga109, www.manga109.org (on request)', 'benchmark'),
-        _realsr(),
+        _realsr('Train', 0),
+        _realsr('Test', 100),
+        _drealsr('Train', 0),
+        _drealsr('Test', 93),
+        _crops('realsr-crops', 'RealSRVal_crop128', 100),
+        _crops('drealsr-crops', 'DrealSRVal_crop128', 93),
+        Source(
+            'reallq250', 'SR/RealLQ250', 'RealLQ250 (DreamClear, Y. Ai et al.), github.com/shallowdream204/DreamClear',
+            ('RealLQ250*',), 'RealLQ250/lq/*.png, which have no targets',
+            (Part('LR', (_folder('RealLQ250/lq'), _folder('RealLQ250')), 250),),
+        ),
+        _lsdir(),
         _real_world(
             'NTIRE2020', 'NTIRE 2020 Real World Super-Resolution challenge, track 1, on CodaLab',
             ('track1-valid-input', 'Corrupted-va-x'), ('track1-valid-gt', 'DIV2K_valid_HR'),
