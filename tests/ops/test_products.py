@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from vmambair_arch.ops import linear, linear_silu, products, using
+from vmambair_arch.ops import linear, linear_add, linear_silu, products, using
 
 FUNCTIONS = {
     'linear': (linear, F.linear),
@@ -28,8 +28,10 @@ def library(request, monkeypatch):
     """The test runs once with each library."""
     monkeypatch.setenv(products.ENV, request.param)
     products._library.cache_clear()
+    products._smallest.cache_clear()
     yield request.param
     products._library.cache_clear()
+    products._smallest.cache_clear()
 
 
 def tensors(pixels: tuple[int, ...], c: int, o: int, bias: bool = True) -> list[torch.Tensor | None]:
@@ -58,6 +60,45 @@ def test_any_shape_against_float64(ours, torchs, height, width, c, o, bias):
     for one, exact in zip(got, wanted, strict=True):
         assert one.shape == exact.shape
         assert (one - exact).abs().max() <= 3e-6 * exact.abs().max() + 1e-6
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(1, 9), width=st.integers(1, 9), c=st.integers(1, 70), o=st.integers(1, 70), bias=st.booleans(),
+    kind=st.sampled_from(['map', 'turned', 'broadcast', 'vector']),
+)  # fmt: skip
+def test_a_sum_on_the_way_out_against_float64(height, width, c, o, bias, kind):
+    """What is added may lie in any way, and be broadcast."""
+    rng = torch.Generator().manual_seed(height * width)
+    other = {
+        'map': lambda: torch.randn(2, height, width, o, generator=rng),
+        'turned': lambda: torch.randn(2, o, width, height, generator=rng).permute(0, 3, 2, 1),
+        'broadcast': lambda: torch.randn(2, 1, 1, o, generator=rng),
+        'vector': lambda: torch.randn(o, generator=rng),
+    }[kind]()
+    x, weight, b = tensors((2, height, width), c, o, bias)
+    arguments = [t for t in (other, x, weight, b) if t is not None]
+    grad = torch.randn(2, height, width, o, generator=rng)
+
+    def ours(other, x, weight, b=None):
+        return linear_add(x, weight, b, other)
+
+    def torchs(other, *arguments):
+        return other + F.linear(*arguments)
+
+    got, exact = results(ours, arguments, grad), results(torchs, [t.double() for t in arguments], grad)
+    for one, other in zip(got, exact, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= 3e-6 * other.abs().max() + 1e-6
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(*arguments), got[0], rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_fit_is_refused_by_torch():
+    x, weight, bias = tensors((1, 4, 5), 32, 48)
+    with pytest.raises(RuntimeError, match='size'):
+        linear_add(x, weight, bias, torch.zeros(1, 4, 4, 48))
+    assert linear_add(x, weight, bias, torch.zeros(1, 4, 5, 48, dtype=torch.float64)).dtype == torch.float64
 
 
 @every_function
@@ -91,7 +132,11 @@ def test_only_the_gradients_that_are_wanted(library):
 def test_a_second_derivative():
     x, weight, _ = tensors((1, 2, 3), 16, 16)
     results = []
-    for function, dtype in ((linear, torch.float32), (F.linear, torch.float64)):
+
+    def ours(a, b):
+        return linear_add(a, b, None, linear(a, b))
+
+    for function, dtype in ((ours, torch.float32), (lambda a, b: 2 * F.linear(a, b), torch.float64)):
         a, b = x.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
         (first,) = torch.autograd.grad(function(a, b).square().sum(), a, create_graph=True)
         results.append(torch.autograd.grad(first.square().sum(), b)[0])
@@ -130,6 +175,20 @@ def test_the_environment_variable_and_the_context_choose(library):
     assert used == (library == 'onednn')
     with using('torch'):
         assert not products._by_onednn(x, weight, bias)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ('amd', 'shape', 'by_onednn'),
+    [(True, (64, 64, 96, 96), True), (True, (8, 8, 96, 96), False), (False, (64, 64, 96, 96), False)],
+    ids=['large on AMD', 'small on AMD', 'large elsewhere'],
+)
+def test_the_vendor_and_the_size_choose(monkeypatch, amd, shape, by_onednn):
+    monkeypatch.delenv(products.ENV)
+    monkeypatch.setattr(products, '_is_amd', lambda: amd)
+    monkeypatch.setattr(torch.backends.mkl, 'is_available', lambda: True)
+    height, width, c, o = shape
+    assert products._by_onednn(*tensors((1, height, width), c, o)) == by_onednn
 
 
 def test_a_library_that_does_not_exist(monkeypatch):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import linear, linear_silu
+from ..ops import linear, linear_add, linear_silu
 
 
 def to_channels_last(x: Tensor) -> Tensor:
@@ -40,6 +40,11 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def pointwise_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """silu of `pointwise`."""
     return linear_silu(x, weight.flatten(1), bias)
+
+
+def pointwise_add(x: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor) -> Tensor:
+    """skip (b, h, w, o) plus `pointwise`."""
+    return linear_add(x, weight.flatten(1), bias, skip)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

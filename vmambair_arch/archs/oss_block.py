@@ -22,7 +22,7 @@ from ..ops import (
     linear,
     omni_scan,
 )
-from .layers import LayerNorm, pointwise, pointwise_silu
+from .layers import LayerNorm, pointwise, pointwise_add, pointwise_silu
 
 LIFTED_RANK = 6
 """Rank of dt in a channel scan that is lifted to several channels, as released."""
@@ -66,6 +66,12 @@ def _pointwise_layer(dim_in: int, dim_out: int, bias: bool, options: BlockOption
     return (
         nn.Linear(dim_in, dim_out, bias) if options.pointwise == 'linear' else nn.Conv2d(dim_in, dim_out, 1, bias=bias)
     )
+
+
+def _last_product(x: Tensor, layer: nn.Linear | nn.Conv2d, skip: Tensor | None) -> Tensor:
+    if skip is None:
+        return pointwise(x, layer.weight, layer.bias)
+    return pointwise_add(x, layer.weight, layer.bias, skip)
 
 
 def _uniform(*shape: int, bound: float) -> nn.Parameter:
@@ -157,7 +163,8 @@ class OSSModule(nn.Module):
             sequence = pointwise(sequence, self.conv_cout.weight, self.conv_cout.bias)
         return self.channel_norm(sequence.reshape(b, h, w, d))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(b, h, w, d) -> (b, h, w, d), plus `skip` of the same shape."""
         # One product for each half instead of a split: the halves come out contiguous.
         weight_x, weight_z = self.in_conv.weight.chunk(2)
         bias = self.in_conv.bias
@@ -169,7 +176,7 @@ class OSSModule(nn.Module):
         if self.sequence_directions:
             c = self.scan_channels(y)
             y = y + c if self.channel_fusion == 'add' else torch.addcmul(y, y, c)
-        return pointwise(y, self.out_conv.weight, self.out_conv.bias)
+        return _last_product(y, self.out_conv, skip)
 
 
 class _ScanParameters(NamedTuple):
@@ -202,10 +209,11 @@ class EFFN(nn.Module):
         self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
         self.project_out = _pointwise_layer(hidden, dim, bias, options)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(b, h, w, d) -> (b, h, w, d), plus `skip` of the same shape."""
         x = pointwise(x, self.project_in.weight, self.project_in.bias)
         x = depthwise_gelu_gate(x, self.dwconv.weight, self.dwconv.bias)
-        return pointwise(x, self.project_out.weight, self.project_out.bias)
+        return _last_product(x, self.project_out, skip)
 
 
 class OSSBlock(nn.Module):
@@ -227,5 +235,5 @@ class OSSBlock(nn.Module):
             self.ffn = EFFN(dim, options)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.ffn(self.norm2(x)) if self.effn else x
+        x = self.attn(self.norm1(x), x)
+        return self.ffn(self.norm2(x), x) if self.effn else x

@@ -1,7 +1,7 @@
 """The selective scan and nothing else: knows torch, not the networks above it."""
 
 from .depthwise import depthwise_gelu_gate, depthwise_silu
-from .products import linear, linear_silu
+from .products import linear, linear_add, linear_silu
 from .reference import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, scan_order
 from .selective_scan import BACKENDS, Choice, choose, forget, in_use, omni_scan, settle, using
 
@@ -17,6 +17,7 @@ __all__ = [
     'forget',
     'in_use',
     'linear',
+    'linear_add',
     'linear_silu',
     'omni_scan',
     'scan_order',

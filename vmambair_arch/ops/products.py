@@ -2,11 +2,13 @@
 
 torch hands float32 products to MKL, which keeps its best code for Intel's processors; torch's other library, oneDNN,
 has one code for all and can apply an activation on the way out. On an AMD processor the products of these networks are
-faster there, up to twice as fast where the vectors are 512 bits wide (Zen 5). The choice is made by vendor and not by
-measuring: the libraries round differently, and a training that resumes must go on with the same bits.
+faster there, up to twice as fast where the vectors are 512 bits wide (Zen 5), but for the small ones, in which its
+longer preparations cost more than they bring. The choice is made by vendor and size and not by measuring: the libraries
+round differently, and a training that resumes must go on with the same bits.
 
-The environment variable `VMAMBAIR_PRODUCTS` (torch, onednn) overrules it. The gradient of a weight is left to MKL
-anywhere: a thin product over many pixels, in which oneDNN is slower.
+The environment variable `VMAMBAIR_PRODUCTS` (torch, onednn) overrules it, for products of any size. The gradient of a
+weight is left to MKL anywhere: a thin product over many pixels, in which oneDNN is slower. `benchmarks.products`
+measures all of it, weights packed beforehand too: they gained nothing here.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from .selective_scan import in_use
 ENV = 'VMAMBAIR_PRODUCTS'
 NARROWEST = 16
 """Channels below which there is nothing to be gained."""
+SMALLEST = 1 << 23
+"""Multiplications (0.2 ms on one core of a Zen 4) below which MKL is as fast or faster."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -41,6 +45,13 @@ def linear_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     if _by_onednn(x, weight, bias) and not _is_differentiated(x, weight, bias):
         return _onednn()(x, weight, bias, 'swish', [], '')
     return F.silu(linear(x, weight, bias))
+
+
+def linear_add(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
+    """other (..., o) plus `linear`, added on the way out."""
+    if _by_onednn(x, weight, bias) and _can_be_added(other, x, weight):
+        return _product(x, weight, bias, other)
+    return other + F.linear(x, weight, bias)
 
 
 def library() -> str:
@@ -59,6 +70,12 @@ def library() -> str:
 
 
 _library = cache(library)
+
+
+@cache
+def _smallest() -> int:
+    """Multiplications from which on oneDNN is used where it is."""
+    return 0 if os.environ.get(ENV, '').strip().lower() == 'onednn' else SMALLEST
 
 
 @cache
@@ -83,6 +100,12 @@ def _onednn() -> Callable[..., Tensor]:
     return torch.ops.mkldnn._linear_pointwise.default
 
 
+@cache
+def _onednn_add() -> Callable[..., Tensor]:
+    """(x, summand, weight, bias, 'add') -> product plus summand."""
+    return torch.ops.mkldnn._linear_pointwise.binary
+
+
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         not torch.compiler.is_compiling()  # compilers and exports know `F.linear`, and choose for themselves
@@ -94,6 +117,7 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and x.shape[-1] == weight.shape[1]  # what does not fit together is for torch to refuse
         and x.numel() > 0
         and _library() == 'onednn'
+        and x.numel() * weight.shape[0] >= _smallest()
         and not torch.is_autocast_enabled('cpu')
         and in_use('cpu', x.dtype) == 'c'
         and type(x) in _PLAIN
@@ -109,28 +133,46 @@ def _is_differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if _is_differentiated(x, weight, bias):
-        product: Tensor = _Product.apply(x, weight, bias)
+def _can_be_added(other: Tensor, x: Tensor, weight: Tensor) -> bool:
+    """oneDNN adds what lies like the product; the rest is for torch to broadcast, promote or refuse."""
+    return (
+        other.shape == (*x.shape[:-1], weight.shape[0])
+        and other.dtype == torch.float32
+        and other.device.type == 'cpu'
+        and other.is_contiguous()
+        and type(other) in _PLAIN
+    )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None = None) -> Tensor:
+    if _is_differentiated(x, weight, bias, other):
+        product: Tensor = _Product.apply(x, weight, bias, other)
         return product
-    return _onednn()(x, weight, bias, 'none', [], '')
+    return _compute(x, weight, bias, other)
+
+
+def _compute(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None) -> Tensor:
+    if other is None:
+        return _onednn()(x, weight, bias, 'none', [], '')
+    return _onednn_add()(x, other, weight, bias, 'add')
 
 
 class _Product(torch.autograd.Function):
     """oneDNN's product with a gradient, which can be differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _onednn()(x, weight, bias, 'none', [], '')
+        return _compute(x, weight, bias, other)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        of_x, of_weight, of_bias, of_other = ctx.needs_input_grad
         rows = grad.reshape(-1, grad.shape[-1])
         return (
             linear(grad.contiguous(), weight.t()) if of_x else None,
             rows.t() @ x.reshape(-1, x.shape[-1]) if of_weight else None,
             rows.sum(0) if of_bias else None,
+            grad if of_other else None,
         )
