@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -37,12 +38,21 @@ class BuildKernels(build_ext):
 
 
 CSRC = 'vmambair_arch/ops/csrc'
+
+
+def sources() -> str:
+    """A hash of the C sources, as `ops/c_library.py` makes it: a library of other sources is not loaded."""
+    files = sorted((HERE / CSRC).glob('*.[ch]'))
+    return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 KERNELS = Extension(
     'vmambair_arch.ops._kernels',
     sources=[f'{CSRC}/{name}.c' for name in ('scan', 'depthwise', 'onnxruntime', 'avx512', 'avx2', 'neon', 'portable')],
     depends=[
         f'{CSRC}/{name}.h' for name in ('scan', 'scan_worker', 'depthwise', 'depthwise_worker', 'parallel', 'vec')
     ],
+    define_macros=[('VMAMBAIR_SOURCES', f'"{sources()}"')],
     # The kernels see the same memory as bytes, halves, floats and vectors.
     extra_compile_args=['-O3', '-g0', '-fno-strict-aliasing', '-fvisibility=hidden', OPENMP],
     extra_link_args=[OPENMP],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -292,6 +293,7 @@ def fresh_choice():
 
 def test_without_the_library_torch_serves_and_one_warning_names_the_fix(fresh_choice, monkeypatch, tmp_path, caplog, x):
     monkeypatch.setattr(c_library, 'LIBRARY', tmp_path / '_kernels.so')
+    monkeypatch.setattr(sys, 'path', [])
     with caplog.at_level(logging.WARNING, 'vmambair_arch'):
         assert choose(torch.device('cpu'), torch.float32).backend.name == 'torch'
         Scan()(x)
@@ -311,6 +313,31 @@ def test_a_broken_library_is_named(fresh_choice, monkeypatch, tmp_path):
     (tmp_path / '_kernels.so').write_text('not a library')
     monkeypatch.setattr(c_library, 'LIBRARY', tmp_path / '_kernels.so')
     assert 'cannot be loaded' in c_scan.unavailable(torch.device('cpu'), torch.float32)
+
+
+def installed(tmp_path):
+    """An entry of `sys.path` with the library of this checkout in it, as `pip install .` leaves it."""
+    ops = tmp_path / 'site-packages' / 'vmambair_arch' / 'ops'
+    ops.mkdir(parents=True)
+    shutil.copy(c_library.LIBRARY, ops)
+    return str(tmp_path / 'site-packages')
+
+
+def test_a_checkout_before_an_installed_copy_uses_the_library_of_that(fresh_choice, monkeypatch, tmp_path, x):
+    monkeypatch.setattr(sys, 'path', ['', str(tmp_path), installed(tmp_path)])
+    monkeypatch.setattr(c_library, 'LIBRARY', tmp_path / '_kernels.so')
+    assert choose(torch.device('cpu'), torch.float32).backend.name == 'c'
+    Scan()(x)
+
+
+def test_a_library_of_other_sources_is_not_loaded(fresh_choice, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(sys, 'path', [installed(tmp_path)])
+    monkeypatch.setattr(c_library, 'LIBRARY', tmp_path / '_kernels.so')
+    monkeypatch.setattr(c_library, 'sources', lambda: 'of another version')
+    with caplog.at_level(logging.WARNING, 'vmambair_arch'):
+        assert choose(torch.device('cpu'), torch.float32).backend.name == 'torch'
+    assert 'built from other sources' in caplog.text
+    assert 'reinstall' in caplog.text
 
 
 def test_a_forced_instruction_set(fresh_choice, monkeypatch):

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     from ..checkpoints.load import load_model
     from ..inference.export import export
     from ..inference.onnx_graph import DEFAULT_OPSET
-    from ..ops.c_library import LIBRARY
+    from ..ops.c_library import LIBRARY, found
 
     export(
         load_model(args.checkpoint),
@@ -40,5 +40,6 @@ def run(args: argparse.Namespace) -> None:
     )
     print('wrote', args.target)
     if args.kernel:
-        missing = '' if LIBRARY.is_file() else ' (which is not built here)'
-        print(f'open it with: session_options.register_custom_ops_library({str(LIBRARY)!r}){missing}')
+        library = found()
+        missing = '' if library else ' (which is not built here)'
+        print(f'open it with: session_options.register_custom_ops_library({str(library or LIBRARY)!r}){missing}')

@@ -2,6 +2,10 @@
 
 It has no Python and no torch in it, and is loaded with ctypes after torch, so that both share torch's OpenMP threads.
 
+`python -m` in a checkout runs the modules there, and after `pip install .` the library lies with the installed copy: it
+is used where it was built from the very sources that lie here. A library of other sources would be called with
+arguments that it does not have, so none is loaded: neither that of an older install nor one that was not built again.
+
 The environment variable `VMAMBAIR_SCAN_ISA` (avx512, avx2, neon, portable) forces an instruction set; the default is
 the widest that this machine has.
 """
@@ -9,7 +13,9 @@ the widest that this machine has.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,15 +25,34 @@ LIBRARY = Path(__file__).with_name('_kernels.so')
 ENV_ISA = 'VMAMBAIR_SCAN_ISA'
 
 
+def sources() -> str | None:
+    """A hash of the C sources that lie here, as setup.py builds it into the library; None where there are none."""
+    files = sorted(Path(__file__).with_name('csrc').glob('*.[ch]'))
+    return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16] if files else None
+
+
+def found() -> Path | None:
+    """The library beside this module, else that of the first installed copy of the package that has one."""
+    elsewhere = (Path(entry) / 'vmambair_arch' / 'ops' / LIBRARY.name for entry in sys.path if entry)
+    return next((path for path in (LIBRARY, *elsewhere) if path.is_file()), None)
+
+
 @lru_cache(maxsize=1)
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """The library, or None and why there is none."""
-    if not LIBRARY.is_file():
+    path = found()
+    if path is None:
         return None, f'the C kernel was not built ({LIBRARY.name} is missing beside {Path(__file__).name})'
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        library = ctypes.CDLL(str(path))
     except OSError as error:
         return None, f'the C kernel cannot be loaded ({error})'
+    here = sources()
+    built = getattr(library, 'vmambair_sources', None)
+    if built is not None:
+        built.restype = ctypes.c_char_p
+    if here is not None and (built is None or built().decode() != here):
+        return None, f'the C kernel was built from other sources ({path} is not of {Path(__file__).with_name("csrc")})'
     library.vmambair_isa_name.argtypes = [ctypes.c_int]
     library.vmambair_isa_name.restype = ctypes.c_char_p
     library.vmambair_isa_select.argtypes = [ctypes.c_char_p]

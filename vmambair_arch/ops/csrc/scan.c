@@ -40,6 +40,12 @@ static const instruction_set *usable(int i)
 
 static const instruction_set *chosen;
 
+/* What this library was built from, by the hash that setup.py makes. */
+EXPORT const char *vmambair_sources(void)
+{
+    return VMAMBAIR_SOURCES;
+}
+
 /* The name of the i-th instruction set that this machine has, fastest first; NULL past the last. */
 EXPORT const char *vmambair_isa_name(int i)
 {
