@@ -28,7 +28,8 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     report = Report(str(arguments.opt))
     options = read_options(arguments, report.faults)
     if training is None:
-        training = 'train' in options or 'train' in (options.get('datasets') or {})
+        sets = options.get('datasets')
+        training = 'train' in options or (isinstance(sets, Mapping) and 'train' in sets)
     known, strict = sections.check_sections(options, training, report)
     networks = building.check_networks(options, report)
     building.check_pretrained(options, networks, report)

@@ -146,6 +146,9 @@ def _activations(options: Options, section: Options) -> float:
     stages = list(zip(section.get('gt_sizes') or [], section.get('mini_batch_sizes') or [], strict=False))
     stages = stages or [(section.get('gt_size') or options.get('gt_size'), section.get('batch_size_per_gpu', 1))]
     kept: dict[int, int] = {}
+    kind = arguments.pop('type', None)
+    if not isinstance(kind, str) or kind not in ARCH_REGISTRY:  # a fault already; BasicSR's registry would print to stdout
+        return 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -156,7 +159,7 @@ def _activations(options: Options, section: Options) -> float:
         size, batch = max(stages, key=lambda stage: stage[0] ** 2 * stage[1])
         side = size // options.get('scale', 1)
         with FakeTensorMode(), torch.autocast('cpu', dtype=amp, enabled=amp is not None):
-            network = ARCH_REGISTRY.get(arguments.pop('type'))(**arguments)
+            network = ARCH_REGISTRY.get(kind)(**arguments)
             image = torch.empty(math.ceil(batch / parts), arguments.get('inp_channels', 3), side, side)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 network(image)
