@@ -29,6 +29,9 @@ FRAMES = 3
 """Frames of a clip, panned by a pixel each; the last one, which is predicted from the others, is the result."""
 
 
+_LEAST = {'hevc': 64}
+"""Least side in pixels: the look-ahead of x265 writes beyond its memory on smaller pictures, which ends the process."""
+
 _X265 = 'log-level=none:pools=none:frame-threads=1'
 
 
@@ -132,8 +135,9 @@ def _by_ffmpeg(pixels: NDArray[np.uint8], codec: str, setting: int) -> NDArray[n
     av = _av()
     encoder = CODECS[codec][0]
     h, w = pixels.shape[:2]
-    # Even sides for 4:2:0, and no smaller than what every encoder takes.
-    below, right = max(h % 2, 32 - h), max(w % 2, 32 - w)
+    # Even sides for 4:2:0, and no smaller than what the encoder takes.
+    least = _LEAST.get(codec, 32)
+    below, right = max(h % 2, least - h), max(w % 2, least - w)
     padded = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode='edge')
     options = {
         'h264': {'crf': str(setting), 'preset': 'veryfast'},

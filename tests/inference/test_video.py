@@ -317,3 +317,75 @@ def test_frames_a_second_are_said(tmp_path, halve):
     video_module.restore_video(source, tmp_path / 'b.mp4', Restorer(halve), progress=lambda *args: seen.append(args))
     assert seen[-1][:2] == (6, 6)
     assert seen[-1][2].endswith(' frames/s')
+
+
+@pytest.mark.parametrize('size', [(32, 40), (48, 200), (8, 40)])
+def test_h265_of_small_pictures(tmp_path, halve, size):
+    """x265's look-ahead damages memory below 64 pixels, and below 16 it opens nothing."""
+    source = make(tmp_path / 'small.mkv', frames=4, size=size, sound=False)
+    if min(size) < 16:
+        with pytest.raises(UserError, match=r'small\.mkv: 40x8 is too small for h265; use h264'):
+            restore_files(source, tmp_path / 'out.mkv', Restorer(halve), codec='h265')
+        assert tree(tmp_path) == ['small.mkv']
+        return
+    assert restore_files(source, tmp_path / 'out.mkv', Restorer(halve), codec='h265').failed == []
+    assert len(probe(tmp_path / 'out.mkv')['frames']) == 4
+
+
+def interlaced(path, frames=8, size=(64, 64)):
+    """A bright bar that moves by 8 pixels a half picture; each frame holds two of them in its odd and even rows."""
+    with av.open(str(path), 'w') as output:
+        video = output.add_stream('libx264', rate=25, options={'x264-params': 'tff=1:bframes=0', 'crf': '1'})
+        video.height, video.width, video.pix_fmt = *size, 'yuv420p'
+        video.codec_context.flags |= 1 << 18 | 1 << 29  # interlaced pictures, motion too
+        for number in range(frames):
+            picture = np.full((*size, 3), 40, np.uint8)
+            for half in (0, 1):
+                left = 4 + 3 * (2 * number + half)
+                picture[half::2, left : left + 8] = 200
+            output.mux(video.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
+        output.mux(video.encode(None))
+    return path
+
+
+def combed(picture):
+    """How much neighbouring rows differ where every other row does not."""
+    rows = picture[8:-8, :, 1].astype(int)
+    return np.abs(rows[1:-1] * 2 - rows[:-2] - rows[2:]).mean()
+
+
+def test_interlaced_video_becomes_whole_pictures(tmp_path, halve):
+    source = interlaced(tmp_path / 'tv.mkv')
+    before = probe(source)
+    assert combed(before['frames'][3]) > 10
+    report = restore_files(source, tmp_path / 'out.mkv', Restorer(halve))
+    assert report.failed == []
+    after = probe(tmp_path / 'out.mkv')
+    assert len(after['frames']) == 8
+    assert after['times'] == pytest.approx(before['times'], abs=1e-3)
+    assert combed(after['frames'][3]) * 2 < combed(before['frames'][3]) / 4
+    assert any('interlaced' in str(note) for note in vars(report).values())
+
+
+def test_an_interrupted_interlaced_video_goes_on(tmp_path, halve, monkeypatch):
+    source = interlaced(tmp_path / 'tv.mkv')
+    monkeypatch.setattr(video_module, 'SEGMENT', 3)
+    monkeypatch.setattr(video_module, 'READ_AHEAD', 1)
+    restore_files(source, tmp_path / 'whole.mkv', Restorer(halve))
+    encode, count = video_module._encode, 0
+
+    def interrupted(batch, *args):
+        nonlocal count
+        count += 1
+        if count == 5:
+            raise KeyboardInterrupt
+        return encode(batch, *args)
+
+    monkeypatch.setattr(video_module, '_encode', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        restore_files(source, tmp_path / 'out.mkv', Restorer(halve))
+    monkeypatch.setattr(video_module, '_encode', encode)
+    restore_files(source, tmp_path / 'out.mkv', Restorer(halve))
+    whole, out = probe(tmp_path / 'whole.mkv'), probe(tmp_path / 'out.mkv')
+    assert out['times'] == whole['times']
+    assert all((a == b).all() for a, b in zip(out['frames'], whole['frames'], strict=True))

@@ -152,3 +152,12 @@ def test_a_codec_that_is_not_here_is_named(monkeypatch):
     monkeypatch.setattr(extras.importlib, 'import_module', missing)
     assert 'pip install av' in extras.missing_codecs(['h264'])
     assert extras.missing_codecs(['webp']) == ''
+
+
+def test_small_pictures_do_no_harm_to_memory():
+    """x265's look-ahead writes beyond its memory below 64 pixels: sooner or later the process is ended."""
+    pytest.importorskip('av')
+    rng = np.random.default_rng(0)
+    for height, width in ((33, 33), (40, 33), (8, 40), (63, 62)) * 5:
+        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        assert encode_and_decode(picture, 'hevc', 0.5).shape == picture.shape

@@ -2,6 +2,7 @@
 
 Kept: sound, subtitles, chapters, fonts, titles and languages; every frame's own time, so variable rates too; rotation,
 pixel aspect, 10 bits, chroma, colour tags; the exact size. The pictures are encoded anew (H.264 unless told otherwise).
+Interlaced frames become whole pictures first (FFmpeg's yadif), as many as there are frames.
 
 Work is kept in segments below `.vmambair` beside the result, so that what was interrupted goes on where it was. A
 segment has no frames that refer to another one, and is put into its place only when it is whole.
@@ -50,6 +51,8 @@ CODECS = {  # encoder, the option that says the quality, its default, further op
     'av1': ('libsvtav1', 'crf', 24, {'preset': '6'}),
     'vp9': ('libvpx-vp9', 'crf', 20, {'b': '0', 'deadline': 'good', 'cpu-used': '3', 'row-mt': '1'}),
 }
+LEAST_H265, LOOK_AHEAD_H265 = 16, 64
+"""Least side that x265 takes, and the least with its look-ahead, which writes beyond its memory on smaller pictures."""
 CONTAINERS = {  # what each is written with, the first of them by default
     '.mp4': ('h264', 'h265', 'av1', 'vp9'),
     '.m4v': ('h264', 'h265'),
@@ -257,6 +260,9 @@ def _restore_frames(
                 if frame.width * frame.height > max_pixels:
                     raise UserError(f'{source}: frames of {frame.width}x{frame.height} pixels are too large')
                 if look is None or encoder is None:
+                    scale = restorer.outscale or restorer.scale
+                    if codec == 'h265' and round(min(frame.width, frame.height) * scale) < LEAST_H265:
+                        raise UserError(f'{source}: {frame.width}x{frame.height} is too small for h265; use h264')
                     look = _look(frame, restorer, codec, notes)
                     encoder = _Encoder(stream, look, options, codec, segments, done)
                 if skipped < done and not batch:
@@ -297,7 +303,7 @@ def _frames(container: InputContainer, stream: VideoStream, source: Path, notes:
     last = None
     size = None
     try:
-        for frame in container.decode(stream):
+        for frame in _whole_pictures(container.decode(stream), stream, notes):
             step = int(1 / (stream.average_rate * stream.time_base)) if stream.average_rate and stream.time_base else 1
             if frame.pts is None or last is not None and frame.pts <= last:  # AVI and the like do not say
                 frame.pts = 0 if last is None else last + max(1, step)
@@ -310,6 +316,41 @@ def _frames(container: InputContainer, stream: VideoStream, source: Path, notes:
         if last is None:
             raise
         notes.append(f'ended early, {source.name} is damaged there ({error.strerror or error})')
+
+
+def _whole_pictures(frames: Iterator[VideoFrame], stream: VideoStream, notes: list[str]) -> Iterator[VideoFrame]:
+    """The frames; from the first interlaced one on through yadif, which leaves those alone that are not."""
+    graph = None
+    for frame in frames:
+        if graph is None and not frame.interlaced_frame:
+            yield frame
+            continue
+        if graph is None:
+            notes.append('interlaced frames became whole pictures (yadif): networks know no others')
+            graph = av_module().filter.Graph()
+            graph.link_nodes(
+                graph.add_buffer(template=stream), graph.add('yadif', 'mode=send_frame:deint=interlaced'),
+                graph.add('buffersink'),
+            ).configure()  # fmt: skip
+        graph.vpush(frame)
+        yield from _pull(graph, stream)
+    if graph is not None:
+        graph.vpush(None)
+        yield from _pull(graph, stream)
+
+
+def _pull(graph: Any, stream: VideoStream) -> Iterator[VideoFrame]:
+    """What a graph has ready, with times in those of the stream: yadif counts in halves of them."""
+    av = av_module()
+    while True:
+        try:
+            frame = graph.vpull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        if frame.pts is not None and frame.time_base and stream.time_base:
+            frame.pts = round(frame.pts * frame.time_base / stream.time_base)
+            frame.time_base = stream.time_base
+        yield frame
 
 
 def _look(frame: VideoFrame, restorer: Restorer, codec: str, notes: list[str]) -> _Look:
@@ -423,6 +464,8 @@ class _Encoder:
     def add_stream(self, output: OutputContainer, width: int, height: int) -> Any:
         """The stream of pictures in a container; two with the same encoder take each other's packets."""
         encoder, quality, default, further = CODECS[self._codec]
+        if self._codec == 'h265' and min(width, height) < LOOK_AHEAD_H265:
+            further = further | {'x265-params': f'{further["x265-params"]}:rc-lookahead=0:scenecut=0'}
         crf = default if self._options.crf is None else self._options.crf
         video: Any = output.add_stream(encoder, rate=self._rate, options={quality: str(crf), **further})
         video.width, video.height, video.pix_fmt = width, height, self._look.pixels
