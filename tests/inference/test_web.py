@@ -14,6 +14,8 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -350,3 +352,42 @@ def test_the_command_says_what_is_missing(named, capsys):
     if 'gradio' in MISSING:
         assert cli.main(['web', '-m', str(named)]) == 2
         assert "pip install 'gradio>=6'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec('gradio') is None, reason='not installed: gradio')
+def test_visitors_who_wait_learn_their_place_in_the_queue(named, tmp_path, monkeypatch):
+    """One is worked on; the next two are told that they are first and second in line, and move up."""
+    from gradio_client import Client, handle_file
+
+    write_image(tmp_path / 'photo.png', Image(np.full((16, 16, 3), 0.5, np.float32)))
+    restore, turns, begun = web.restore_upload, threading.Semaphore(0), threading.Semaphore(0)
+
+    def slowly(*args):
+        begun.release()
+        assert turns.acquire(timeout=60)
+        return restore(*args)
+
+    monkeypatch.setattr(web, 'restore_upload', slowly)
+    monkeypatch.setattr(web, 'places_here', lambda: 1)
+
+    def eventually(ranks):
+        deadline = time.monotonic() + 30
+        while (found := [job.status().rank for job in jobs]) != ranks:
+            assert time.monotonic() < deadline, f'{found}, not {ranks}'
+            time.sleep(0.05)
+
+    with web.serve([str(named)]) as address:
+        title = next(iter(web.offers([str(named)])))
+        jobs = []
+        for place in range(3):
+            visitor = Client(address, verbose=False)
+            jobs.append(visitor.submit([handle_file(str(tmp_path / 'photo.png'))], title, None, None, api_name='/run'))
+            if place == 0:
+                assert begun.acquire(timeout=60)
+            else:
+                eventually([None, *range(place)])
+        turns.release()
+        assert begun.acquire(timeout=60)
+        eventually([None, None, 0])
+        turns.release(2)
+        assert all('16 x 16 pixels in' in job.result(timeout=60)[-1] for job in jobs)

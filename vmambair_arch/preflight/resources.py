@@ -147,7 +147,9 @@ def _activations(options: Options, section: Options) -> float:
     stages = stages or [(section.get('gt_size') or options.get('gt_size'), section.get('batch_size_per_gpu', 1))]
     kept: dict[int, int] = {}
     kind = arguments.pop('type', None)
-    if not isinstance(kind, str) or kind not in ARCH_REGISTRY:  # a fault already; BasicSR's registry would print to stdout
+    if (
+        not isinstance(kind, str) or kind not in ARCH_REGISTRY
+    ):  # a fault already; BasicSR's registry would print to stdout
         return 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
