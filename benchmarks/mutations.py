@@ -79,6 +79,7 @@ def small(options: dict[str, Any], folder: Path) -> dict[str, Any]:
                 section[f'dataroot_{key}'] = str(folder / place)
         section.pop('meta_info', None)
         section.pop('meta_info_file', None)
+        section.pop('persistent_workers', None)  # there are none
         for key in ('gt_size', 'batch_size_per_gpu', 'mini_batch_size', 'num_worker_per_gpu', 'dataset_enlarge_ratio'):
             if key in section:
                 section[key] = {'gt_size': PATCH, 'num_worker_per_gpu': 0}.get(key, 1)

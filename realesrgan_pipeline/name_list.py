@@ -52,7 +52,10 @@ def read_names(path: str | Path) -> list[Listed]:
     """
     path = Path(path)
     try:
-        lines = path.read_bytes().decode('utf-8-sig').replace('\r\n', '\n').rstrip('\n\r ').split('\n')
+        data = path.read_bytes()
+        # Names of files may be any bytes; text in UTF-16 and pictures have zeros, which no name has.
+        text = data.decode('utf-8-sig', 'strict' if b'\0' in data else 'surrogateescape')
+        lines = text.replace('\r\n', '\n').rstrip('\n\r ').split('\n')
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f'{path}: cannot be read as a list of image names ({error})') from error
     if lines == ['']:

@@ -153,7 +153,7 @@ class _Folder:
         if not self.lmdb:
             return (self.root / name).read_bytes()
         with _environment(str(self.root), os.getpid()).begin() as transaction:
-            data = transaction.get(name.encode())
+            data = transaction.get(name.encode('utf-8', 'surrogateescape'))
         if data is None:
             raise ValueError(f"{self.root}: its meta_info.txt names '{name}', but the database has no such key")
         return data

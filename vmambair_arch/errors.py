@@ -101,6 +101,14 @@ def guard(run: Callable[[], int | None]) -> int:
         line = str(error).strip().rpartition('\n')[2].rpartition('UserError: ')[2]
         sys.stderr.write(f'vmambair: error: {line}\n')
         return error.exit_code
+    except UnicodeEncodeError as error:
+        if error.encoding == 'utf-8':  # not the locale's doing
+            raise
+        sys.stderr.write(
+            f'vmambair: error: {error.object!r} cannot be the name of a file here, because the locale knows only '
+            f'{error.encoding}; set PYTHONUTF8=1, or a UTF-8 locale\n'
+        )
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write('vmambair: interrupted\n')
         return 130

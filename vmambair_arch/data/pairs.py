@@ -320,7 +320,7 @@ def read_file(path: str) -> np.ndarray:
 def read_lmdb(root: str, key: str) -> np.ndarray:
     """Pixels of an image in an LMDB folder, see `decode_pixels`."""
     with _environment(root).begin() as transaction:
-        data = transaction.get(key.encode())
+        data = transaction.get(key.encode('utf-8', 'surrogateescape'))
     if data is None:
         raise UserError(f"{root}: its meta_info.txt names '{key}', but the database has no such key; make it anew")
     return decode_pixels(data, f'{root}:{key}')

@@ -81,7 +81,7 @@ def evaluate(
     write_csv(evaluation, output / 'scores.csv')
     table = summary(evaluation)
     with replacing(output / 'table.md') as temporary:
-        temporary.write_text(table, encoding='utf-8')
+        temporary.write_text(table, encoding='utf-8', errors='surrogateescape')
     if any(not metric.of_folders for metric in wanted):
         figures.box_plots(evaluation, output / 'box.png')
         for method in found:

@@ -230,7 +230,10 @@ def collect(evaluation: Evaluation) -> None:
 def write_csv(evaluation: Evaluation, path: Path) -> None:
     """Every image's scores, a row each."""
     names = [metric.name for metric in evaluation.metrics if not metric.of_folders]
-    with replacing(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(['method', 'dataset', 'image', *names])
         writer.writerows([*key, *(scores[name] for name in names)] for key, scores in evaluation.scores.items())

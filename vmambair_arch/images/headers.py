@@ -160,7 +160,7 @@ class _Shelf:
         return header
 
     def _file(self, folder: Path) -> Path:
-        return self._folder / f'{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}.json'
+        return self._folder / f'{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}.json'
 
     def _read(self, folder: Path) -> dict[str, list]:
         try:

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 from basicsr.data import build_dataset
 from basicsr.metrics import calculate_metric
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger, tensor2img
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import METRICS_FILE, append_record
+from ..files import METRICS_FILE, append_record, replacing
 from ..ranks.distributed import gather
 
 if TYPE_CHECKING:
@@ -112,9 +113,12 @@ def _validate_image(model: SRModel, data: dict, dataset_name: str, current_iter:
         name = data['name'][0] if 'name' in data else Path(path).stem
         file = image_path(model.opt, name, dataset_name, current_iter)
         try:
-            imwrite(images['img'], str(file))
-        except OSError as error:
-            raise UserError(f'{file}: cannot be written ({error})', exit_code=1) from error
+            with replacing(
+                file
+            ) as temporary:  # and not OpenCV's own writer, which crashes over a name that is no UTF-8
+                temporary.write_bytes(cv2.imencode(file.suffix, images['img'])[1].tobytes())
+        except UserError as error:
+            raise UserError(str(error), exit_code=1) from error
     return scores
 
 

@@ -96,12 +96,15 @@ def read_text_as_utf8() -> None:
     from basicsr.utils import logger, options
 
     def open_utf8(file: Any, mode: str = 'r', **more: Any) -> Any:
-        return Path(file).open(mode, encoding='utf-8-sig' if mode == 'r' else 'utf-8', **more)
+        # Names of files that are no UTF-8 are written as the bytes that they are.
+        encoding = 'utf-8-sig' if mode == 'r' else 'utf-8'
+        return Path(file).open(mode, encoding=encoding, errors='surrogateescape', **more)
 
     options.open = data_util.open = open_utf8
     for module in [m for name, m in list(sys.modules.items()) if name.startswith('basicsr.data.')]:
         module.__dict__.setdefault('open', open_utf8)
-    logger.logging = _Overlay(logger.logging, FileHandler=functools.partial(logging.FileHandler, encoding='utf-8'))
+    handler = functools.partial(logging.FileHandler, encoding='utf-8', errors='surrogateescape')
+    logger.logging = _Overlay(logger.logging, FileHandler=handler)
 
 
 class _Overlay(types.ModuleType):

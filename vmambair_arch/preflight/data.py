@@ -21,6 +21,7 @@ from ..images.image_io import FORMATS
 from .keys import KeysRead, keys_read_by
 from .report import SHOWN, Report, some
 from .sections import READ_BY_NOBODY, Options, check_keys, errors_of, is_ours, typed_section
+from .values import is_number
 
 SET_BY_BASICSR = {'phase', 'scale'}
 TRAINING_ONLY = {'gt_size', 'use_hflip', 'use_rot'}
@@ -171,7 +172,7 @@ def _has_form(section: Options) -> bool:
 
 def _total(options: Options) -> bool:
     train = options.get('train')
-    return isinstance(train, Mapping) and type(train.get('total_iter')) in (int, float) and train['total_iter'] >= 1
+    return isinstance(train, Mapping) and is_number(train.get('total_iter')) and 1 <= train['total_iter'] <= 1e12
 
 
 def _check_section_keys(

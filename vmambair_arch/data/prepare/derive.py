@@ -141,7 +141,7 @@ def meta_info(root: Path, folders: Iterable[Path], path: Path) -> int:
         f'{image.relative_to(root).as_posix()} ({header.height},{header.width},{header.channels})\n'
         for image, header in zip(images, read_headers(images), strict=True)
     ]
-    write_checked(path, ''.join(lines).encode())
+    write_checked(path, ''.join(lines).encode('utf-8', 'surrogateescape'))
     return len(lines)
 
 
@@ -179,12 +179,12 @@ def make_lmdb(folder: Path, ending: str = '') -> Path:
             for batch in _batches(progress(paths.items(), f'{target}', len(paths))):
                 with database.begin(write=True) as transaction:
                     for key, path in batch:
-                        transaction.put(key.encode(), path.read_bytes(), overwrite=False)
+                        transaction.put(key.encode('utf-8', 'surrogateescape'), path.read_bytes(), overwrite=False)
             with database.begin() as transaction:
                 for key, path in progress(paths.items(), f'{target}, read back', len(paths)):
-                    if transaction.get(key.encode()) != path.read_bytes():
+                    if transaction.get(key.encode('utf-8', 'surrogateescape')) != path.read_bytes():
                         raise UserError(f'{unfinished}: {key} reads back differently; delete it to make it anew')
-        write_checked(unfinished / 'meta_info.txt', ''.join(lines).encode())
+        write_checked(unfinished / 'meta_info.txt', ''.join(lines).encode('utf-8', 'surrogateescape'))
         unfinished.replace(target)
     except (lmdb.Error, OSError) as error:
         raise UserError(f'{target}: cannot be written ({error})') from error
