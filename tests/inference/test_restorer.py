@@ -361,3 +361,12 @@ def test_denoise_strength_is_between_two_networks_of_the_package():
     ]:
         with pytest.raises(UserError, match=message):
             Restorer.from_pretrained(**options)
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
+def test_a_network_that_returns_nan_is_named_and_nobody_is_told_to_use_what_is_in_use(halve, precision):
+    halve.forward = lambda x: x * float('nan')
+    with pytest.raises(UserError, match='the network returned NaN') as refused:
+        Restorer(halve, precision=precision)(random(9, 12, 3))
+    assert f'--precision {precision}' not in str(refused.value)
+    assert refused.value.exit_code == 2

@@ -45,6 +45,12 @@ logger = logging.getLogger('vmambair_arch')
 BATCH = 16
 """Most pictures that go through the network at one time."""
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+ADVICE = {
+    torch.float16: '; use --precision fp32, or bf16',
+    torch.bfloat16: '; use --precision fp32',
+    torch.float32: ', in float32 as well; train it further, or use another',
+}
+"""What to do where a network returns NaN: by what it runs in, so that nobody is told to use what is in use."""
 
 
 class Restorer:
@@ -329,15 +335,18 @@ class Restorer:
         image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
         tile = self.tile_for(height, width)
         with _counting(progress, self._blocks, _count_tiles(height, width, tile, self.overlap)) as count:
-            restored = tiles.run_in_tiles(
-                self.network,
-                image,
-                scale=self.scale,
-                tile=tile,
-                overlap=self.overlap,
-                device=self.device,
-                progress=count,
-            )
+            try:
+                restored = tiles.run_in_tiles(
+                    self.network,
+                    image,
+                    scale=self.scale,
+                    tile=tile,
+                    overlap=self.overlap,
+                    device=self.device,
+                    progress=count,
+                )
+            except tiles.NotFinite as error:
+                raise tiles.NotFinite(error.where, ADVICE[self.dtype], exit_code=2) from None
         return self._finished(restored, image)
 
     def _finished(self, restored: Tensor, source: Tensor) -> np.ndarray:

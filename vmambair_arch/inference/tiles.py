@@ -23,6 +23,20 @@ from torch.utils._pytree import tree_iter
 from ..errors import UserError
 from ..ops.faults import is_out_of_memory, is_too_large
 
+
+class NotFinite(UserError):
+    """NaN or infinity, where no picture can be made of it.
+
+    Args:
+        where: the message but for what it is.
+        advice: what to do, where that is known.
+    """
+
+    def __init__(self, where: str, advice: str = '', *, exit_code: int = 3) -> None:
+        super().__init__(f'{where} NaN or infinite values{advice}', exit_code=exit_code)
+        self.where = where
+
+
 ALIGN = 8
 """Tiles start at multiples of the network's coarsest pixel, so that they are sampled on the grid of the whole image."""
 MIN_TILE = 32
@@ -89,7 +103,8 @@ def run_in_tiles(
         (c, h * scale, w * scale) float32 on the CPU, every pixel from this run.
 
     Raises:
-        UserError: not even the smallest tile fits into memory, or the network returned nan or infinity.
+        UserError: not even the smallest tile fits into memory.
+        NotFinite: NaN or infinity in the image, or in what the network returned.
     """
     tile = max(image.shape[-2:]) if tile is None else tile
     if tile < MIN_TILE and tile < max(image.shape[-2:]):
@@ -128,7 +143,7 @@ def _run_in_tiles(
     for done, ((top, bottom), (left, right)) in enumerate((r, c) for r in rows for c in columns):
         restored = network(image[None, :, top:bottom, left:right].to(device))[0].to('cpu', torch.float32)
         if not restored.isfinite().all():
-            raise UserError('the network returned nan or infinity; use --precision fp32, or bf16 instead of fp16')
+            raise NotFinite('the network returned' if image.isfinite().all() else 'the image has')
         vertical = weights((bottom - top) * scale, overlap * scale * (top > 0), overlap * scale * (bottom < height))
         across = weights((right - left) * scale, overlap * scale * (left > 0), overlap * scale * (right < width))
         weight = vertical[:, None] * across
