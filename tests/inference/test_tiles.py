@@ -142,7 +142,7 @@ def test_no_black_tile(value):
     def network(x):
         return x * (value if x.shape[-1] < 96 else 1)
 
-    with pytest.raises(tiles.NotFinite, match='the network returned NaN') as refused:
+    with pytest.raises(tiles.NotFiniteError, match='the network returned NaN') as refused:
         tiles.run_in_tiles(network, torch.rand(3, 40, 200), tile=96, overlap=16)
     assert refused.value.exit_code == 3
 
@@ -151,7 +151,7 @@ def test_no_black_tile(value):
 def test_what_is_in_the_image_is_not_the_networks_fault(value):
     image = torch.rand(3, 40, 200)
     image[1, 7, 190] = value
-    with pytest.raises(tiles.NotFinite, match='the image has NaN'):
+    with pytest.raises(tiles.NotFiniteError, match='the image has NaN'):
         tiles.run_in_tiles(lambda x: x, image, tile=96, overlap=16)
 
 

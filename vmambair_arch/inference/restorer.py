@@ -345,8 +345,8 @@ class Restorer:
                     device=self.device,
                     progress=count,
                 )
-            except tiles.NotFinite as error:
-                raise tiles.NotFinite(error.where, ADVICE[self.dtype], exit_code=2) from None
+            except tiles.NotFiniteError as error:
+                raise tiles.NotFiniteError(error.where, ADVICE[self.dtype], exit_code=2) from None
         return self._finished(restored, image)
 
     def _finished(self, restored: Tensor, source: Tensor) -> np.ndarray:

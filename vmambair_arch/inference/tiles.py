@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..ops.faults import is_out_of_memory, is_too_large
 
 
-class NotFinite(UserError):
+class NotFiniteError(UserError):
     """NaN or infinity, where no picture can be made of it.
 
     Args:
@@ -104,7 +104,7 @@ def run_in_tiles(
 
     Raises:
         UserError: not even the smallest tile fits into memory.
-        NotFinite: NaN or infinity in the image, or in what the network returned.
+        NotFiniteError: NaN or infinity in the image, or in what the network returned.
     """
     tile = max(image.shape[-2:]) if tile is None else tile
     if tile < MIN_TILE and tile < max(image.shape[-2:]):
@@ -143,7 +143,7 @@ def _run_in_tiles(
     for done, ((top, bottom), (left, right)) in enumerate((r, c) for r in rows for c in columns):
         restored = network(image[None, :, top:bottom, left:right].to(device))[0].to('cpu', torch.float32)
         if not restored.isfinite().all():
-            raise NotFinite('the network returned' if image.isfinite().all() else 'the image has')
+            raise NotFiniteError('the network returned' if image.isfinite().all() else 'the image has')
         vertical = weights((bottom - top) * scale, overlap * scale * (top > 0), overlap * scale * (bottom < height))
         across = weights((right - left) * scale, overlap * scale * (left > 0), overlap * scale * (right < width))
         weight = vertical[:, None] * across
