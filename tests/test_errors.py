@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -62,3 +64,16 @@ def test_other_errors_keep_their_traceback():
 @pytest.mark.parametrize(('name', 'hint'), [('derian', " (did you mean 'derain'?)"), ('zzz', '')])
 def test_nearest(name, hint):
     assert nearest(name, ['derain', 'sr_x4']) == hint
+
+
+def unwinding_badly() -> None:
+    """As a server that is stopped while it starts: its own error takes the place of what stopped it."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        raise ConnectionError('connection refused') from None
+
+
+def test_what_a_library_makes_of_a_signal_is_still_the_signal(capsys):
+    assert guard(unwinding_badly) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == 'vmambair: ended by SIGTERM\n'

@@ -61,10 +61,12 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def signals_unwind() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise `Stopped`; one that is ignored, as under nohup, stays so."""
+def signals_unwind() -> Iterator[list[int]]:
+    """Inside, SIGTERM and SIGHUP raise `Stopped`; one that is ignored, as under nohup, stays so. Gives what came."""
+    received: list[int] = []
 
     def stop(number: int, frame: object) -> None:
+        received.append(number)
         raise Stopped(number)
 
     previous = {}
@@ -74,7 +76,7 @@ def signals_unwind() -> Iterator[None]:
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
                 previous[number] = signal.signal(number, stop)
     try:
-        yield
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -90,8 +92,13 @@ def guard(run: Callable[[], int | None]) -> int:
         if hasattr(stream, 'reconfigure'):  # a name that the locale has no letters for must not end a run
             stream.reconfigure(errors='backslashreplace')
     try:
-        with signals_unwind():
-            code = run() or 0
+        with signals_unwind() as received:
+            try:
+                code = run() or 0
+            except Exception as error:
+                if received and not isinstance(error, UserError):  # what a library made of the end of its own work
+                    raise Stopped(received[0]) from error
+                raise
         sys.stdout.flush()
         return code
     except Stopped as stopped:
