@@ -43,8 +43,8 @@ REALSR_LIMITS = (
 ABOUT = {
     'derain': {
         'training_data': 'Rain100L, pairs 1 to 180 of its 200 training pairs, enlarged by 1 to 4 in part; synthetic '
-        'rain of our own on their targets, on T91, and on photographs of scikit-image and of Debian wallpapers; a '
-        'tenth without rain; a quarter with drawn lines and lettering that stay',
+        'rain of our own on their targets, on T91, and on photographs of scikit-image and of Debian wallpapers, '
+        'upright and turned; a seventh without rain; a fifth with drawn lines and lettering that stay',
         'recipe': 'options/finetune_derain_light.yml',
         'limits': 'Trained on drawn streaks alone: drops on lenses, mist and splashes stay. Rain must fall: streaks '
         'more than 45 degrees from the vertical stay, as in pictures that lie on their side. Thin bright lines that '
@@ -53,7 +53,7 @@ ABOUT = {
         'upright': True,
     },
     'realsr': {
-        'training_data': '794 patches of T91, clean training images of Rain100L (1 to 180), photographs of '
+        'training_data': '794, later 1200 patches of T91, clean training images of Rain100L (1 to 180), photographs of '
         'scikit-image and Debian wallpapers under the degradation of Real-ESRGAN: their truth, and what the x4plus '
         'network of Real-ESRGAN makes of them (RRDBNet; Copyright (c) 2021, Xintao Wang; BSD-3-Clause, in '
         'LICENSE-Real-ESRGAN.txt beside the file)',
