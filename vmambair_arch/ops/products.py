@@ -7,8 +7,8 @@ longer preparations cost more than they bring. The choice is made by vendor and 
 round differently, and a training that resumes must go on with the same bits.
 
 The environment variable `VMAMBAIR_PRODUCTS` (torch, onednn) overrules it, for products of any size. The gradient of a
-weight is left to MKL anywhere: a thin product over many pixels, in which oneDNN is slower. `benchmarks.products`
-measures all of it, weights packed beforehand too: they gained nothing here.
+weight is left to MKL anywhere: a thin product over many pixels, in which oneDNN is mostly slower. `benchmarks.products`
+measures all of it, weights packed beforehand too: what they save is lost in the time of a network.
 """
 
 from __future__ import annotations
