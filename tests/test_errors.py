@@ -74,6 +74,15 @@ def unwinding_badly() -> None:
         raise ConnectionError('connection refused') from None
 
 
+@pytest.fixture
+def default_handler():
+    """Other tests of the same process leave handlers of theirs."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures('default_handler')
 def test_what_a_library_makes_of_a_signal_is_still_the_signal(capsys):
     assert guard(unwinding_badly) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == 'vmambair: ended by SIGTERM\n'

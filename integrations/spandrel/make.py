@@ -102,6 +102,10 @@ def linear_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return F.silu(F.linear(x, weight, bias))
 
 
+def linear_add(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
+    return other + F.linear(x, weight, bias)
+
+
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (b, h, w, c), weight (c, 1, 3, 3) -> (b, h, w, c)."""
     return F.silu(_convolve(x, weight, bias))
@@ -125,6 +129,7 @@ __all__ = [
     'depthwise_gelu_gate',
     'depthwise_silu',
     'linear',
+    'linear_add',
     'linear_silu',
     'omni_scan',
     'scan_order',
