@@ -112,7 +112,7 @@ NAME = Rule(
     {'type': 'string', 'minLength': 1, 'pattern': r'^(?!\.{1,2}$)[^/\\]+$'},
 )
 SECTION = Rule(lambda v: isinstance(v, Mapping), 'a section', {'type': 'object'})
-WEIGHT = number(0)
+WEIGHT = number(0, 1e6)
 RATE = number(0, LARGEST_RATE, above=True)
 
 VALUES: dict[Path, Rule] = {
