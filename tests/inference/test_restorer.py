@@ -370,3 +370,74 @@ def test_a_network_that_returns_nan_is_named_and_nobody_is_told_to_use_what_is_i
         Restorer(halve, precision=precision)(random(9, 12, 3))
     assert f'--precision {precision}' not in str(refused.value)
     assert refused.value.exit_code == 2
+
+
+KINDS_OF_PICTURE = {
+    'array': lambda: random(8, 9, 3),
+    'grey array': lambda: random(8, 9),
+    'one channel': lambda: random(8, 9, 1),
+    'uint8': lambda: (random(8, 9, 4) * 255).astype(np.uint8),
+    'uint16': lambda: (random(8, 9, 3) * 65535).astype(np.uint16),
+    'tensor': lambda: torch.from_numpy(random(3, 8, 9)),
+    'uint8 tensor': lambda: (torch.from_numpy(random(1, 8, 9)) * 255).to(torch.uint8),
+    'Pillow': lambda: PIL.Image.new('RGBA', (9, 8), (10, 20, 30, 40)),
+    'grey Pillow': lambda: PIL.Image.new('L', (9, 8), 100),
+    'bytes': lambda: png(),
+    'file': lambda: io.BytesIO(png()),
+    'Image': lambda: Image(random(8, 9, 3)),
+}
+
+
+def png():
+    file = io.BytesIO()
+    PIL.Image.new('RGB', (9, 8), (10, 20, 30)).save(file, 'PNG')
+    return file.getvalue()
+
+
+def same(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, Image):
+        one, other = one.rgb, other.rgb
+    if isinstance(one, io.BytesIO):
+        one, other = one.getvalue(), other.getvalue()
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    elif isinstance(one, PIL.Image.Image):
+        assert (one.mode, one.size, one.tobytes()) == (other.mode, other.size, other.tobytes())
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize('kind', KINDS_OF_PICTURE)
+def test_a_call_a_list_and_restore_many_give_the_same_for_every_kind_of_picture(halve, kind):
+    picture, restorer = KINDS_OF_PICTURE[kind], Restorer(halve)
+    expected = restorer(picture())
+    assert type(expected) is type(picture())
+    for results in (restorer([picture(), picture()]), list(restorer.restore_many(picture() for _ in range(2)))):
+        assert len(results) == 2
+        for result in results:
+            same(result, expected)
+
+
+def test_restore_many_takes_kinds_side_by_side_and_refuses_what_a_call_refuses(halve):
+    restorer = Restorer(halve)
+    results = list(restorer.restore_many(make() for make in KINDS_OF_PICTURE.values()))
+    for make, result in zip(KINDS_OF_PICTURE.values(), results, strict=True):
+        same(result, restorer(make()))
+    for bad, why in (('a.png', 'where the result goes'), (torch.zeros(2, 3, 4, 4), 'for a batch'), (7, 'cannot')):
+        with pytest.raises(UserError, match=why):
+            list(restorer.restore_many([bad]))
+
+
+def test_lists_of_batches_and_empty_batches(halve):
+    batch = torch.from_numpy(random(2, 3, 8, 9))
+    first, second = Restorer(halve)([batch, batch[:1]])
+    assert first.shape == batch.shape
+    assert second.shape == batch[:1].shape
+    torch.testing.assert_close(first, batch / 2, atol=1e-6, rtol=0)
+    with pytest.raises(UserError, match='for a batch'):
+        Restorer(halve)(batch[:0])

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -39,7 +39,8 @@ from ..images.pixels import upright
 from ..ops import choose
 from . import tiles
 
-Picture = TypeVar('Picture', np.ndarray, Tensor, PIL.Image.Image)
+Back = Callable[[Image], Any]
+"""Makes a restored image a picture of the kind that was given."""
 Precision = Literal['fp32', 'bf16', 'fp16']
 logger = logging.getLogger('vmambair_arch')
 BATCH = 16
@@ -204,7 +205,7 @@ class Restorer:
                 c = 1 is grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
             output: a path to write to, whose suffix says the format, or a binary file object, written to in the format
                 of the input, PNG for arrays and tensors; returned in place of the result. For a list: as many.
-            progress: called with what is done and the total, in blocks of the network.
+            progress: called with what is done and the total, in blocks of the network; of a list or batch, in pictures.
 
         Raises:
             UserError: nothing that could be restored, a file that cannot be read or written.
@@ -213,18 +214,10 @@ class Restorer:
             return self._restore_list(picture, output, progress)
         if output is not None:
             return self._restore_into(picture, output, progress)
-        if isinstance(picture, (str, Path)):
-            raise UserError(f"{picture}: say where the result goes: restorer(path, 'restored.png')")
-        if isinstance(picture, np.ndarray):
-            restored = to_array(self.restore(from_array(picture), progress=progress), picture.dtype.type)
-            return restored.reshape(*restored.shape[:2], *picture.shape[2:])
-        if isinstance(picture, Tensor):
-            return self._restore_tensor(picture, progress)
-        if isinstance(picture, PIL.Image.Image):
-            return to_pil(self.restore(from_pil(upright(picture)), progress=progress))
-        image = self.restore(self._image(picture), progress=progress)
-        data = encode_image(image, _kind(image))
-        return data if isinstance(picture, (bytes, bytearray, memoryview)) else io.BytesIO(data)
+        if _is_batch(picture) and len(picture) > 0:
+            return torch.stack(self._restore_list(picture.unbind(), None, progress))
+        image, back = self._open(picture)
+        return back(self.restore(image, progress=progress))
 
     @torch.inference_mode()
     def restore(self, image: Image, *, progress: tiles.Progress | None = None) -> Image:
@@ -232,26 +225,32 @@ class Restorer:
         return self._finish(image, self._run(image.rgb, progress))
 
     @torch.inference_mode()
-    def restore_many(self, images: Iterable[Image]) -> Iterator[Image]:
-        """Restore decoded images in their order; neighbours of one size go through the network together.
+    def restore_many(self, pictures: Iterable[Any]) -> Iterator[Any]:
+        """Restore pictures as they come, in their order; neighbours of one size go through the network together.
 
         Args:
-            images: read no further ahead than a batch.
+            pictures: each of a kind that a call takes but a path or a batch, or an `Image`; read no further ahead than
+                a batch. Each result is of the kind of its picture.
+
+        Raises:
+            UserError: as a call does.
         """
-        waiting: list[Image] = []
-        for image in images:
+        waiting: list[tuple[Image, Back]] = []
+        for picture in pictures:
+            image, back = self._open(picture)
             if waiting and (
-                image.rgb.shape != waiting[0].rgb.shape or len(waiting) == self._batch(*image.rgb.shape[:2])
+                image.rgb.shape != waiting[0][0].rgb.shape or len(waiting) == self._batch(*image.rgb.shape[:2])
             ):
                 yield from self._restore_batch(waiting)
                 waiting = []
-            waiting.append(image)
+            waiting.append((image, back))
         yield from self._restore_batch(waiting)
 
-    def _restore_batch(self, images: list[Image]) -> list[Image]:
+    def _restore_batch(self, opened: list[tuple[Image, Back]]) -> list[Any]:
         with torch.inference_mode():
-            done = self._run_batch([image.rgb for image in images])
-            return [self._finish(image, rgb) for image, rgb in zip(images, done, strict=True)]
+            done = self._run_batch([image.rgb for image, _ in opened])
+            restored = [self._finish(image, rgb) for (image, _), rgb in zip(opened, done, strict=True)]
+        return [back(image) for (_, back), image in zip(opened, restored, strict=True)]
 
     def _finish(self, image: Image, rgb: np.ndarray) -> Image:
         alpha = image.alpha
@@ -262,30 +261,34 @@ class Restorer:
                 alpha = _resize(torch.from_numpy(alpha)[None], rgb.shape[:2])[0].numpy()
         return replace(image, rgb=rgb, alpha=alpha)
 
-    def _image(self, picture: Any) -> Image:
-        """Whatever `__call__` takes as one image."""
+    def _open(self, picture: Any) -> tuple[Image, Back]:
+        """One picture as an image, and what makes a restored image one of the picture's kind."""
         if isinstance(picture, Image):
-            return picture
+            return picture, lambda restored: restored
         if isinstance(picture, (str, Path)):
-            return read_image(picture)
+            raise UserError(f"{picture}: say where the result goes: restorer(path, 'restored.png')")
         if isinstance(picture, np.ndarray):
-            return from_array(picture)
+            kind, last = picture.dtype.type, picture.shape[2:]
+            return from_array(picture), lambda restored: _array(restored, kind, last)
         if isinstance(picture, PIL.Image.Image):
-            return from_pil(upright(picture))
+            return from_pil(upright(picture)), to_pil
         if isinstance(picture, Tensor):
-            return from_array(_channels_last(picture))
+            device, dtype = picture.device, picture.dtype
+            return from_array(_channels_last(picture)), lambda restored: _channels_first(restored, device, dtype)
         if isinstance(picture, (bytes, bytearray, memoryview)):
-            return decode_image(bytes(picture))
+            return decode_image(bytes(picture)), lambda restored: encode_image(restored, _kind(restored))
         if hasattr(picture, 'read'):
             data = picture.read()
             if not isinstance(data, bytes):
                 raise UserError(f'{_name_of(picture)}: must be opened in binary mode')
-            return decode_image(data, name=_name_of(picture))
+            image = decode_image(data, name=_name_of(picture))
+            return image, lambda restored: io.BytesIO(encode_image(restored, _kind(restored)))
         what = type(picture).__name__
         raise UserError(f'cannot restore a {what}; give an array, a tensor, a Pillow image, a path, bytes or a file')
 
     def _restore_into(self, picture: Any, output: str | Path | IO[bytes], progress: tiles.Progress | None) -> Any:
-        image = self.restore(self._image(picture), progress=progress)
+        image = read_image(picture) if isinstance(picture, (str, Path)) else self._open(picture)[0]
+        image = self.restore(image, progress=progress)
         if isinstance(output, (str, Path)):
             write_image(output, image)
             return Path(output)
@@ -297,14 +300,10 @@ class Restorer:
     def _restore_list(self, pictures: Sequence[Any], outputs: Any, progress: tiles.Progress | None) -> list[Any]:
         if outputs is not None and (not isinstance(outputs, (list, tuple)) or len(outputs) != len(pictures)):
             raise UserError(f'{len(pictures)} pictures need a list of as many outputs')
-        together = (
-            outputs is None and len(pictures) > 1 and all(isinstance(picture, np.ndarray) for picture in pictures)
-        )
-        if together:  # in batches
-            results = []
-            for picture, image in zip(pictures, self.restore_many(map(from_array, pictures)), strict=True):
-                array = to_array(image, picture.dtype.type)
-                results.append(array.reshape(*array.shape[:2], *picture.shape[2:]))
+        if outputs is None and len(pictures) > 1 and not any(map(_is_batch, pictures)):
+            results: list[Any] = []
+            for result in self.restore_many(pictures):
+                results.append(result)
                 if progress:
                     progress(len(results), len(pictures))
             return results
@@ -412,27 +411,34 @@ class Restorer:
             return None
         return tiles.tile_that_fits(height, width, self._most_pixels())
 
-    def _restore_tensor(self, picture: Tensor, progress: tiles.Progress | None) -> Tensor:
-        if picture.ndim not in (3, 4) or picture.numel() == 0:
-            raise UserError(f'a tensor must be (c, h, w) or (b, c, h, w), got {tuple(picture.shape)}')
-        images = [from_array(_channels_last(one)) for one in picture.reshape(-1, *picture.shape[-3:])]
-        several = len(images) > 1 and progress is None
-        restored = self.restore_many(images) if several else (self.restore(one, progress=progress) for one in images)
-        arrays = [to_array(image) for image in restored]
-        stacked = torch.stack([torch.from_numpy(a.reshape(*a.shape[:2], -1)).permute(2, 0, 1) for a in arrays])
-        if picture.dtype == torch.uint8:
-            stacked = (stacked * 255).round()
-        return stacked.reshape(*picture.shape[:-2], *stacked.shape[-2:]).to(picture.device, picture.dtype)
+
+def _is_batch(picture: Any) -> bool:
+    return isinstance(picture, (list, tuple)) or (isinstance(picture, Tensor) and picture.ndim == 4)
 
 
 def _channels_last(picture: Tensor) -> np.ndarray:
     """(c, h, w) uint8 or floating point -> (h, w, c) float32."""
-    if picture.ndim != 3:
-        raise UserError(f'a tensor that is one picture must be (c, h, w), got {tuple(picture.shape)}')
+    if picture.ndim != 3 or picture.numel() == 0:
+        raise UserError(f'a tensor must be (c, h, w), or (b, c, h, w) for a batch, got {tuple(picture.shape)}')
     if picture.dtype != torch.uint8 and not picture.is_floating_point():
         raise UserError(f'a tensor must be uint8 or floating point in 0..1, got {picture.dtype}')
     levels = 255 if picture.dtype == torch.uint8 else 1
     return (picture.detach().cpu().float() / levels).permute(1, 2, 0).numpy()
+
+
+def _channels_first(image: Image, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """An image as a tensor (c, h, w) of that type, with whole levels where it is uint8."""
+    array = to_array(image)
+    tensor = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
+    if dtype == torch.uint8:
+        tensor = (tensor * 255).round()
+    return tensor.contiguous().to(device, dtype)
+
+
+def _array(image: Image, kind: type[np.generic], last: tuple[int, ...]) -> np.ndarray:
+    """An image as an array of that type and those dimensions after height and width: () where it had two."""
+    array = to_array(image, kind)
+    return array.reshape(*array.shape[:2], *last)
 
 
 def _kind(image: Image) -> str:
