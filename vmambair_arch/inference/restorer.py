@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -36,7 +36,8 @@ from ..images.image_io import (
     write_image,
 )
 from ..images.pixels import upright
-from ..ops import choose
+from ..ops import choose, using_now
+from . import graphs as cuda_graphs
 from . import tiles
 
 Back = Callable[[Image], Any]
@@ -78,6 +79,8 @@ class Restorer:
         outscale: final size over input size where it is not the network's scale (bicubic, antialiased).
         alpha: 'resize' interpolates transparency to the new size, 'restore' runs it through the network.
         colour_fix: 'adain' or 'wavelet' gives results the colours of their inputs, see `images.colour`.
+        graphs: on a GPU, start all launches of a shape of tile that comes again at one time, see `inference.graphs`;
+            `VMAMBAIR_GRAPHS=0` in the environment leaves it out as well.
 
     Raises:
         UserError: an argument out of its range, a network for other than three channels, no such device.
@@ -95,6 +98,7 @@ class Restorer:
         outscale: float | None = None,
         alpha: Literal['resize', 'restore'] = 'resize',
         colour_fix: ColourFix = 'none',
+        graphs: bool = True,
     ) -> None:
         config = getattr(model, 'config', {})
         if (config.get('inp_channels', 3), config.get('out_channels', 3)) != (3, 3):
@@ -123,6 +127,10 @@ class Restorer:
         self.outscale = outscale
         self.alpha = alpha
         self.colour_fix = colour_fix
+        self._graphs: cuda_graphs.Graphs | None = None
+        if graphs and self.device.type == 'cuda' and cuda_graphs.wanted():
+            self._graphs = cuda_graphs.Graphs()
+        self._parts: list[Mapping[str, Tensor | None]] | None = None
         self._bytes_per_pixel: float | None = None
         self._elements_per_pixel: float | None = None
         self._fingerprint: str | None = None
@@ -312,18 +320,51 @@ class Restorer:
 
     def network(self, x: Tensor) -> Tensor:
         """The network as it is run on a tile: (b, 3, h, w) -> (b, 3, h * scale, w * scale), float32."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            if not self.self_ensemble:
-                return self.model(x).float()
-            upright = getattr(self.model, 'upright', False)
-            total = torch.zeros(())
-            for flip in (False, True):
-                for turns in range(1 if upright else 4):
-                    y = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
-                    y = torch.rot90(self.model(y).float(), -turns, (-2, -1))
-                    y = y.flip(-1) if flip else y
-                    total = total.to(y.device) + y
-            return total / (2 if upright else 8)
+        return self._ensemble(self._once, x)
+
+    def _measured(self, x: Tensor) -> Tensor:
+        """`network` by ordinary launches: a CUDA graph has its memory already, and shows no operator."""
+        return self._ensemble(self._plain, x)
+
+    def _ensemble(self, once: tiles.Network, x: Tensor) -> Tensor:
+        if not self.self_ensemble:
+            return once(x)
+        upright = getattr(self.model, 'upright', False)
+        total = torch.zeros(())
+        for flip in (False, True):
+            for turns in range(1 if upright else 4):
+                y = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
+                y = torch.rot90(once(y), -turns, (-2, -1))
+                y = y.flip(-1) if flip else y
+                total = total.to(y.device) + y
+        return total / (2 if upright else 8)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        # Weights that autocast keeps in another dtype would be gone when a graph reads them.
+        keep = self._graphs is None
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=keep):
+            return self.model(x).float()
+
+    def _unheard(self, x: Tensor) -> Tensor:
+        """`_plain` for a recording: no block of it is done."""
+        token = _on_block.set(None)
+        try:
+            return self._plain(x)
+        finally:
+            _on_block.reset(token)
+
+    def _once(self, x: Tensor) -> Tensor:
+        """One pass, by a CUDA graph where there is one."""
+        if self._graphs is None or torch.is_grad_enabled():
+            return self._plain(x)
+        state = using_now(), self.dtype, self._addresses()
+        return self._graphs(self._plain, x, state, silently=self._unheard)
+
+    def _addresses(self) -> tuple[int, ...]:
+        """Where the weights are: a graph reads them there."""
+        if self._parts is None:
+            self._parts = [part for m in self.model.modules() for part in (m._parameters, m._buffers) if part]
+        return tuple(t.data_ptr() for part in self._parts for t in part.values() if t is not None)
 
     def _passes(self) -> int:
         return 1 if not self.self_ensemble else 2 if getattr(self.model, 'upright', False) else 8
@@ -382,17 +423,18 @@ class Restorer:
         """Bytes of working memory for an input pixel."""
         if self._bytes_per_pixel is None:
             with torch.inference_mode():
-                self._bytes_per_pixel = tiles.memory_per_pixel(self.network, self.device)
+                self._bytes_per_pixel = tiles.memory_per_pixel(self._measured, self.device)
         return self._bytes_per_pixel
 
     def _most_pixels(self) -> float:
         """Input pixels that can go through the network at one time."""
-        pixels = tiles.free_memory(self.device) / self._cost()
+        held = self._graphs.held if self._graphs else 0  # which counts as free, for nothing runs in it now
+        pixels = max(tiles.free_memory(self.device) - held, 0) / self._cost()
         if self.device.type == 'cpu':
             return pixels
         if self._elements_per_pixel is None:
             with torch.inference_mode():
-                self._elements_per_pixel = tiles.elements_per_pixel(self.network, self.device)
+                self._elements_per_pixel = tiles.elements_per_pixel(self._measured, self.device)
         return min(pixels, tiles.MOST_ELEMENTS / self._elements_per_pixel)
 
     def workers(self, pixels: int) -> int:

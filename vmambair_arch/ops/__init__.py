@@ -3,7 +3,7 @@
 from .depthwise import depthwise_gelu_gate, depthwise_silu
 from .products import linear, linear_add, linear_silu
 from .reference import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, scan_order
-from .selective_scan import BACKENDS, Choice, choose, forget, in_use, omni_scan, settle, using
+from .selective_scan import BACKENDS, Choice, choose, forget, in_use, omni_scan, settle, using, using_now
 
 __all__ = [
     'BACKENDS',
@@ -23,4 +23,5 @@ __all__ = [
     'scan_order',
     'settle',
     'using',
+    'using_now',
 ]

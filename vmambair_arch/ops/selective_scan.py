@@ -335,6 +335,11 @@ def left_to_torch() -> bool:
     return _USING.get() not in (None, 'c')
 
 
+def using_now() -> str | None:
+    """The backend, or a name of the function, of the `using` block that we are in; None outside of any."""
+    return _USING.get()
+
+
 @constant_result
 def in_use(device: str, dtype: torch.dtype, name: str | None = None) -> str:
     """The name of the backend that scans tensors of `dtype` on a device ('cpu', 'cuda:1'); its scan is loaded then.
