@@ -50,9 +50,40 @@ def read_names(path: str | Path) -> list[Listed]:
     Raises:
         ValueError: it cannot be read, is empty, holds an empty line or a name twice.
     """
-    path = Path(path)
+    lines = _lines(path)
+    listed = [parse_line(line) for line in lines]
+    for number, entry in enumerate(listed, 1):
+        if not entry.name:
+            raise ValueError(f'{path}, line {number} is empty: each line names an image; remove it')
+    _refuse_twice(path, [entry.name for entry in listed])
+    return sorted(listed, key=lambda entry: entry.name)
+
+
+def read_pairs(path: str | Path) -> list[tuple[str, str]]:
+    """The lines `input target` of a list of pairs, sorted by input; a tab between them where names have blanks.
+
+    A slash in front of a name, as in SPA-Data's `real_world.txt`, counts for nothing: names are relative to the folders
+    of inputs and targets. Many inputs may share a target.
+
+    Raises:
+        ValueError: it cannot be read, is empty, holds a line without two names, or an input twice.
+    """
+    pairs = []
+    for number, line in enumerate(_lines(path), 1):
+        names = [name.strip().lstrip('/') for name in (line.split('\t') if '\t' in line else line.split())]
+        if len(names) != 2 or not all(names):
+            raise ValueError(
+                f'{path}, line {number}: {line!r} is no pair: each line names an input and its target, with a tab '
+                'between them where names have blanks'
+            )
+        pairs.append((names[0], names[1]))
+    _refuse_twice(path, [name for name, _ in pairs])
+    return sorted(pairs)
+
+
+def _lines(path: str | Path) -> list[str]:
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
         # Names of files may be any bytes; text in UTF-16 and pictures have zeros, which no name has.
         text = data.decode('utf-8-sig', 'strict' if b'\0' in data else 'surrogateescape')
         lines = text.replace('\r\n', '\n').rstrip('\n\r ').split('\n')
@@ -60,12 +91,11 @@ def read_names(path: str | Path) -> list[Listed]:
         raise ValueError(f'{path}: cannot be read as a list of image names ({error})') from error
     if lines == ['']:
         raise ValueError(f'{path}: names no images')
-    listed = [parse_line(line) for line in lines]
-    for number, entry in enumerate(listed, 1):
-        if not entry.name:
-            raise ValueError(f'{path}, line {number} is empty: each line names an image; remove it')
-    twice = [name for name, times in Counter(entry.name for entry in listed).items() if times > 1]
+    return lines
+
+
+def _refuse_twice(path: str | Path, names: list[str]) -> None:
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         more = f' and {len(twice) - 3} more' if len(twice) > 3 else ''
         raise ValueError(f'{path}: names {", ".join(map(repr, twice[:3]))}{more} twice; keep one line of each')
-    return sorted(listed, key=lambda entry: entry.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import lmdb
 import numpy as np
@@ -60,6 +62,68 @@ def test_meta_info_chooses_and_reaches_into_subfolders(tmp_path, write_images):
         list_pairs(section(tmp_path, meta_info_file=str(meta)))
     with pytest.raises(UserError, match='nowhere.txt: cannot be read'):
         list_pairs(section(tmp_path, meta_info_file=str(tmp_path / 'nowhere.txt')))
+
+
+@pytest.fixture
+def real_rain(tmp_path, write_images):
+    """Two scenes as SPA-Data packs them: many inputs, and one target, a scene."""
+    for scene, pieces in (('001', 3), ('002', 2)):
+        write_images(tmp_path / 'real_world' / scene, [f'{scene}_{piece}.png' for piece in range(pieces)])
+        write_images(tmp_path / 'real_world_gt' / scene, [f'{scene}.png'])
+    lines = [f'/real_world/{s}/{s}_{n}.png /real_world_gt/{s}/{s}.png' for s, n in (('002', 1), ('001', 0), ('001', 2))]
+    (tmp_path / 'real_world.txt').write_text('\n'.join(lines) + '\n')
+    root = str(tmp_path)
+    return {'dataroot_gt': root, 'dataroot_lq': root, 'pairs_file': str(tmp_path / 'real_world.txt')}
+
+
+def test_a_list_of_pairs_may_name_one_target_often(real_rain):
+    pairs = list_pairs(real_rain)
+    assert names(pairs) == [('001.png', '001_0.png'), ('001.png', '001_2.png'), ('002.png', '002_1.png')]
+    source = PairSource(real_rain)
+    for index in range(3):
+        lq, gt = source.read(index)
+        assert lq.shape == gt.shape
+    assert len(list_pairs({'sources': [real_rain | {'weight': 2}, real_rain | {'weight': 1}]})) == 6
+
+
+@pytest.mark.parametrize(
+    ('text', 'why'),
+    [
+        ('real_world/001/001_0.png', 'line 1: .* is no pair'),
+        ('a b c', 'line 1: .* with a tab between them'),
+        ('\n', 'names no images'),
+        ('/real_world/001/001_0.png /real_world_gt/001/001.png\n\n/x /y', 'line 2'),
+        ('/real_world/001/001_7.png /real_world_gt/001/001.png', "names 'real_world/001/001_7.png', which"),
+        ('/real_world/001/001_0.png /real_world_gt/009/001.png', "names 'real_world_gt/009/001.png', which"),
+        ('/real_world/001/001_0.png /real_world_gt/001/001.png\n' * 2, 'twice'),
+    ],
+)
+def test_lists_of_pairs_that_cannot_be_are_named(real_rain, text, why):
+    Path(real_rain['pairs_file']).write_text(text)
+    with pytest.raises(UserError, match=why):
+        list_pairs(real_rain)
+
+
+@pytest.mark.parametrize(
+    ('more', 'why'),
+    [
+        ({'meta_info_file': 'x'}, 'meta_info_file has no sense beside pairs_file'),
+        ({'filename_tmpl': '{}x4'}, 'filename_tmpl has no sense'),
+        ({'recursive': True}, 'recursive has no sense'),
+        ({'dataroot_label': 'x'}, 'dataroot_label has no sense'),
+        ({'io_backend': {'type': 'lmdb'}}, 'not in LMDB'),
+        ({'dataroot_lq': None}, 'needs dataroot_lq'),
+    ],
+)
+def test_what_a_list_of_pairs_cannot_be_with(real_rain, more, why):
+    with pytest.raises(UserError, match=why):
+        list_pairs(real_rain | more)
+
+
+def test_names_with_blanks_in_a_list_of_pairs_take_a_tab(real_rain, tmp_path, write_images):
+    write_images(tmp_path, ['a b.png', 'c d.png'])
+    Path(real_rain['pairs_file']).write_bytes('\ufeffa b.png\tc d.png\r\n'.encode())
+    assert names(list_pairs(real_rain)) == [('c d.png', 'a b.png')]
 
 
 def test_missing_partners_are_named(pairs_folder):

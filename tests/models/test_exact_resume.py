@@ -53,8 +53,9 @@ LOSSES = {
     'contextual': {'type': 'ContextualLoss', 'layer_weights': {'conv2_1': 1.0}, 'vgg_type': 'vgg11'},
     'lpips': {'type': 'LPIPSLoss', 'shift': 3},
     'dists': {'type': 'DISTSLoss'},
+    'pyiqa': {'type': 'PyIQALoss', 'metric': 'gmsd'},
 }
-NEEDS = {'ms-ssim': 'piq', 'lpips': 'lpips', 'dists': 'DISTS_pytorch'}
+NEEDS = {'ms-ssim': 'piq', 'lpips': 'lpips', 'dists': 'DISTS_pytorch', 'pyiqa': 'pyiqa'}
 BACKBONES = {'vgg': 'vgg11', 'contextual': 'vgg11', 'lpips': 'alexnet', 'dists': 'vgg16'}
 
 TRAIN = {

@@ -66,8 +66,8 @@ class PairedProgressiveDataset(Dataset):
             all but one, as wide and high as `ratio` of the patch.
         rgb_permutation_probability: the share of samples whose three channels come in another order.
         sources: instead of the folders above, a list of several, each with `dataroot_gt`, any `dataroot_lq` and
-            `dataroot_label`, `filename_tmpl`, `io_backend`, `meta_info_file`, `recursive`, and a `weight`: the folder's
-            share of the draws. Without weights all pairs come equally often.
+            `dataroot_label`, `filename_tmpl`, `io_backend`, `meta_info_file`, `pairs_file`, `recursive`, and a
+            `weight`: the folder's share of the draws. Without weights all pairs come equally often.
         recursive: folders below the folders count as well; a/001.png belongs to a/001.png.
         cache: keep decoded images in memory, in each worker: for sets that fit.
         scale: from the top of the option file.

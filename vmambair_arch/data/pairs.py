@@ -2,7 +2,8 @@
 
 A section of an option file names them as BasicSR does: `dataroot_gt`, `dataroot_lq`, `filename_tmpl`, `io_backend`
 (`type: disk` or `lmdb`) and `meta_info_file`; `dataroot_label` beside them names what a teacher network makes of the
-inputs. Order is sorted by name, so that it is the same on every machine. `sources` holds several such folders.
+inputs, and `pairs_file` which belong together where names do not say it. Order is sorted by name, so that it is the
+same on every machine. `sources` holds several such folders.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from realesrgan_pipeline import imresize
-from realesrgan_pipeline.name_list import read_names
+from realesrgan_pipeline.name_list import read_names, read_pairs
 from realesrgan_pipeline.sources import read_sources, read_weights
 
 from ..errors import UserError, as_user_error
@@ -32,7 +33,8 @@ from .rain import RainConfig
 _REACH = 2
 
 SOURCE_KEYS = (
-    'dataroot_gt', 'dataroot_label', 'dataroot_lq', 'filename_tmpl', 'io_backend', 'meta_info_file', 'recursive',
+    'dataroot_gt', 'dataroot_label', 'dataroot_lq', 'filename_tmpl', 'io_backend', 'meta_info_file',
+    'pairs_file', 'recursive',
 )  # fmt: skip
 """What an entry of `sources` may say beside its `weight`."""
 
@@ -78,6 +80,7 @@ def list_pairs(section: Mapping[str, Any]) -> list[Pair]:
         section: the section; without `dataroot_lq` the pairs have targets only. Inputs have the name of their target,
             put through `filename_tmpl` ('{}' by default), with any image suffix. Labels (`dataroot_label`) have the
             name of their target. With `recursive` names are paths below the folders: a/001 and b/001 are two pairs.
+            `pairs_file` is a list of pairs instead, see `read_pairs`, of which many may share a target.
 
     Raises:
         UserError: for a missing or empty folder, an image without partner (all of them are named), a foreign backend,
@@ -121,6 +124,8 @@ def _inputs_and_targets(section: Mapping[str, Any]) -> list[Pair]:
     if not gt_root:
         raise UserError(f'{_name(section)}: dataroot_gt is missing: name the folder of the clean images')
     template = section.get('filename_tmpl') or '{}'
+    if section.get('pairs_file'):
+        return _listed_pairs(section)
     if is_lmdb(section):
         return _pairs_of_keys(gt_root, lq_root, template)
     if section.get('meta_info_file'):
@@ -403,6 +408,24 @@ def _listed_images(root: Path, meta_info: Path) -> list[Path]:
     if missing:
         raise UserError(f'{meta_info}: names {_some(missing)}, which {root} does not have')
     return paths
+
+
+def _listed_pairs(section: Mapping[str, Any]) -> list[Pair]:
+    file = Path(section['pairs_file'])
+    for key in ('meta_info_file', 'filename_tmpl', 'recursive', 'dataroot_label'):
+        if section.get(key):
+            raise UserError(f'{_name(section)}: {key} has no sense beside pairs_file, the list of all pairs; remove it')
+    if is_lmdb(section):
+        raise UserError(f'{_name(section)}: pairs_file is for images in folders, not in LMDB; remove it')
+    if not section.get('dataroot_lq'):
+        raise UserError(f'{_name(section)}: pairs_file needs dataroot_lq: name the folder that its inputs lie in')
+    with as_user_error():
+        listed = read_pairs(file)
+    gt_root, lq_root = Path(section['dataroot_gt']), Path(section['dataroot_lq'])
+    for root, names in ((lq_root, [lq for lq, _ in listed]), (gt_root, sorted({gt for _, gt in listed}))):
+        if missing := [repr(name) for name in names if not (root / name).is_file()]:
+            raise UserError(f'{file}: names {_some(missing)}, which {root} does not have')
+    return [Pair(str(gt_root / gt), str(lq_root / lq)) for lq, gt in listed]
 
 
 def _pairs_of_keys(gt_root: str, lq_root: str | None, template: str) -> list[Pair]:

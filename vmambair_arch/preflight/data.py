@@ -236,7 +236,7 @@ def _files_of_source(name: str, section: Options, where: str, report: Report) ->
         return [], []
     roots = [section[key] for key in ROOTS if section.get(key)]
     files: list[str] = []
-    if not lmdb and not section.get('meta_info_file'):
+    if not lmdb and not section.get('meta_info_file') and not section.get('pairs_file'):
         before = len(report.faults)
         for root in roots:
             recursive = name in OURS_PAIRED and bool(section.get('recursive'))

@@ -100,6 +100,7 @@ MEANINGS: dict[Path, str] = {
     ('datasets', '*', 'filename_tmpl'): "Name of an input by the name of its target, such as '{}x4'.",
     ('datasets', '*', 'io_backend'): 'Where images are read from.',
     ('datasets', '*', 'io_backend', 'type'): 'disk: image files; lmdb: a database of BasicSR.',
+    ('datasets', '*', 'pairs_file'): 'List of the pairs, `input target` a line, below dataroot_lq and dataroot_gt.',
     ('datasets', '*', 'meta_info_file'): 'List of the images to take, names relative to dataroot_gt, one a line.',
     ('datasets', '*', 'gt_size'): 'Side of the patches, in pixels of the target.',
     ('datasets', '*', 'batch_size_per_gpu'): 'Images in a batch, for each process.',

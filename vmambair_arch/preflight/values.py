@@ -210,6 +210,7 @@ VALUES: dict[Path, Rule] = {
     ('datasets', '*', 'sources'): or_none(list_of(SECTION)),
     ('datasets', '*', 'recursive'): or_none(FLAG),
     ('datasets', '*', 'meta_info*'): or_none(TEXTS),
+    ('datasets', '*', 'pairs_file'): or_none(TEXTS),
     ('datasets', '*', 'filename_tmpl'): or_none(
         Rule(lambda v: isinstance(v, str) and '{}' in v, "text with {} in it, as '{}x4'", {'type': 'string'})
     ),

@@ -183,16 +183,16 @@ def _realsr(split: str, count: int) -> Source:
 
 
 def _drealsr(split: str, count: int) -> Source:
-    """Five cameras at x4; the endings _x4 and _x1 of targets and inputs go."""
+    """Five cameras at x4; the endings _x4 and _x1 go: folders say which are targets, as endings differ in copies."""
     folder = split.lower()
     parts = [
         Part(
             f'{folder}/{kind}',
-            (rf'(^|/){split}_x4/(.*/)?{folder}_{kind}/(?P<front>[^/]+)_{ending}(?P<back>[^/]*)\.png$',),
+            (rf'(^|/){split}_x4/(.*/)?{folder}_{kind}/(?P<front>[^/]+)_x[14](?P<back>[^/]*)\.png$',),
             count,
             '{front}{back}',
         )
-        for kind, ending in (('LR', 'x1'), ('HR', 'x4'))
+        for kind in ('LR', 'HR')
     ]
     return Source(
         'drealsr-test' if split == 'Test' else 'drealsr',
@@ -214,7 +214,7 @@ def _crops(name: str, archive: str, count: int) -> Source:
 
 
 def _spa_test() -> Source:
-    """The 1000 test pairs. Those for training, 638 492 pieces of which many share one target, are not laid out."""
+    """The 1000 test pairs. Those for training need no laying out: `pairs_file` reads the list they come with."""
     return Source(
         'spa-test', 'SPA', 'SPA-Data (T. Wang et al.), stevewongv.github.io/derain-project.html',
         ('real_test_1000*', 'Testing', '*SPA*', 'Real_Rain_Streaks*'),
