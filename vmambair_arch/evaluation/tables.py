@@ -48,7 +48,11 @@ def _quoted(figure: Figure | None, crop_border: int) -> str:
     if figure is None:
         return ''
     cropped = figure.metric.startswith(('psnr', 'ssim')) and figure.crop_border != crop_border
-    return f'{figure.value:g} (border {figure.crop_border})' if cropped else f'{figure.value:g}'
+    # Decibels have two decimals at least, as printed: 40.00.
+    text = (
+        f'{figure.value:.2f}' if figure.value >= 1 and round(figure.value, 2) == figure.value else f'{figure.value:g}'
+    )
+    return f'{text} (border {figure.crop_border})' if cropped else text
 
 
 def _best(values: Sequence[float], metric: Metric) -> float:
