@@ -92,9 +92,9 @@ def test_a_script_without_a_guard_is_told_so_by_its_worker(tmp_path: Path) -> No
 def test_states_that_cannot_be_listed_are_not_a_new_experiment(tmp_path: Path) -> None:
     from vmambair_arch.plugin.resume import find_state
 
-    (tmp_path / 'states').write_text('a file in the place of the folder')
-    opt = {'auto_resume': True, 'path': {'training_states': str(tmp_path / 'states')}}
+    (tmp_path / 'training_states').write_text('a file in the place of the folder')
+    opt = {'auto_resume': True, 'path': {'experiments_root': str(tmp_path)}}
     with pytest.raises(UserError, match='cannot be listed'):
         find_state(opt)
-    opt['path']['training_states'] = str(tmp_path / 'nothing yet')
+    opt['path']['experiments_root'] = str(tmp_path / 'nothing yet')
     assert find_state(opt) is None

@@ -12,7 +12,8 @@ import pytest
 import torch
 from experiment import options, write_image, write_options, write_pairs
 
-from vmambair_arch import preflight
+from vmambair_arch import VmambaIR, preflight
+from vmambair_arch.models.checkpointing import write_checkpoint
 from vmambair_arch.preflight import resources
 
 COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [2], 'restart_weights': [1], 'eta_min': 0.0001}
@@ -161,9 +162,15 @@ def test_the_estimate_of_memory_counts_what_autograd_keeps(check):
 
 
 def saved(workplace, iteration):
-    states = workplace / 'experiments/tiny/training_states'
-    states.mkdir(parents=True)
-    (states / f'{iteration}.state').write_bytes(b'')
+    """What a run of `options` has saved at an iteration, without a step."""
+    opt, folder = options(), workplace / 'experiments/tiny'
+    network = VmambaIR(**{key: value for key, value in opt['network_g'].items() if key != 'type'})
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3])
+    state = {'iter': iteration, 'epoch': 0, 'optimizers': [optimizer.state_dict()]}
+    state['schedulers'] = [scheduler.state_dict()]
+    write_checkpoint(folder / f'training_states/{iteration}.state', state)
+    write_checkpoint(folder / f'models/net_g_{iteration}.pth', {'params': network.state_dict()})
 
 
 def test_a_resume_beyond_the_run(check, workplace):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from ..checkpoints.load import digest
 from ..errors import UserError
 from ..inference.tiles import run_in_tiles
 from ..ranks.distributed import barrier, gather
@@ -509,8 +510,9 @@ class VmambaIRModel(SRModel):
         """The networks, and with `ranks` a state: all ranks together, of which the first writes."""
         with evaluated(self.optimizers):  # rounds on all ranks, whose weights must stay the same
             if self.opt['rank'] == 0:
-                state = self._state(int(name), ranks) if ranks is not None else None
-                self.checkpoints.write(name, self.networks_to_save(), state, self._best())
+                networks = self.networks_to_save()
+                state = self._state(int(name), ranks, networks) if ranks is not None else None
+                self.checkpoints.write(name, networks, state, self._best())
 
     def _best(self) -> set[int]:
         """The iterations with the best metrics."""
@@ -568,10 +570,14 @@ class VmambaIRModel(SRModel):
         half = '' if exact else ' (with one step of the next in its weights)'
         return f'saved iteration {iteration}{half}; go on with --auto_resume'
 
-    def _state(self, current_iter: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    def _state(
+        self, current_iter: int, ranks: list[dict[str, Any]], networks: dict[str, dict[str, Any]]
+    ) -> dict[str, Any]:
         return {
             'epoch': self._epoch,
             'iter': current_iter,
+            'networks': {label: digest(content['params']) for label, content in networks.items()},
+            'kinds': [type(optimizer).__name__ for optimizer in self.optimizers],
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'scaler': self.scaler.state_dict(),
@@ -591,11 +597,7 @@ class VmambaIRModel(SRModel):
             UserError: the state is of other networks or optimisers.
         """
         groups = [settings(optimizer) for optimizer in self.optimizers]
-        try:
-            super().resume_training(resume_state)
-        except (AssertionError, ValueError) as error:
-            path = self.opt['path'].get('resume_state')
-            raise UserError(f'{path} is of another network_* or optim_* than the options name ({error})') from error
+        super().resume_training(resume_state)
         for optimizer, wanted in zip(self.optimizers, groups, strict=True):
             for group, values in zip(optimizer.param_groups, wanted, strict=True):
                 group.update(values)

@@ -182,6 +182,30 @@ def load_weights_safely() -> None:
     BaseModel.load_network = load_network
 
 
+def refuse_states_of_other_runs() -> None:
+    """A state of another network or optimiser ends in an AssertionError, or trains on (models/base_model.py:375).
+
+    Torch compares how many parameters there are, and nothing else. Can go with a BasicSR release that compares shapes
+    and what an optimiser keeps, too.
+    """
+    from basicsr.models.base_model import BaseModel
+
+    from ..models.states import state_misfit
+
+    original = BaseModel.resume_training
+
+    @functools.wraps(original)
+    def resume_training(self: BaseModel, resume_state: dict[str, Any]) -> None:
+        labels = getattr(self, 'labels', ('g', 'd'))
+        names = [f'optim_{label}' for label in labels] + [f'optimiser {n}' for n in range(3, 3 + len(self.optimizers))]
+        optimizers = dict(zip(names, self.optimizers, strict=False))
+        if fault := state_misfit(self.opt['path'].get('resume_state'), resume_state, optimizers):
+            raise UserError(fault)
+        original(self, resume_state)
+
+    BaseModel.resume_training = resume_training
+
+
 class _Read(bytes):
     """The bytes of a file, with its name for messages."""
 
@@ -394,6 +418,7 @@ AFTER_IMPORT: tuple[Callable[[], None], ...] = (
     start_ranks_anywhere,
     wrap_networks_on_cpu,
     load_weights_safely,
+    refuse_states_of_other_runs,
     read_images_at_one_door,
     archive_under_a_free_name,
     resume_exactly,

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.load import read_pickle
 from ..data.iteration_sampler import number_by_iteration
 from ..errors import UserError
+from ..models.states import find_start
 from ..ranks.start import hold_experiment, refuse_strays
 
 
@@ -63,74 +63,33 @@ class Resume:
 
 
 def find_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """The state to resume from, on the CPU; None starts from scratch.
+    """The state to resume from, on the CPU, see `states.find_start`; None starts from scratch.
 
-    With `--auto_resume` the newest state of the experiment that can be read and whose networks are there; one that was
-    cut off while it was written is passed over with a word. Otherwise `path: resume_state`.
+    The options are told of the networks that go with it. A state of another experiment begins this one: its folder is
+    made, and what is in it moved away, as for a run from scratch.
 
     Raises:
         UserError: no state can be read.
     """
+    import basicsr.train
     from basicsr.utils import check_resume
 
-    folder = Path(opt['path']['training_states'])
-    if opt['auto_resume']:
-        candidates = _states(folder)
-    else:
-        named = opt['path'].get('resume_state')
-        candidates = [Path(named)] if named else []
-    if not candidates:
+    paths = opt['path']
+    start = find_start(opt, paths['experiments_root'], opt['auto_resume'], lambda message: _say(opt, message))
+    if start is None:
         return None
-    for path in candidates:
-        try:
-            state = _load_state(path, opt)
-        except UserError as error:
-            if not opt['auto_resume']:
-                raise
-            _say(opt, f'{error}; trying the state before it')
-            continue
-        opt['path']['resume_state'] = str(path)
-        check_resume(opt, state['iter'])
-        return state
-    raise UserError(f'--auto_resume: no state in {folder} can be read; delete the folder to start from scratch')
-
-
-def _states(folder: Path) -> list[Path]:
-    """The states of an experiment, newest first; none where it has no folder yet.
-
-    Raises:
-        UserError: the folder cannot be listed, which must not be taken for a new experiment.
-    """
-    try:
-        paths = list(folder.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f'--auto_resume: {folder} cannot be listed ({error.strerror or error})') from error
-    found = [path for path in paths if path.suffix == '.state' and not path.name.startswith('.')]
-    return sorted(found, key=_iteration, reverse=True)
-
-
-def _iteration(path: Path) -> float:
-    try:
-        return float(path.stem)
-    except ValueError:
-        return -1
-
-
-def _load_state(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
-    """One training state, known to be whole together with the networks of its iteration."""
-    state = read_pickle(path)
-    if not isinstance(state, dict) or 'iter' not in state:
-        raise UserError(f'{path} is not a training state')
-    fresh = opt['path'].get('ignore_resume_networks') or ()
-    for network in (key for key in opt if key.startswith('network_') and key not in fresh):
-        weights = Path(opt['path']['models']) / f'net_{network.removeprefix("network_")}_{state["iter"]}.pth'
-        try:
-            read_pickle(weights)
-        except UserError:
-            raise UserError(f'{path} needs {weights}, which is {"broken" if weights.exists() else "missing"}') from None
-    return state
+    if not start.inside:
+        basicsr.train.make_exp_dirs(opt)
+        if opt['logger'].get('use_tb_logger') and 'debug' not in opt['name'] and opt['rank'] == 0:
+            basicsr.train.mkdir_and_rename(str(Path(opt['root_path'], 'tb_logger', opt['name'])))
+    paths['resume_state'] = str(start.path)
+    own = paths['models']
+    paths['models'] = str(start.models or own)  # where BasicSR looks for the networks of the state
+    check_resume(opt, start.iteration)
+    paths['models'] = own
+    for label in start.networks:
+        paths[f'strict_load_{label}'] = True  # that a first start took only a part says nothing of what it saved
+    return start.state
 
 
 def _say(opt: dict[str, Any], message: str) -> None:

@@ -42,7 +42,7 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
         model = building.model_class(options)
         building.check_optimizers(options, model, report)
         building.check_model(options, model, report)
-        first = start.check_start(options, arguments, report)
+        first = start.check_start(options, arguments, networks, model, report)
         start.check_loggers(options, report)
         # What follows works with numbers that may have been refused above; then it can say nothing more.
         if 'train' in found:

@@ -7,39 +7,96 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .report import Report
-from .sections import Options
+from .sections import Options, errors_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
-def check_start(options: Options, arguments: argparse.Namespace, report: Report) -> int:
-    """The iteration that a run starts from: that of the newest state with `--auto_resume`, else 0.
+def check_start(
+    options: Options,
+    arguments: argparse.Namespace,
+    networks: Mapping[str, nn.Module],
+    model: type | None,
+    report: Report,
+) -> int:
+    """The iteration that a run starts from: that of the state which it resumes, else 0.
 
+    The state is read as the run will read it, and must be one of the networks and optimisers that the options name.
     BasicSR moves away what is in the folder of a new experiment; that is a warning.
     """
     from ..models.checkpointing import saved_iterations
+    from ..models.states import find_start, misfit
 
     folder = Path('experiments') / str(options.get('name', ''))
     total = int(options['train']['total_iter'])
-    newest = max(saved_iterations(folder / 'training_states'), default=0)
-    if arguments.auto_resume:
-        if newest > total:
-            report.faults.append(f'{folder} is at iteration {newest}, beyond train: total_iter {total}; raise it')
-        elif newest == total:
-            report.warnings.append(f'{folder} is complete: iteration {newest} of {total}; nothing is left to train')
-        return newest
-    named = (options.get('path') or {}).get('resume_state')
-    if named:
-        if not Path(str(named)).expanduser().is_file():
-            report.faults.append(f'path: resume_state: {named} does not exist')
-    elif folder.is_dir() and folder.resolve() in Path(arguments.opt).resolve().parents:
+    start, complaint = errors_of(find_start, options, folder, arguments.auto_resume, report.warnings.append)
+    if complaint:
+        report.faults.append(complaint)
+        return 0
+    if start is not None:
+        whose = folder if start.inside else start.path
+        if fault := misfit(start, networks, _optimizers(options, networks, model)):
+            report.faults.append(fault)
+        elif start.iteration > total:
+            report.faults.append(
+                f'{whose} is at iteration {start.iteration}, beyond train: total_iter {total}; raise it'
+            )
+        elif start.iteration == total:
+            report.warnings.append(f'{whose} is complete: iteration {total} of {total}; nothing is left to train')
+        if start.inside:
+            return start.iteration
+        report.warnings.append(f'{start.path} is of another experiment, which this run goes on with as {folder}')
+    if folder.is_dir() and folder.resolve() in Path(arguments.opt).resolve().parents:
         report.faults.append(f'{arguments.opt} lies in {folder}, which a new run moves away; copy it elsewhere')
     elif folder.is_dir():
+        newest = max(saved_iterations(folder / 'training_states'), default=0)
         state = f', at iteration {newest}' if newest else ''
         report.warnings.append(
             f'{folder} is there{state}; it is moved to {folder}_archived_<time>. To go on with it: --auto_resume'
         )
-    return 0
+    return start.iteration if start else 0
+
+
+def _optimizers(
+    options: Options, networks: Mapping[str, nn.Module], model: type | None
+) -> dict[str, torch.optim.Optimizer] | None:
+    """The optimisers of a run by their sections, in the order of its states; None where they cannot be known."""
+    import torch
+    from basicsr.models.sr_model import SRModel
+    from basicsr.models.srgan_model import SRGANModel
+
+    from ..models.optimizers import build_optimizer
+    from ..models.vmambair_model import VmambaIRModel
+
+    setup = getattr(model, 'setup_optimizers', None)
+    ours = False
+    labels: tuple[str, ...]
+    if model is not None and issubclass(model, VmambaIRModel):
+        ours, labels = True, model.labels
+    elif setup in (SRModel.setup_optimizers, SRGANModel.setup_optimizers):
+        labels = ('g', 'd') if setup is SRGANModel.setup_optimizers else ('g',)
+    else:
+        return None
+    optimizers = {}
+    for label in labels:
+        section = options['train'].get(f'optim_{label}')
+        if label not in networks or not isinstance(section, Mapping):
+            return None
+        parameters = [(name, p) for name, p in networks[label].named_parameters() if p.requires_grad]
+        if ours:
+            optimizer, complaint = errors_of(build_optimizer, parameters, section)
+        else:
+            settings = {key: value for key, value in section.items() if key != 'type'}
+            optimizer, complaint = errors_of(torch.optim.Adam, [p for _, p in parameters], **settings)
+        if complaint:  # which has been said
+            return None
+        optimizers[f'optim_{label}'] = optimizer
+    return optimizers
 
 
 def check_folders(options: Options, training: bool, report: Report) -> None:
