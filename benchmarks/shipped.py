@@ -60,6 +60,7 @@ ABOUT = {
         'recipe': 'options/train_realsr_distil.yml',
         'limits': REALSR_LIMITS,
         'license': 'Apache-2.0',
+        'colour_fix': 'wavelet',
     },
     'sr': {
         'training_data': 'T91 and the 200 clean training images of Rain100L, reduced four times by MATLAB bicubic',

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from vmambair_arch import Restorer
+from vmambair_arch.checkpoints.convert import save_checkpoint
+from vmambair_arch.checkpoints.interpolate import interpolate
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import restorer as restorer_module
@@ -441,3 +443,23 @@ def test_lists_of_batches_and_empty_batches(halve):
     torch.testing.assert_close(first, batch / 2, atol=1e-6, rtol=0)
     with pytest.raises(UserError, match='for a batch'):
         Restorer(halve)(batch[:0])
+
+
+def test_the_colour_fix_is_what_the_file_of_the_network_asks_for_unless_told(tiny, tmp_path):
+    save_checkpoint(tmp_path / 'a.safetensors', tiny, colour_fix='wavelet')
+    save_checkpoint(tmp_path / 'b.safetensors', tiny)
+    save_checkpoint(tmp_path / 'c.safetensors', tiny, colour_fix='warm')
+    assert Restorer.from_pretrained(tmp_path / 'a.safetensors').colour_fix == 'wavelet'
+    assert Restorer.from_pretrained(tmp_path / 'a.safetensors', colour_fix='none').colour_fix == 'none'
+    assert Restorer.from_pretrained(tmp_path / 'b.safetensors').colour_fix == 'none'
+    with pytest.raises(UserError, match="colour_fix 'warm' is not one of"):
+        Restorer.from_pretrained(tmp_path / 'c.safetensors')
+    interpolated, about = interpolate(tmp_path / 'b.safetensors', tmp_path / 'a.safetensors', 0.25)
+    assert about['colour_fix'] == 'wavelet'  # colours drift in part
+
+
+def test_realsr_keeps_the_mean_colours_of_its_input():
+    restorer = Restorer.from_pretrained(task='realsr', device='cpu')
+    assert restorer.colour_fix == 'wavelet'
+    picture = random(24, 32, 3)
+    assert np.abs(restorer(picture).mean((0, 1)) - picture.mean((0, 1))).max() < 1 / 255

@@ -83,6 +83,7 @@ class Network(nn.Module):
         use_checkpoint: activations of a block are recomputed in the backward pass instead of kept.
         scale: output size over input size.
         upright: it was trained on upright pictures only, so that it may be shown mirrored ones but no turned ones.
+        colour_fix: what its results want to have the colours of their inputs, see `images.colour`.
     """
 
     arch: str
@@ -90,6 +91,7 @@ class Network(nn.Module):
     scale: int
     use_checkpoint: bool = False
     upright: bool = False
+    colour_fix: str = 'none'
 
     def _describe(self, constructor: type[Network], block: BlockOptions, **own: object) -> None:
         """Check the arguments of a constructor, and keep them as `config` in the order of its signature.

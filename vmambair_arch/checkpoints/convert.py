@@ -11,6 +11,7 @@ dict. What the description may hold:
     recipe, compute   the option file they were trained by; hardware and hours
     limits            what they are known to do badly
     upright           true where they saw upright pictures only, as of rain, which falls: no quarter turns for these
+    colour_fix        'wavelet' or 'adain' where colours drift: what `restore` does about it unless it is told otherwise
     sha256            of the parameters: `digest`
 
 Everything in it is a claim by whoever wrote the file; only `config` (checked against the parameters) and `sha256` are

@@ -43,7 +43,10 @@ def interpolate(first: str | Path, second: str | Path, alpha: float = 0.5) -> tu
     network.load_state_dict(mixed)
     about = {key: a.about.get(key) for key in CLAIMS if a.about.get(key) == b.about.get(key)}
     about |= {'recipe': f'{1 - alpha:g} of {Path(first).name} and {alpha:g} of {Path(second).name}', 'metrics': None}
+    taking_part = [checkpoint for checkpoint, share in ((b, alpha), (a, 1 - alpha)) if share]
     about['upright'] = True if a.about.get('upright') or b.about.get('upright') else None
+    about['colour_fix'] = next((c.about['colour_fix'] for c in taking_part if c.about.get('colour_fix')), None)
+    network.upright, network.colour_fix = about['upright'] is True, about['colour_fix'] or 'none'
     about['task'] = b.about.get('task') if alpha >= 0.5 else a.about.get('task')
     return network, about
 

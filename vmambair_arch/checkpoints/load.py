@@ -30,7 +30,7 @@ from .find import find_checkpoint
 METADATA_KEY = 'vmambair'
 """Key under which our files describe themselves: JSON text in safetensors metadata, a dict in a .pth file."""
 
-CLAIMS = ('task', 'training_data', 'metrics', 'license', 'recipe', 'compute', 'limits', 'upright')
+CLAIMS = ('task', 'training_data', 'metrics', 'license', 'recipe', 'compute', 'limits', 'upright', 'colour_fix')
 """What a description may say besides what can be verified."""
 
 SETS = ('params_ema', 'params', 'state_dict')
@@ -227,6 +227,7 @@ def build_network(checkpoint: Checkpoint, name: str) -> Network:
     except ValueError as error:
         raise UserError(f'{name}: {error}') from None
     network.upright = about.get('upright') is True
+    network.colour_fix = about.get('colour_fix') or 'none'
     return network
 
 

@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--upright', action='store_true', default=None,
         help='it was trained on upright pictures alone (use_rot: false): never show it turned ones',
     )  # fmt: skip
+    add(
+        '--colour-fix', '--color-fix', choices=('none', 'adain', 'wavelet'),
+        help='colours drift: what restore does about it unless it is told otherwise',
+    )  # fmt: skip
     add('--half', action='store_true', help='store fp16, in half the space')
 
 

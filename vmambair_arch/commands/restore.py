@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add('--alpha', choices=('resize', 'restore'), default='resize', help='what happens to transparency')
     add(
-        '--colour-fix', '--color-fix', choices=('none', 'adain', 'wavelet'), default='none',
-        help='give results the colours of their inputs',
+        '--colour-fix', '--color-fix', choices=('none', 'adain', 'wavelet'),
+        help='give results the colours of their inputs (default: what the network asks for: wavelet for realsr)',
     )  # fmt: skip
     add('--report-seams', action='store_true', help='measure how far the tiles that are used are from the whole image')
     add('--overwrite', action='store_true', help='replace whatever is there, made of the same or not')

@@ -78,7 +78,8 @@ class Restorer:
             mirror image alone, in twice the time, where the network knows upright pictures only.
         outscale: final size over input size where it is not the network's scale (bicubic, antialiased).
         alpha: 'resize' interpolates transparency to the new size, 'restore' runs it through the network.
-        colour_fix: 'adain' or 'wavelet' gives results the colours of their inputs, see `images.colour`.
+        colour_fix: 'adain' or 'wavelet' gives results the colours of their inputs, see `images.colour`; None: what the
+            network's file asks for, 'wavelet' for `realsr`.
         graphs: on a GPU, start all launches of a shape of tile that comes again at one time, see `inference.graphs`;
             `VMAMBAIR_GRAPHS=0` in the environment leaves it out as well.
 
@@ -97,7 +98,7 @@ class Restorer:
         self_ensemble: bool = False,
         outscale: float | None = None,
         alpha: Literal['resize', 'restore'] = 'resize',
-        colour_fix: ColourFix = 'none',
+        colour_fix: ColourFix | None = None,
         graphs: bool = True,
     ) -> None:
         config = getattr(model, 'config', {})
@@ -115,6 +116,8 @@ class Restorer:
             raise UserError(f'the output scale must be above 0 and at most 16, got {outscale:g}')
         if alpha not in ('resize', 'restore'):
             raise UserError(f"alpha '{alpha}' is not one of resize, restore")
+        if colour_fix is None:
+            colour_fix = getattr(model, 'colour_fix', 'none')
         if colour_fix not in COLOUR_FIXES:
             raise UserError(f"colour_fix '{colour_fix}' is not one of {', '.join(COLOUR_FIXES)}")
         self.device = find_device(device)
