@@ -295,7 +295,7 @@ def scan_cuts(machine: Machine) -> dict[str, Any]:
             inputs = ScanInputs(*(t.requires_grad_() for t in scan_inputs(machine, b, side, side, d)))
             for pixels in (2, 4):
                 for chunks in (4, 8, 16, 32):
-                    triton_scan.CHUNK_PIXELS, triton_scan.SEGMENT_CHUNKS = pixels, chunks
+                    triton_scan.CHUNK_PIXELS, triton_scan.SEGMENT_CHUNKS = pixels, (chunks,)
                     figures[f'{label} {pixels} pixels x {chunks}'] = machine.median_ms(_scan_runs(inputs, 'triton'))
     finally:
         triton_scan.CHUNK_PIXELS, triton_scan.SEGMENT_CHUNKS = before

@@ -17,7 +17,14 @@ from torch.utils.checkpoint import checkpoint
 
 from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, omni_scan, triton_scan
 
-SMALL = {'CHUNK_PIXELS': 2, 'SEGMENT_CHUNKS': 2, 'TILE': 64, 'CARRY_SEGMENTS': 2, 'CARRY_LANES': 64}
+SMALL = {
+    'CHUNK_PIXELS': 2,
+    'SEGMENT_CHUNKS': (2,),
+    'ONE_SEGMENT': 0,
+    'TILE': 64,
+    'CARRY_SEGMENTS': 2,
+    'CARRY_LANES': 64,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +97,52 @@ def test_larger_shapes(shape):
 def test_the_tile_of_the_release(monkeypatch):
     monkeypatch.undo()
     compare(scan_inputs(1, 9, 15, 35, 16, 3, (0, 1, 2, 3)))  # three segments of 64 pixels, two blocks of 32 channels
+
+
+@pytest.mark.parametrize(
+    ('multiprocessors', 'shape', 'directions', 'cut'),
+    [
+        (0, (1, 3, 3, 2, 2, 1), (1, 3), (4, 1)),  # a CPU: the longest segments, axes paired
+        (1, (1, 3, 3, 2, 2, 1), (1, 3), (4, 2)),
+        (2, (1, 3, 3, 2, 2, 1), (1, 3), (1, 2)),
+        pytest.param(4, (1, 2, 9, 3, 2, 2), PLANE_DIRECTIONS, (2, 4), marks=pytest.mark.slow),
+        pytest.param(9, (1, 2, 9, 3, 2, 2), PLANE_DIRECTIONS, (1, 4), marks=pytest.mark.slow),
+    ],
+)
+def test_every_cut_for_a_number_of_multiprocessors(monkeypatch, multiprocessors, shape, directions, cut):
+    monkeypatch.setattr(triton_scan, 'SEGMENT_CHUNKS', (4, 2, 1))
+    monkeypatch.setattr(triton_scan, 'PROGRAMS', 4)
+    monkeypatch.setattr(triton_scan, '_multiprocessors', lambda device: multiprocessors)
+    problem = triton_scan._Problem(*shape, directions, multiprocessors)
+    assert (problem.chunks, problem.axes) == cut
+    compare(scan_inputs(*shape, directions), directions)
+
+
+def test_a_short_sequence_is_one_launch_and_the_same(monkeypatch):
+    """As in a channel scan: one segment, whatever a segment of a plane is."""
+    inputs = scan_inputs(2, 1, 9, 3, 4, 2, SEQUENCE_DIRECTIONS)
+    launched: list[str] = []
+    kernels = triton_scan._kernels()
+
+    class Launches:
+        def __getattr__(self, name: str):
+            class Kernel:
+                def __getitem__(self, grid):
+                    launched.append(name)
+                    return getattr(kernels, name)[grid]
+
+            return Kernel()
+
+    monkeypatch.setattr(triton_scan, '_kernels', Launches)
+    several = scan(ScanInputs(**inputs), SEQUENCE_DIRECTIONS)
+    assert launched == ['local_states_kernel', 'carry_kernel', 'outputs_kernel']
+    launched.clear()
+    monkeypatch.setattr(triton_scan, 'ONE_SEGMENT', 9)
+    one = scan(ScanInputs(**inputs), SEQUENCE_DIRECTIONS)
+    assert launched == ['outputs_kernel']
+    torch.testing.assert_close(one, several, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(triton_scan, '_kernels', lambda: kernels)
+    compare(inputs, SEQUENCE_DIRECTIONS)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])

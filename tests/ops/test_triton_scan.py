@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -28,7 +29,7 @@ triton = pytest.importorskip('triton', reason='torch brings Triton on Linux only
 PLANE = {'b': 2, 'h': 64, 'w': 64, 'd': 48, 'N': 16, 'R': 3, 'directions': PLANE_DIRECTIONS}
 CHANNELS = {'b': 2, 'h': 1, 'w': 96, 'd': 4, 'N': 16, 'R': 6, 'directions': SEQUENCE_DIRECTIONS}
 KERNELS = ('local_states_kernel', 'carry_kernel', 'outputs_kernel', 'chunk_states_kernel', 'gradients_kernel')
-RUN_TIME_NUMBERS = ('h', 'w', 'segments', 'images', 'row')
+RUN_TIME_NUMBERS = ('h', 'w', 'segments', 'chunks', 'images', 'row')
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 
@@ -43,6 +44,74 @@ def test_in_the_interpreter(marker):
     command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-m', marker, inner]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+# --- how a scan is cut -----------------------------------------------------------------------------------------------
+
+H100, A100, RTX_4060 = 132, 108, 24
+"""Multiprocessors."""
+
+
+@pytest.mark.parametrize(
+    ('multiprocessors', 'shape', 'cut'),
+    [
+        (H100, (8, 64, 64, 96), (16, 2)),  # 3 blocks x 64 segments x 8 images x 2 axes: enough
+        (H100, (1, 64, 64, 96), (8, 4)),
+        (H100, (1, 32, 32, 192), (4, 4)),
+        (H100, (1, 16, 16, 384), (4, 4)),
+        (H100, (1, 8, 8, 384), (4, 4)),  # more cannot be had
+        (H100, (1, 128, 128, 48), (16, 4)),
+        (H100, (16, 64, 64, 48), (16, 2)),
+        (A100, (1, 64, 64, 96), (8, 4)),
+        (RTX_4060, (1, 64, 64, 96), (16, 2)),
+        (RTX_4060, (1, 16, 16, 384), (16, 4)),
+        (0, (1, 8, 8, 384), (16, 2)),
+    ],
+)
+def test_small_maps_are_cut_finer_until_every_multiprocessor_has_work(multiprocessors, shape, cut):
+    problem = triton_scan._Problem(*shape, 16, -(-shape[-1] // 16), PLANE_DIRECTIONS, multiprocessors)
+    assert (problem.chunks, problem.axes) == cut
+
+
+@pytest.mark.parametrize('multiprocessors', [1, 24, 108, 132])
+@pytest.mark.parametrize('b', [1, 3, 16])
+def test_a_cut_is_the_coarsest_that_is_enough(b, multiprocessors):
+    enough = 8 * multiprocessors
+    for side, d in itertools.product((2, 8, 24, 64, 200), (8, 48, 96, 384)):
+        problem = triton_scan._Problem(b, side, side, d, 16, 3, PLANE_DIRECTIONS, multiprocessors)
+
+        def programs(chunks: int, axes: int, pixels: int = side**2, d: int = d) -> int:
+            return -(-d // min(32, d)) * -(-pixels // (4 * chunks)) * b * axes
+
+        if problem.chunks < 16:
+            assert programs(2 * problem.chunks, 4) < enough
+        if problem.segments == 1:
+            assert problem.axes == 2  # one launch
+        else:
+            assert problem.axes == (2 if programs(problem.chunks, 2) >= enough else 4)
+            assert programs(problem.chunks, problem.axes) >= enough or (problem.chunks, problem.axes) == (4, 4)
+
+
+@pytest.mark.parametrize(('width', 'segments'), [(1, 1), (48, 1), (96, 1), (128, 1), (129, 33), (384, 96)])
+def test_short_sequences_are_one_segment(width, segments):
+    problem = triton_scan._Problem(2, 1, width, 1, 16, 6, SEQUENCE_DIRECTIONS, H100)
+    assert problem.segments * problem.chunks * triton_scan.CHUNK_PIXELS >= width
+    if segments == 1:
+        assert (problem.segments, problem.axes) == (1, 1)
+    else:
+        assert problem.segments == -(-width // (4 * problem.chunks))
+        assert problem.axes == 2
+
+
+def test_directions_that_share_no_axis_are_never_paired():
+    assert triton_scan._Problem(64, 99, 99, 96, 16, 6, (3, 0, 1), 1).axes == 3
+    assert triton_scan._Problem(64, 99, 99, 96, 16, 6, (0, 1), 1).axes == 2
+
+
+def test_a_gpu_that_is_not_there_can_be_planned_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert triton_scan._multiprocessors(torch.device('cuda')) == triton_scan.MULTIPROCESSORS
+    assert triton_scan._multiprocessors(torch.device('cpu')) == 0
 
 
 # --- compiled ahead of time ------------------------------------------------------------------------------------------
@@ -61,7 +130,7 @@ def compile_kernel(name: str, problem: dict, target: tuple, dtype: str) -> dict:
         constants = cut.carry_sizes() | {'AGAINST': False}
     else:
         tile = cut.gradient_tile() if name == 'gradients_kernel' else cut.tile()
-        constants = cut.scan_sizes() | tile | {'AXES': cut.axes}
+        constants = cut.scan_sizes() | tile | {'AXES': cut.axes, 'EMPTY': False}
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
     signature = {
         arg: 'constexpr' if arg in constants

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .oss_block import BlockOptions
+from .oss_block import BlockOptions, decays_at_once
 
 SCALES = (1, 2, 3, 4)
 
@@ -126,6 +126,13 @@ class Network(nn.Module):
             error_msgs.append(f'the checkpoint is of a network with {loaded}, which this one is not')
 
     def run_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # a compiler joins launches itself
+            return self._run_blocks(blocks, x)
+        blocks = list(blocks)
+        with decays_at_once(blocks, x.device):
+            return self._run_blocks(blocks, x)
+
+    def _run_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
         for block in blocks:
             recompute = self.use_checkpoint and self.training and x.requires_grad
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)

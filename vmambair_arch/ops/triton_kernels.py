@@ -4,7 +4,7 @@ Algorithm
 ---------
 A direction reads the L = h * w pixels of a map in an order of its own. *Positions* number the pixels along an axis
 (row-major for codes 0 and 2, column-major for 1 and 3); codes 2 and 3 walk the positions downwards. Nothing is flipped
-or copied: a direction is index arithmetic (`_pixels`). Positions are cut into *segments* of CHUNKS * T pixels, which
+or copied: a direction is index arithmetic (`_pixels`). Positions are cut into *segments* of chunks * T pixels, which
 programs work on side by side; a segment is walked in *chunks* of T pixels. With a_t = exp(delta_t A) the scan is
 
     h_t = a_t h_{t-1} + delta_t u_t B_t       y_t = <C_t, h_t> + D u_t       delta_t = softplus(W dt_t + bias)
@@ -118,13 +118,13 @@ def _program(segments, SIZE: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _pixels(code, segment, chunk, h, w, CHUNKS: tl.constexpr, T: tl.constexpr):
+def _pixels(code, segment, chunk, h, w, chunks, T: tl.constexpr):
     """The T pixels that direction `code` reads in a chunk, in scan order.
 
     Returns their row-major indices (T,) int64, and (T,) whether they exist: the last segment may be cut short.
     """
     step = chunk * T + tl.arange(0, T)
-    position = segment * CHUNKS * T + tl.where(code >= 2, CHUNKS * T - 1 - step, step)
+    position = segment * chunks * T + tl.where(code >= 2, chunks * T - 1 - step, step)
     by_column = (code & 1) == 1
     pixel = tl.where(by_column, (position % h) * w + position // h, position)
     return pixel.to(tl.int64), position < h * w
@@ -241,15 +241,16 @@ def _step_size(dt, weight, bias, live):
 # kernels
 #
 # Arguments throughout: x, dy (b, h, w, d); x_dbl (b, h, w, K * (R + 2N)); dt_weight (K, d, R); dt_bias, D (K, d);
-# A (K, d, N); segments and images are how many there are, row is d. CODES packs the K direction codes, two bits each.
+# A (K, d, N); segments, chunks of a segment and images are how many there are, row is d.
+# CODES packs the K direction codes, two bits each.
 # NP and RP are N and R rounded up to powers of two; padded states stay 0.
 
 
-@triton.jit(do_not_specialize=['h', 'w', 'segments', 'row'])
+@triton.jit(do_not_specialize=['h', 'w', 'segments', 'chunks', 'row'])
 def local_states_kernel(
-    x, x_dbl, dt_weight, dt_bias, A, added, delta_sum, h, w, segments, row,
+    x, x_dbl, dt_weight, dt_bias, A, added, delta_sum, h, w, segments, chunks, row,
     CODES: tl.constexpr, K: tl.constexpr, d: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
-    NP: tl.constexpr, RP: tl.constexpr, CHUNKS: tl.constexpr, T: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    NP: tl.constexpr, RP: tl.constexpr, T: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """What each segment adds to the state: writes added (b, K, segments, N, d) and delta_sum (b, K, segments, d).
 
@@ -269,8 +270,8 @@ def local_states_kernel(
 
     state = tl.zeros((P, NP, Q), tl.float32)
     total = tl.zeros((P, Q), tl.float32)
-    for chunk in range(CHUNKS):
-        pixel, live = _pixels(code, segment, chunk, h, w, CHUNKS, T)
+    for chunk in range(chunks):
+        pixel, live = _pixels(code, segment, chunk, h, w, chunks, T)
         rows = x_dbl + pixel * (K * (R + 2 * N))
         u = _load_pixels(x, pixel, live, channel, d)
         dt = _load_columns(rows, live, 0, R, RP)
@@ -322,15 +323,17 @@ def carry_kernel(
         tl.store(before + tile, tl.reshape(states, (T, Q)), mask=mask)
 
 
-@triton.jit(do_not_specialize=['h', 'w', 'segments', 'images', 'row'])
+@triton.jit(do_not_specialize=['h', 'w', 'segments', 'chunks', 'images', 'row'])
 def outputs_kernel(
-    x, x_dbl, dt_weight, dt_bias, A, D, before, y, h, w, segments, images, row,
-    CODES: tl.constexpr, AXES: tl.constexpr, K: tl.constexpr, d: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
-    NP: tl.constexpr, RP: tl.constexpr, CHUNKS: tl.constexpr, T: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    x, x_dbl, dt_weight, dt_bias, A, D, before, y, h, w, segments, chunks, images, row,
+    CODES: tl.constexpr, AXES: tl.constexpr, EMPTY: tl.constexpr,
+    K: tl.constexpr, d: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
+    NP: tl.constexpr, RP: tl.constexpr, T: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """Writes y (AXES, b, h, w, d) float32: directions axis, axis + AXES, ... add into y[axis].
 
-    before: (b, K, segments, N, d), the state before each segment. Grid: blocks x segments x b * AXES.
+    before: (b, K, segments, N, d), the state before each segment; not read where all are EMPTY.
+    Grid: blocks x segments x b * AXES.
     """
     block, segment, sequence = _program(segments, d, P * Q)
     channel = _channels(block, P, Q)
@@ -347,9 +350,11 @@ def outputs_kernel(
         weight = _load_table(dt_weight + k * d * R, channel, d, R, RP)
         bias = _load_vector(dt_bias + k * d, channel, d)
         skip = _load_vector(D + k * d, channel, d)
-        state = _load_states(before + ((image * K + k) * segments + segment) * N * d, block, row, d, N, P, NP, Q)
-        for chunk in range(CHUNKS):
-            pixel, live = _pixels(code, segment, chunk, h, w, CHUNKS, T)
+        state = tl.zeros((P, NP, Q), tl.float32)
+        if not EMPTY:
+            state = _load_states(before + ((image * K + k) * segments + segment) * N * d, block, row, d, N, P, NP, Q)
+        for chunk in range(chunks):
+            pixel, live = _pixels(code, segment, chunk, h, w, chunks, T)
             rows = x_dbl + pixel * (K * (R + 2 * N)) + k * (R + 2 * N)
             u = _load_pixels(x, pixel, live, channel, d)
             dt = _load_columns(rows, live, 0, R, RP)
@@ -368,15 +373,15 @@ def outputs_kernel(
         tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=['h', 'w', 'segments', 'row'])
+@triton.jit(do_not_specialize=['h', 'w', 'segments', 'chunks', 'row'])
 def chunk_states_kernel(
-    x, x_dbl, dy, dt_weight, dt_bias, A, before, borders, handed, delta_sum, h, w, segments, row,
+    x, x_dbl, dy, dt_weight, dt_bias, A, before, borders, handed, delta_sum, h, w, segments, chunks, row,
     CODES: tl.constexpr, K: tl.constexpr, d: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
-    NP: tl.constexpr, RP: tl.constexpr, CHUNKS: tl.constexpr, T: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    NP: tl.constexpr, RP: tl.constexpr, T: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """The state before each chunk, and what each segment hands back if it receives nothing.
 
-    before: (b, K, segments, N, d). Writes borders (b, K, segments, CHUNKS, N, d), handed (b, K, segments, N, d) and
+    before: (b, K, segments, N, d). Writes borders (b, K, segments, chunks, N, d), handed (b, K, segments, N, d) and
     delta_sum (b, K, segments, d). Grid: blocks x segments x b * K.
     """
     block, segment, sequence = _program(segments, d, P * Q)
@@ -397,9 +402,9 @@ def chunk_states_kernel(
     product = tl.full((P, NP, Q), 1.0, tl.float32)
     back = tl.zeros((P, NP, Q), tl.float32)
     total = tl.zeros((P, Q), tl.float32)
-    for chunk in range(CHUNKS):
-        _store_states(borders + (at * CHUNKS + chunk) * N * d, state, block, row, d, N, P, NP, Q)
-        pixel, live = _pixels(code, segment, chunk, h, w, CHUNKS, T)
+    for chunk in range(chunks):
+        _store_states(borders + (at * chunks + chunk) * N * d, state, block, row, d, N, P, NP, Q)
+        pixel, live = _pixels(code, segment, chunk, h, w, chunks, T)
         rows = x_dbl + pixel * (K * (R + 2 * N))
         u = _load_pixels(x, pixel, live, channel, d)
         dout = _load_pixels(dy, pixel, live, channel, d)
@@ -419,16 +424,16 @@ def chunk_states_kernel(
     tl.store(delta_sum + at * d + channel, total, mask=channel < d)
 
 
-@triton.jit(do_not_specialize=['h', 'w', 'segments', 'images', 'row'])
+@triton.jit(do_not_specialize=['h', 'w', 'segments', 'chunks', 'images', 'row'])
 def gradients_kernel(
     x, x_dbl, dy, dt_weight, dt_bias, A, D, borders, received,
-    dx, dx_dbl, ddt_weight, ddt_bias, dA, dD, h, w, segments, images, row,
+    dx, dx_dbl, ddt_weight, ddt_bias, dA, dD, h, w, segments, chunks, images, row,
     CODES: tl.constexpr, AXES: tl.constexpr, K: tl.constexpr, d: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
-    NP: tl.constexpr, RP: tl.constexpr, CHUNKS: tl.constexpr, T: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    NP: tl.constexpr, RP: tl.constexpr, T: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """All gradients, as partial sums, all float32.
 
-    borders: (b, K, segments, CHUNKS, N, d), the state before each chunk. received: (b, K, segments, N, d), the e that a
+    borders: (b, K, segments, chunks, N, d), the state before each chunk. received: (b, K, segments, N, d), the e that a
     segment receives. Writes dx (AXES, b, h, w, d), dx_dbl (blocks, b, h, w, K * (R + 2N)), and for every segment
     ddt_weight (b, segments, K, d, R), dA (b, segments, K, d, N), ddt_bias and dD (b, segments, K, d).
     Grid: blocks x segments x b * AXES.
@@ -456,16 +461,16 @@ def gradients_kernel(
         sum_weight = tl.zeros((P, RP, Q), tl.float32)
         sum_bias = tl.zeros((P, Q), tl.float32)
         sum_D = tl.zeros((P, Q), tl.float32)
-        for turned in range(CHUNKS):
-            chunk = CHUNKS - 1 - turned
-            pixel, live = _pixels(code, segment, chunk, h, w, CHUNKS, T)
+        for turned in range(chunks):
+            chunk = chunks - 1 - turned
+            pixel, live = _pixels(code, segment, chunk, h, w, chunks, T)
             at_row = pixel * (K * (R + 2 * N)) + k * (R + 2 * N)
             u = _load_pixels(x, pixel, live, channel, d)
             dout = _load_pixels(dy, pixel, live, channel, d)
             dt = _load_columns(x_dbl + at_row, live, 0, R, RP)
             B = _load_columns(x_dbl + at_row, live, R, N, NP)
             C = _load_columns(x_dbl + at_row, live, R + N, N, NP)
-            state = _load_states(borders + (at * CHUNKS + chunk) * N * d, block, row, d, N, P, NP, Q)
+            state = _load_states(borders + (at * chunks + chunk) * N * d, block, row, d, N, P, NP, Q)
             delta, sigmoid = _step_size(dt, weight, bias, live)
             a = tl.exp2(delta[:, :, None, :] * decay[None])
             write = (delta * u)[:, :, None, :] * B[:, None, :, None]

@@ -9,14 +9,16 @@ With TRITON_INTERPRET=1 in the environment before this module is imported, the k
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +29,16 @@ from .scan_operator import define, empty_results, is_differentiated
 
 CHUNK_PIXELS = 4
 """Pixels of a chunk (`T` in the kernels): they are loaded together and their states live in registers."""
-SEGMENT_CHUNKS = 16
-"""Chunks of a segment (`CHUNKS` in the kernels). Segments run side by side, a segment's chunks one after the other."""
+SEGMENT_CHUNKS = (16, 8, 4)
+"""Chunks of a segment, the first that gives programs enough. Segments run side by side, chunks one after the other;
+twice as many segments are twice as many states to hand on."""
+PROGRAMS = 8
+"""Programs, of one warp each, that a multiprocessor should have at least: it hides the latency of one by the others."""
+ONE_SEGMENT = 128
+"""A sequence of at most so many pixels, as a channel scan of 48 or 96 channels is, is one segment and so one launch: a
+chunk takes less than a microsecond, a launch several."""
+MULTIPROCESSORS = 108
+"""Where a scan is planned for a GPU that is not there (of an A100)."""
 TILE = 512
 """States (channels x N) that one warp holds: 16 for each of 32 lanes."""
 CARRY_SEGMENTS, CARRY_LANES = 16, 128
@@ -88,28 +98,53 @@ class _Problem:
     N: int
     R: int
     directions: tuple[int, ...]
+    multiprocessors: int = 0
 
     @classmethod
     def of(cls, inputs: ScanInputs, directions: Sequence[int]) -> _Problem:
         b, h, w, d = inputs.x.shape
-        return cls(b, h, w, d, inputs.A.shape[-1], inputs.dt_weight.shape[-1], tuple(directions))
+        N, R = inputs.A.shape[-1], inputs.dt_weight.shape[-1]
+        return cls(b, h, w, d, N, R, tuple(directions), _multiprocessors(inputs.x.device))
 
     @property
     def K(self) -> int:  # noqa: N802 the glossary's letter
         return len(self.directions)
 
-    @property
-    def segments(self) -> int:
-        return _cut(self.h * self.w, SEGMENT_CHUNKS * CHUNK_PIXELS)
+    @cached_property
+    def chunks(self) -> int:
+        """Chunks of a segment: the most of `SEGMENT_CHUNKS` that leave every multiprocessor its programs.
 
-    @property
+        By arithmetic alone, for sizes may be symbols.
+        """
+        if self.h == 1 and self.w <= ONE_SEGMENT:
+            return _at_least_one(_cut(self.w, CHUNK_PIXELS))
+        wanted = _at_least_one(PROGRAMS * self.multiprocessors)
+        chunks: Any = SEGMENT_CHUNKS[-1]
+        for more, fewer in itertools.pairwise(SEGMENT_CHUNKS):
+            segments = _cut(self.h * self.w, more * CHUNK_PIXELS)
+            programs = self.blocks(self.tile()) * segments * self.b * self.K
+            chunks += (more - fewer) * torch.sym_min(programs // wanted, 1)
+        return chunks
+
+    @cached_property
+    def segments(self) -> int:
+        return _cut(self.h * self.w, self.chunks * CHUNK_PIXELS)
+
+    @cached_property
     def axes(self) -> int:
-        """Buffers that directions add into: where every other half runs along the axes of the first, half as many."""
+        """Buffers that directions add into.
+
+        Where every other half of the directions runs along the axes of the first, and where that leaves programs
+        enough, half as many: one program walks both ways. The bytes moved are the same.
+        """
         half = self.K // 2
         paired = self.K % 2 == 0 and all(
             a % 2 == b % 2 for a, b in zip(self.directions[:half], self.directions[half:], strict=True)
         )
-        return half if paired else self.K
+        programs = self.blocks(self.tile()) * self.segments * self.b * half
+        # Two buffers want another launch, which one segment is there to save.
+        enough = self.segments == 1 or programs >= PROGRAMS * self.multiprocessors
+        return half if paired and enough else self.K
 
     @property
     def states_shape(self) -> tuple[int, ...]:
@@ -123,7 +158,7 @@ class _Problem:
     def scan_sizes(self) -> dict[str, int]:
         """Compile-time arguments of the kernels that walk over pixels, but for the tile."""
         padded = {'NP': _power_of_two(self.N), 'RP': _power_of_two(self.R)}
-        return {**self.sizes(), 'R': self.R, **padded, 'CHUNKS': SEGMENT_CHUNKS, 'T': CHUNK_PIXELS}
+        return {**self.sizes(), 'R': self.R, **padded, 'T': CHUNK_PIXELS}
 
     def carry_sizes(self) -> dict[str, int]:
         """Compile-time arguments of the carry."""
@@ -156,6 +191,15 @@ def _power_of_two(n: int) -> int:
 
 def _at_least_one(n: int) -> int:
     return max(n, 1)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 0 of a CPU, which runs one program after the other."""
+    if device.type != 'cuda':
+        return 0
+    if not torch.cuda.is_available():
+        return MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _kernels() -> ModuleType:
@@ -192,7 +236,8 @@ def _segment_states(problem: _Problem, inputs: ScanInputs) -> Tensor:
     delta_sum = added.new_empty(*added.shape[:3], problem.d)
     tile = problem.tile()
     _kernels().local_states_kernel[(problem.blocks(tile) * problem.segments * problem.b * problem.K,)](
-        x, x_dbl, dt_weight, dt_bias, A, added, delta_sum, problem.h, problem.w, problem.segments, problem.d,
+        x, x_dbl, dt_weight, dt_bias, A, added, delta_sum, problem.h, problem.w,
+        problem.segments, problem.chunks, problem.d,
         **problem.scan_sizes(), **tile, **ONE_WARP,
     )  # fmt: skip
     return _carry(problem, added, delta_sum, A, against=False)
@@ -205,13 +250,14 @@ def _forward(inputs: ScanInputs, directions: Sequence[int], keep_states: bool) -
     if not x.numel():
         return empty_results(x, problem.states_shape, keep_states)
     with _on_device_of(x):
-        before = _segment_states(problem, inputs)
         sums = x.new_empty(problem.axes, *x.shape, dtype=torch.float32)
+        empty = problem.segments == 1 and not keep_states
+        before = sums if empty else _segment_states(problem, inputs)
         tile = problem.tile()
         _kernels().outputs_kernel[(problem.blocks(tile) * problem.segments * problem.b * problem.axes,)](
             x, x_dbl, dt_weight, dt_bias, A, D, before, sums,
-            problem.h, problem.w, problem.segments, problem.b, problem.d,
-            AXES=problem.axes, **problem.scan_sizes(), **tile, **ONE_WARP,
+            problem.h, problem.w, problem.segments, problem.chunks, problem.b, problem.d,
+            AXES=problem.axes, EMPTY=empty, **problem.scan_sizes(), **tile, **ONE_WARP,
         )  # fmt: skip
     return _total(sums, x), before if keep_states else before.new_empty(0)
 
@@ -238,14 +284,14 @@ def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Se
 
     with _on_device_of(x):
         before = states if states.numel() else _segment_states(problem, inputs)
-        segments, sizes = problem.segments, problem.scan_sizes()
+        segments, chunks, sizes = problem.segments, problem.chunks, problem.scan_sizes()
         b, K, d = problem.b, problem.K, problem.d
-        borders, handed = partial(b, K, segments, SEGMENT_CHUNKS, problem.N, d), partial(*problem.states_shape)
+        borders, handed = partial(b, K, segments, chunks, problem.N, d), partial(*problem.states_shape)
         delta_sum = partial(b, K, segments, d)
         tile = problem.tile()
         _kernels().chunk_states_kernel[(problem.blocks(tile) * segments * b * K,)](
             x, x_dbl, grad_y, dt_weight, dt_bias, A, before, borders, handed, delta_sum,
-            problem.h, problem.w, segments, d, **sizes, **tile, **ONE_WARP,
+            problem.h, problem.w, segments, chunks, d, **sizes, **tile, **ONE_WARP,
         )  # fmt: skip
         received = _carry(problem, handed, delta_sum, A, against=True)
         tile = problem.gradient_tile()
@@ -257,7 +303,7 @@ def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Se
         )
         _kernels().gradients_kernel[(blocks * segments * b * problem.axes,)](
             x, x_dbl, grad_y, dt_weight, dt_bias, A, D, borders, received, *sums,
-            problem.h, problem.w, segments, b, d, AXES=problem.axes, **sizes, **tile, **ONE_WARP,
+            problem.h, problem.w, segments, chunks, b, d, AXES=problem.axes, **sizes, **tile, **ONE_WARP,
         )  # fmt: skip
     return ScanInputs(*(_total(gradient, t) for gradient, t in zip(sums, inputs, strict=True)))
 
@@ -275,7 +321,7 @@ def _explaining() -> Iterator[None]:
         _explained = True
         logger.warning(
             'Triton compiles the kernels of the scan, a second or so for each and once for each width of a network '
-            '(about 19 to restore, 41 to train); it keeps them in %s',
+            '(about 20 to restore, 45 to train); it keeps them in %s',
             os.environ.get('TRITON_CACHE_DIR') or '~/.triton/cache',
         )
 
