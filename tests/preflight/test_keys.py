@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import linecache
 
 import pytest
 
@@ -120,3 +121,106 @@ def test_basicsr_pipeline():
     assert known.demands(('val',)) >= {'val_freq', 'save_img'}
     assert 'batch_size_per_gpu' in known.keys(('datasets', 'train'))
     assert not known.is_open(())
+
+
+# ---------------------------------------------------------------- code that hands sections to itself
+
+
+def walk(section):
+    for value in section.values():
+        if isinstance(value, dict):
+            walk(value)
+    return section['leaf']
+
+
+def walk_names(section):
+    return [walk_names(section[name]) for name in NAMES if name in section]
+
+
+def there(section):
+    return section['there'] and back(section['more'])
+
+
+def back(section):
+    return section['back'] and there(section['more'])
+
+
+class Walker:
+    def __init__(self, opt):
+        self.opt = opt
+
+    def merge(self):
+        return self._merge(self.opt['own']), self.opt['beside']
+
+    def _merge(self, section):
+        return {key: self._merge(value) for key, value in section.items()}, self._other(section['other'])
+
+    def _other(self, section):
+        return self._merge(section['again'])
+
+
+class Tree:
+    def __init__(self, opt):
+        self.name = opt['name']
+        self.children = [Tree(child) for child in opt['children'].values()]
+        self.left = Tree(opt['left'])
+
+
+class Grower:
+    """An attribute that grows with every call."""
+
+    def __init__(self, opt):
+        self.opt = opt
+        self.place = opt['root']
+        self.descend(self.place)
+
+    def descend(self, section):
+        self.place = section['next']
+        self.descend(self.place)
+
+
+def crowd(size):
+    """Functions that all call each other."""
+    functions = {'__name__': 'crowd'}
+    calls = ', '.join(f'f{i}(section["k{i}"])' for i in range(size))
+    for i in range(size):
+        name = f'crowd_{i}'
+        source = f'def f{i}(section):\n    return section["own{i}"], {calls}\n'
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        exec(compile(source, name, 'exec'), functions)
+    return functions['f0']
+
+
+@pytest.mark.parametrize(
+    ('code', 'section', 'known'),
+    [
+        (walk, (), 'leaf'),
+        (walk_names, (), 'sigma'),
+        (there, (), 'there'),
+        (there, ('more',), 'back'),
+        (Walker, (), 'beside'),
+        (Walker, ('own',), 'other'),
+        (Tree, (), 'name'),
+        (Tree, ('left',), 'name'),
+        (Grower, ('root',), 'next'),
+    ],
+)
+def test_code_that_recurses_over_a_section(code, section, known):
+    name = 'opt' if isinstance(code, type) else 'section'
+    found = keys_read_by(code, **{name: ()})
+    assert found.knows(section, known)
+
+
+def test_what_recursion_hides_is_open():
+    found = keys_read_by(there, section=())
+    assert not found.is_open(())
+    assert not found.is_open(('more',))
+    assert found.is_open(('more',) * 4)
+    assert len(found.required) < 12
+
+
+def test_a_crowd_of_functions_that_all_call_each_other():
+    found = keys_read_by(crowd(6), section=())
+    assert found.knows((), 'own0')
+    for i in range(6):  # no key of theirs is called unknown
+        assert found.is_open((f'k{i}',)) or found.knows((f'k{i}',), f'own{i}')

@@ -22,6 +22,10 @@ Path = tuple[str, ...]
 _READERS = ('get', 'pop', 'setdefault')
 _STANDARD = ('torch', 'builtins', 'collections', 'numpy')
 _PRINTERS = ('dict2str',)  # show every key and read none
+_DEPTH = 2
+"""How many times code is followed into itself; what it reads further down cannot be told."""
+_MOST = 1000
+"""Pairs of a function and its sections that are followed at most, where many functions call each other."""
 
 
 @dataclass
@@ -73,24 +77,37 @@ def keys_read_by(code: Callable[..., Any] | type, **sections: Path) -> KeysRead:
         sections: the names that hold sections, and which: `opt=()`.
     """
     found = KeysRead()
-    _follow(code, {name: (path,) for name, path in sections.items()}, found, set())
+    _follow(code, {name: (path,) for name, path in sections.items()}, found, set(), ())
     return found
 
 
-def _follow(code: Any, sections: dict[str, tuple[Path, ...]], found: KeysRead, seen: set) -> None:
+def _follow(
+    code: Any, sections: dict[str, tuple[Path, ...]], found: KeysRead, seen: set, within: tuple[Any, ...]
+) -> None:
     mark = (code, tuple(sorted(sections.items())))
-    if mark in seen:
+    if mark in seen or _too_deep(code, sections, found, seen, within):
         return
     seen.add(mark)
+    within = (*within, code)
     if inspect.isclass(code):
         attributes: dict[str, tuple[Path, ...]] = {'opt': sections.get('opt', ())}
         functions = list(_methods(code))
         for _ in range(2):  # attributes that one method sets are known to the others
             for function in functions:
                 own = sections if function.__name__ == '__init__' else {}
-                _Reader(function, {'opt': attributes['opt'], **own}, found, seen, code, attributes).read()
+                _Reader(function, {'opt': attributes['opt'], **own}, found, seen, within, code, attributes).read()
     elif inspect.isfunction(code):
-        _Reader(code, sections, found, seen).read()
+        _Reader(code, sections, found, seen, within).read()
+
+
+def _too_deep(
+    code: Any, sections: dict[str, tuple[Path, ...]], found: KeysRead, seen: set, within: tuple[Any, ...]
+) -> bool:
+    """Whether code hands sections on to itself without end; then their keys cannot be told."""
+    if within.count(code) < _DEPTH and len(seen) < _MOST:
+        return False
+    found.open.update(path for paths in sections.values() for path in paths)
+    return True
 
 
 def _methods(cls: type) -> Iterator[Callable[..., Any]]:
@@ -134,13 +151,14 @@ class _Reader(ast.NodeVisitor):
         sections: dict[str, tuple[Path, ...]],
         found: KeysRead,
         seen: set,
+        within: tuple[Any, ...] = (),
         owner: type | None = None,
         attributes: dict[str, tuple[Path, ...]] | None = None,
     ) -> None:
         self.function = inspect.unwrap(function)
         self.paths = dict(sections)
         self.texts: dict[str, list[str]] = {}
-        self.found, self.seen, self.owner = found, seen, owner
+        self.found, self.seen, self.within, self.owner = found, seen, within, owner
         self.attributes = attributes if attributes is not None else {}
 
     def read(self) -> None:
@@ -322,10 +340,15 @@ class _Reader(ast.NodeVisitor):
                 sections[place if isinstance(place, str) else names[place]] = paths
         if not sections:
             return
-        if own:
-            _Reader(callee, sections, self.found, self.seen, self.owner, self.attributes).read()
-        else:
-            _follow(callee, sections, self.found, self.seen)
+        if not own:
+            _follow(callee, sections, self.found, self.seen, self.within)
+            return
+        mark = (callee, *(tuple(sorted(known.items())) for known in (sections, self.attributes)))
+        if mark in self.seen or _too_deep(callee, sections, self.found, self.seen, self.within):
+            return
+        self.seen.add(mark)
+        within = (*self.within, callee)
+        _Reader(callee, sections, self.found, self.seen, within, self.owner, self.attributes).read()
 
 
 def _texts(value: Any) -> list[str] | None:
