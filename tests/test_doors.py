@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from vmambair_arch import VmambaIR, load_model, preflight
 from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.checkpoints.describe import describe
+from vmambair_arch.cli import main
 from vmambair_arch.errors import UserError
 from vmambair_arch.evaluation.evaluate import evaluate
 from vmambair_arch.images.headers import read_header
@@ -272,6 +273,32 @@ def test_a_name_of_the_package_is_read_at_every_door(doors: Doors, monkeypatch: 
     for other in others:
         np.testing.assert_array_equal(first, other)
     assert load_model('net').config['dim'] == 8
+
+
+@pytest.mark.parametrize(
+    ('sets', 'said'),
+    [
+        (('params', 'params_ema'), 'params_ema (averaged); params is there too'),
+        (('params_ema',), 'params_ema (averaged)'),
+        (('params',), 'params'),
+        (('state_dict',), 'state_dict'),
+        ((), None),
+    ],
+)
+def test_restore_and_evaluate_say_once_which_parameters_they_take(
+    doors: Doors, capsys: pytest.CaptureFixture, sets: tuple[str, ...], said: str | None
+) -> None:
+    parameters = network(1).state_dict()
+    torch.save({name: parameters for name in sets} or parameters, 'net.pth')
+    (source,) = doors.folder.glob('lq/*')
+    for command in (
+        ['restore', str(source), str(source), '-m', 'net.pth', '-o', 'out', '--device', 'cpu'],
+        ['evaluate', 'net=net.pth', '--truth', 'gt', '--lq', 'lq', '--metrics', 'psnr', '--device', 'cpu'],
+    ):
+        capsys.readouterr()
+        assert main(command) == 0
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('vmambair: net.pth')]
+        assert lines == ([] if said is None else [f'vmambair: net.pth: {said}'])
 
 
 def test_a_file_of_two_sets_may_be_read_as_the_option_file_says(doors: Doors) -> None:

@@ -133,7 +133,7 @@ def test_two_ranks_on_a_cpu(workplace):
 
 
 def test_of_two_ranks_one_says_the_fault(workplace):
-    write_options(workplace / 'train.yml', options(train__ema_dcay=0.9))
+    write_options(workplace / 'train.yml', options(train__ema_dcay=0.9, model_type='VmambaIRModel'))
     done = run(*TORCHRUN, '-opt', 'train.yml', '--launcher', 'pytorch', cwd=workplace)
     assert done.returncode != 0
     assert done.stderr.count("nothing reads 'ema_dcay'") == 1

@@ -84,6 +84,8 @@ class Network(nn.Module):
         scale: output size over input size.
         upright: it was trained on upright pictures only, so that it may be shown mirrored ones but no turned ones.
         colour_fix: what its results want to have the colours of their inputs, see `images.colour`.
+        parameter_set: of a network from a file, which of its sets of parameters this is, in words; empty where the file
+            has no sets.
     """
 
     arch: str
@@ -92,6 +94,7 @@ class Network(nn.Module):
     use_checkpoint: bool = False
     upright: bool = False
     colour_fix: str = 'none'
+    parameter_set: str = ''
 
     def _describe(self, constructor: type[Network], block: BlockOptions, **own: object) -> None:
         """Check the arguments of a constructor, and keep them as `config` in the order of its signature.

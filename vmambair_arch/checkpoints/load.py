@@ -51,11 +51,13 @@ class Checkpoint:
         state_dict: parameters by name on the CPU, without wrappers' prefixes.
         about: what the file says of itself (`arch`, `config`, `scale`, `task`, …); empty for the authors' files.
         said: which of several sets of parameters this is, in words; empty where there was one.
+        set: which set of parameters this is, in words, also where there was one; empty for a bare state dict.
     """
 
     state_dict: dict[str, Tensor]
     about: dict[str, Any] = field(default_factory=dict)
     said: str = ''
+    set: str = ''
 
 
 def read_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
@@ -162,7 +164,7 @@ def check_zip(path: str | Path) -> None:
 def _unwrapped(content: Any, key: str | None, name: str) -> Checkpoint:
     """The parameters in what a file, or somebody, holds: bare, or one of several sets."""
     about: dict[str, Any] = {}
-    said = ''
+    said = parameter_set = ''
     if isinstance(content, Mapping):
         if isinstance(content.get(METADATA_KEY), Mapping):
             about = dict(content[METADATA_KEY])
@@ -172,13 +174,13 @@ def _unwrapped(content: Any, key: str | None, name: str) -> Checkpoint:
             raise UserError(f"{name}: holds no parameters under '{key}' (param_key), but {has}")
         if there:
             chosen = key if key in there else there[0]
+            parameter_set = f'{chosen} (averaged)' if chosen == 'params_ema' else str(chosen)
             if len(there) > 1:
-                averaged = ' (averaged)' if chosen == 'params_ema' else ''
-                said = f'{chosen}{averaged}; {", ".join(k for k in there if k != chosen)} is there too'
+                said = f'{parameter_set}; {", ".join(k for k in there if k != chosen)} is there too'
             content = content[chosen]
     if not _is_set(content):
         raise UserError(f'{name}: holds no state dict (looked for {", ".join(SETS)} and bare parameters)')
-    return Checkpoint(_bare(content), about, said)
+    return Checkpoint(_bare(content), about, said, said or parameter_set)
 
 
 def _is_set(content: object) -> bool:
@@ -228,6 +230,7 @@ def build_network(checkpoint: Checkpoint, name: str) -> Network:
         raise UserError(f'{name}: {error}') from None
     network.upright = about.get('upright') is True
     network.colour_fix = about.get('colour_fix') or 'none'
+    network.parameter_set = checkpoint.set
     return network
 
 

@@ -10,6 +10,7 @@ from ..plugin import launch
 EXAMPLES = (
     'vmambair check -opt options/train_derain.yml',
     'vmambair check -opt options/train_derain.yml --samples sheets',
+    'vmambair check -opt options/train_derain.yml --decode',
 )
 
 
@@ -27,6 +28,9 @@ class _PrintSchema(argparse.Action):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     launch.add_arguments(parser)
     parser.add_argument('--samples', metavar='DIR', help='write a sheet of what the network will see to this folder')
+    parser.add_argument(
+        '--decode', action='store_true', help='decode every image: finds damage that headers do not show'
+    )
     text = 'print the JSON schema of option files, for editors, and end'
     parser.add_argument('--schema', action=_PrintSchema, nargs=0, help=text)
 

@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     check_arguments(args.suffix, args.format, args.quality)
     denoise = args.denoise_strength
     restorer = Restorer.from_pretrained(args.model, task=args.task, denoise=denoise, **pick(args, RESTORER))
+    if parameter_set := getattr(restorer.model, 'parameter_set', ''):
+        print(f'vmambair: {args.model}: {parameter_set}', file=sys.stderr)
     if streamed:
         _run_streamed(inputs[0], args, restorer)
         return 0

@@ -1,29 +1,112 @@
-"""The order in which BasicSR's loader asks a data set for its items, where items are numbered by iteration.
+"""The order in which BasicSR's loader asks a data set for its items, and what is drawn for them.
 
 BasicSR shuffles a data set and starts it anew with every resume. A data set that draws everything from the iteration
 number needs neither: its items are asked for in order, from the iteration at which the run stands. Such a data set has
 the class attribute `numbered_by_iteration` and takes from its section what `number_by_iteration` puts there.
+
+Any other data set, BasicSR's and those of strangers, goes on inside of its epoch (`IterationSampler.done`), and draws
+for every item from generators that are seeded by where the item stands in the run (`DrawnByPlace`). So a resume sees
+the images and the crops that the uninterrupted run would have seen, with any number of workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.distributed import broadcast_object_list
 
 
+class Item(int):
+    """The index of an item, and where in the run it stands.
+
+    Attributes:
+        place: epoch, number within the epoch, rank; what seeds its draws.
+    """
+
+    place: tuple[int, ...]
+
+    def __new__(cls, index: int, place: tuple[int, ...]) -> Item:
+        item = super().__new__(cls, index)
+        item.place = place
+        return item
+
+    def __reduce__(self) -> tuple[type[Item], tuple[int, tuple[int, ...]]]:
+        return Item, (int(self), self.place)
+
+
+class DrawnByPlace(torch.utils.data.Dataset):
+    """A data set whose draws depend on the seed and on where in the run an item stands, and on nothing else.
+
+    Inside of an item Python's, numpy's and torch's global generators are seeded; outside they are as they were.
+
+    Args:
+        dataset: any that is asked for items by index.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'dataset' or name.startswith('__'):  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, index: int) -> Any:
+        with self._drawn_for(index):
+            return self.dataset[int(index)]
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        together = getattr(self.dataset, '__getitems__', None)
+        if together is None:
+            return [self[index] for index in indices]
+        with self._drawn_for(indices[0]):
+            return together([int(index) for index in indices])
+
+    @contextmanager
+    def _drawn_for(self, index: int) -> Iterator[None]:
+        place = getattr(index, 'place', (int(index),))
+        words = np.random.SeedSequence((self.seed, *place)).generate_state(3)
+        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            random.seed(int(words[0]))
+            np.random.seed(words[1])
+            torch.default_generator.manual_seed(int(words[2]))  # of the CPU alone
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.set_rng_state(before[2])
+
+
 class IterationSampler(EnlargedSampler):
     """BasicSR's sampler, but in order for a data set that is numbered by iteration, from its `start_index` on.
 
-    The whole run is one epoch of such a data set; later epochs are empty.
+    The whole run is one epoch of such a data set; later epochs are empty. Items of other data sets come in BasicSR's
+    order, each with its place.
+
+    Attributes:
+        done: an epoch, and how many of its items a resumed run has trained on already.
     """
+
+    done = (0, 0)
 
     def __iter__(self) -> Iterator[int]:
         if not getattr(self.dataset, 'numbered_by_iteration', False):
-            return super().__iter__()
+            epoch, done = self.done
+            order = enumerate(super().__iter__())
+            skipped = done if self.epoch == epoch else 0
+            return (Item(index, (self.epoch, place, self.rank)) for place, index in order if place >= skipped)
         first = self.dataset.start_index if self.epoch == 0 else len(self.dataset)
         return iter(range(first + self.rank, len(self.dataset), self.num_replicas))
 

@@ -9,6 +9,7 @@ same on every machine. `sources` holds several such folders.
 from __future__ import annotations
 
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -455,6 +456,7 @@ def _lmdb_keys(root: str) -> list[str]:
     return keys
 
 
+_opening = threading.Lock()
 _databases: dict[str, tuple[int, Any]] = {}  # by folder: the process that opened it, and the open database
 
 
@@ -462,13 +464,14 @@ def _environment(root: str) -> Any:
     """The one open database of a folder in this process: LMDB allows no second, and none that came through a fork."""
     import lmdb
 
-    owner, database = _databases.get(root, (None, None))
-    if owner != os.getpid():
-        if database is not None:
-            database.close()
-        try:
-            database = lmdb.open(root, readonly=True, lock=False, readahead=False)
-        except lmdb.Error as error:
-            raise UserError(f'{root}: cannot be opened as LMDB ({error})') from error
-        _databases[root] = os.getpid(), database
-    return database
+    with _opening:
+        owner, database = _databases.get(root, (None, None))
+        if owner != os.getpid():
+            if database is not None:
+                database.close()
+            try:
+                database = lmdb.open(root, readonly=True, lock=False, readahead=False)
+            except lmdb.Error as error:
+                raise UserError(f'{root}: cannot be opened as LMDB ({error})') from error
+            _databases[root] = os.getpid(), database
+        return database

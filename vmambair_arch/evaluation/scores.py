@@ -11,6 +11,7 @@ import csv
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -240,7 +241,9 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
 
 
 def load_restorers(evaluation: Evaluation, **options: Any) -> dict[str, Restorer]:
-    """A restorer for every checkpoint; images that another checkpoint of that name restored before are refused.
+    """A restorer for every checkpoint, with a word on which of its parameters it takes.
+
+    Images that another checkpoint of that name restored before are refused.
 
     Raises:
         UserError: as `Restorer.from_pretrained`, such images are there, or the scale is not that of the data.
@@ -250,6 +253,9 @@ def load_restorers(evaluation: Evaluation, **options: Any) -> dict[str, Restorer
         if not method.is_checkpoint:
             continue
         restorer = restorers[method.name] = Restorer.from_pretrained(method.path, **options)
+        parameter_set = getattr(restorer.model, 'parameter_set', '')
+        if parameter_set and world()[0] == 0:
+            sys.stderr.write(f'vmambair: {method.path}: {parameter_set}\n')
         _check_scale(evaluation, method, getattr(restorer.model, 'scale', 1))
         folder = evaluation.output / 'restored' / method.name
         status = method.path.stat()

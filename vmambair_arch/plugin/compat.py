@@ -258,6 +258,37 @@ def read_images_at_one_door() -> None:
             owner.imfrombytes = imfrombytes
 
 
+def leave_names_to_others() -> None:
+    """Of two classes of one name the second to be registered is an error (utils/registry.py:42).
+
+    Where one of them is ours it is the other that the name stands for, whoever comes first: so it does not matter in
+    which order packages are imported, and the authors' own code can stand beside ours.
+
+    Can go with a BasicSR release that lets a plugin yield.
+    """
+    from basicsr.utils.registry import Registry
+
+    original = Registry._do_register
+
+    @functools.wraps(original)
+    def _do_register(self: Any, name: str, obj: Any, suffix: str | None = None) -> None:
+        full = f'{name}_{suffix}' if isinstance(suffix, str) else name
+        there = self._obj_map.get(full)
+        if there is None or there is obj or _is_ours(there) == _is_ours(obj):
+            original(self, name, obj, suffix)
+            return
+        theirs = there if _is_ours(obj) else obj
+        self._obj_map[full] = theirs
+        note = "'%s' is that of %s, not of vmambair_arch, which has one of this name too"
+        logging.getLogger('vmambair_arch').warning(note, full, theirs.__module__)
+
+    Registry._do_register = _do_register
+
+
+def _is_ours(code: Any) -> bool:
+    return (getattr(code, '__module__', None) or '').partition('.')[0] == 'vmambair_arch'
+
+
 def archive_under_a_free_name() -> None:
     """A second run of one name in the same second fails: its archive has the name of the first's (utils/misc.py:35).
 
@@ -290,6 +321,7 @@ def resume_exactly() -> None:
     - Training ends early where the batch does not divide the data (train.py:42 rounds up, the loader drops the rest),
       and trains 0 iterations where the batch is larger than the data set or the data have grown since the state.
     - A data set whose items are iterations would be shuffled, and start anew at a resume (train.py:40).
+    - Any other data set starts its epoch anew at a resume, and draws other crops (train.py:163, data/__init__.py:96).
 
     Can go with a BasicSR release that loads states on the CPU from `path: training_states`, skips broken ones, counts
     batches, and lets a data set name its sampler and learn where a run stands.
@@ -299,14 +331,19 @@ def resume_exactly() -> None:
     from ..data.iteration_sampler import IterationSampler
     from .resume import Resume
 
-    create = basicsr.train.create_train_val_dataloader
-    resume = Resume(create)
+    create, build = basicsr.train.create_train_val_dataloader, basicsr.train.build_dataset
+    resume = Resume(create, build)
 
     @functools.wraps(create)  # the check follows `__wrapped__` to the keys that BasicSR reads
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple:
         return resume.create_train_val_dataloader(opt, logger)
 
+    @functools.wraps(build)
+    def build_dataset(dataset_opt: dict[str, Any]) -> Any:
+        return resume.build_dataset(dataset_opt)
+
     basicsr.train.load_resume_state = resume.load_resume_state
+    basicsr.train.build_dataset = build_dataset
     basicsr.train.create_train_val_dataloader = create_train_val_dataloader
     basicsr.train.EnlargedSampler = IterationSampler
 
@@ -413,6 +450,7 @@ def round_jpeg_quality() -> None:
 
 BEFORE_IMPORT: tuple[Callable[[], None], ...] = (supply_functional_tensor, supply_distutils)
 AFTER_IMPORT: tuple[Callable[[], None], ...] = (
+    leave_names_to_others,
     read_options_safely,
     read_text_as_utf8,
     start_ranks_anywhere,

@@ -17,7 +17,7 @@ from ..files import unlock
 from ..host import let_threads_sleep
 from ..options import read_options
 from ..ranks.start import refuse_strays
-from . import compat
+from . import compat, imports
 
 if TYPE_CHECKING:
     from ..preflight import Report
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--force_yml', nargs='+', metavar='KEY=VALUE', help='change the option file, e.g. train:total_iter=1000'
     )
+    imports.add_argument(parser)
 
 
 def import_basicsr() -> ModuleType:
@@ -100,6 +101,7 @@ def check(args: argparse.Namespace) -> Report:
     import_basicsr()
     from .. import preflight
 
+    imports.import_for(args)
     return preflight.check(args)
 
 
@@ -171,6 +173,7 @@ def _as_rank(args: argparse.Namespace, training: bool) -> Iterator[None]:
     try:
         if training:
             refuse_strays(args.launcher != 'none')
+        imports.import_for(args)
         if rank == 0:
             preflight.check(args, training).refuse()
         else:

@@ -12,22 +12,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data.iteration_sampler import number_by_iteration
+import torch
+
+from ..data.iteration_sampler import DrawnByPlace, number_by_iteration
 from ..errors import UserError
 from ..models.states import find_start
 from ..ranks.start import hold_experiment, refuse_strays
 
 
 class Resume:
-    """Stands in for `load_resume_state` and `create_train_val_dataloader` of `basicsr.train`.
+    """Stands in for `load_resume_state`, `build_dataset` and `create_train_val_dataloader` of `basicsr.train`.
 
     Args:
-        create_train_val_dataloader: BasicSR's own.
+        create_train_val_dataloader, build_dataset: BasicSR's own.
     """
 
-    def __init__(self, create_train_val_dataloader: Callable[..., tuple]) -> None:
-        self._create = create_train_val_dataloader
+    def __init__(
+        self, create_train_val_dataloader: Callable[..., tuple], build_dataset: Callable[[dict[str, Any]], Any]
+    ) -> None:
+        self._create, self._build = create_train_val_dataloader, build_dataset
         self._state: dict[str, Any] | None = None
+        self._seed = 0
 
     def load_resume_state(self, opt: dict[str, Any]) -> dict[str, Any] | None:
         """The state to resume from, numbered for a data set of iterations; None starts from scratch.
@@ -39,12 +44,19 @@ class Resume:
         refuse_strays(opt['dist'])
         if opt['rank'] == 0:
             hold_experiment(opt['path']['experiments_root'])
-        self._state = find_state(opt)
+        self._state, self._seed = find_state(opt), opt['manual_seed']
         number_by_iteration(opt, self._state)
         return self._state
 
+    def build_dataset(self, section: dict[str, Any]) -> Any:
+        """A data set of BasicSR's registry; one to train on draws by place, unless it does so by itself."""
+        dataset = self._build(section)
+        if section['phase'] != 'train' or getattr(dataset, 'numbered_by_iteration', False):
+            return dataset
+        return DrawnByPlace(dataset, self._seed)
+
     def create_train_val_dataloader(self, opt: dict[str, Any], logger: Any) -> tuple:
-        """BasicSR's loaders, with the number of epochs that the batches need.
+        """BasicSR's loaders, with the number of epochs that the batches need; they go on inside of an epoch.
 
         Raises:
             UserError: the images do not fill one batch.
@@ -56,8 +68,11 @@ class Resume:
                 f'datasets: train: {len(train_sampler)} images a rank and epoch do not fill one batch of '
                 f'{train_loader.batch_size}; lower batch_size_per_gpu or raise dataset_enlarge_ratio'
             )
-        if self._state:
-            self._state['epoch'] = min(self._state['epoch'], self._state['iter'] // batches)
+        # Every start of an epoch draws a seed for its workers: not from the generator that the network draws from.
+        train_loader.generator = torch.Generator().manual_seed(opt['manual_seed'])
+        if self._state and not getattr(train_sampler.dataset, 'numbered_by_iteration', False):
+            epoch, done = divmod(self._state['iter'], batches)
+            self._state['epoch'], train_sampler.done = epoch, (epoch, done * train_loader.batch_size)
         # The pipeline runs one epoch more than this; every epoch beyond the last iteration only starts the workers.
         return train_loader, train_sampler, val_loaders, math.ceil(iterations / batches) - 1, iterations
 

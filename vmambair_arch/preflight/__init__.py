@@ -17,25 +17,26 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     """Check an option file, its data, and what there is to run it on. Reads headers, trains nothing.
 
     Args:
-        arguments: of `launch.add_arguments`.
+        arguments: of `launch.add_arguments`; with `decode` every image is decoded, with `samples` a sheet is written.
         training: for the train pipeline, or the test pipeline; default: whether the file has a section `train`.
 
     Raises:
         UserError: the file cannot be read at all.
     """
-    from . import building, data, resources, sections, start, validation
+    from . import building, data, decoding, resources, sections, start, validation
 
     report = Report(str(arguments.opt))
     options = read_options(arguments, report.faults)
     if training is None:
         sets = options.get('datasets')
         training = 'train' in options or (isinstance(sets, Mapping) and 'train' in sets)
+    decoder = decoding.Decoder() if getattr(arguments, 'decode', False) else None
     known, strict = sections.check_sections(options, training, report)
     networks = building.check_networks(options, report)
     building.check_pretrained(options, networks, report)
     gpus = resources.check_devices(options, report)
     ranks = int(os.environ.get('WORLD_SIZE', 1)) if arguments.launcher != 'none' else 1
-    found = data.check_data(options, training, known, strict, report)
+    found = data.check_data(options, training, known, strict, report, decoder)
     validation.check_validation(options, found, report)
     start.check_folders(options, training, report)
     if training and _complete(options, report):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from realesrgan_pipeline.name_list import read_names
+from realesrgan_pipeline.name_list import Listed, read_names
 from realesrgan_pipeline.realesrgan_dataset import SOURCE_KEYS as SINGLE_KEYS
 from realesrgan_pipeline.sources import read_sources
 
@@ -18,6 +18,7 @@ from ..data.pairs import SOURCE_KEYS as PAIRED_KEYS
 from ..data.pairs import Pair, folder_images, is_lmdb, list_pairs, sources_of
 from ..images.headers import Header, read_headers
 from ..images.image_io import FORMATS
+from .decoding import Decoder, Image
 from .keys import KeysRead, keys_read_by
 from .report import SHOWN, Report, some
 from .sections import READ_BY_NOBODY, Options, check_keys, errors_of, is_ours, typed_section
@@ -53,11 +54,14 @@ class Data:
     targets: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
-def check_data(options: Options, training: bool, known: KeysRead, strict: bool, report: Report) -> dict[str, Data]:
+def check_data(
+    options: Options, training: bool, known: KeysRead, strict: bool, report: Report, decoder: Decoder | None = None
+) -> dict[str, Data]:
     """Every section of `datasets`; those without a fault, by phase.
 
     Args:
         known, strict: what pipeline and model read, and whether these are all keys that they read.
+        decoder: decodes every image; None reads headers alone.
     """
     sections = options.get('datasets')
     if not isinstance(sections, Mapping):
@@ -73,14 +77,20 @@ def check_data(options: Options, training: bool, known: KeysRead, strict: bool, 
         elif not isinstance(section, Mapping):
             report.faults.append(f'datasets: {phase} is empty')
         else:
-            data = _check_section(options, str(phase), section, known, strict, report)
+            data = _check_section(options, str(phase), section, known, strict, report, decoder)
             if data:
                 found[str(phase)] = data
     return found
 
 
 def _check_section(
-    options: Options, phase: str, section: Options, known: KeysRead, strict: bool, report: Report
+    options: Options,
+    phase: str,
+    section: Options,
+    known: KeysRead,
+    strict: bool,
+    report: Report,
+    decoder: Decoder | None,
 ) -> Data | None:
     from basicsr.utils.registry import DATASET_REGISTRY
 
@@ -116,19 +126,23 @@ def _check_section(
         files += [str(path) for path in getattr(getattr(dataset, 'source', None), 'photographs', ())]
     started = time.perf_counter()
     headers = dict(zip(files, read_headers(files), strict=True))
+    images: list[Image] = [file for file in files if not headers[file].fault]
     for source in _folders(section):
         if _in_lmdb(source):
             headers |= _listed_headers(source)
+            images += _listed_images(source)
     seconds = time.perf_counter() - started
     _check_headers(name, headers, where, report)
+    if decoder is not None:
+        decoder.check(images, where, report)
     _check_sizes(name, section, pairs, headers, where, report)
     if dataset is None or report.has(where):
         return None
-    images = len(pairs) or len(getattr(dataset, 'photographs', ())) or len(files) or len(dataset)
+    count = len(pairs) or len(getattr(dataset, 'photographs', ())) or len(files) or len(dataset)
     what = ('pairs' if any(pair.lq for pair in pairs) else 'images') + _of_folders(dataset)
-    report.facts.append(f'{phase}: {images} {what}; {len(headers)} headers read in {seconds:.1f} s')
+    report.facts.append(f'{phase}: {count} {what}; {len(headers)} headers read in {seconds:.1f} s')
     decoded = sum(header.width * header.height * 3 for header in headers.values())
-    return Data(dataset, images, decoded, _smallest(pairs, headers, section['scale']))
+    return Data(dataset, count, decoded, _smallest(pairs, headers, section['scale']))
 
 
 def _smallest(pairs: Iterable[Pair], headers: Mapping[str, Header], scale: int) -> dict[tuple[int, int], str]:
@@ -305,14 +319,23 @@ def _in_lmdb(section: Options) -> bool:
 def _listed_headers(section: Options) -> dict[str, Header]:
     """What the `meta_info.txt` of LMDB folders says of their images, by folder and key: `name.png (h,w,c) 1`."""
     headers = {}
+    for root, entry in _listed(section):
+        if entry.shape:
+            height, width, channels = entry.shape
+            headers[f'{root}/{entry.key}'] = Header(width, height, channels, bits=8)
+    return headers
+
+
+def _listed_images(section: Options) -> list[Image]:
+    return [(root, entry.key) for root, entry in _listed(section)]
+
+
+def _listed(section: Options) -> Iterator[tuple[str, Listed]]:
+    """What stands in the lists of LMDB folders, with the folder; what is wrong with them has been said."""
     for root in map(section.get, ROOTS):
         meta_info = Path(str(root)) / 'meta_info.txt'
-        listed = errors_of(read_names, meta_info)[0] if meta_info.is_file() else None  # what is wrong has been said
-        for entry in listed or ():
-            if entry.shape:
-                height, width, channels = entry.shape
-                headers[f'{root}/{entry.key}'] = Header(width, height, channels, bits=8)
-    return headers
+        listed = errors_of(read_names, meta_info)[0] if meta_info.is_file() else None
+        yield from ((str(root), entry) for entry in listed or ())
 
 
 def _check_headers(name: str, headers: Mapping[str, Header], where: str, report: Report) -> None:

@@ -21,7 +21,7 @@ from realesrgan_pipeline.realesrgan_dataset import SOURCE_KEYS as SINGLE_KEYS
 
 from ..data.pairs import SOURCE_KEYS as PAIRED_KEYS
 from .keys import KeysRead, Path, keys_read_by
-from .sections import OURS, READ_BY_NOBODY, SET_BY_BASICSR, is_ours
+from .sections import OURS, READ_BY_LAUNCHER, READ_BY_NOBODY, SET_BY_BASICSR
 from .values import VALUES
 
 Schema = dict[str, Any]
@@ -37,6 +37,7 @@ MEANINGS: dict[Path, str] = {
     ('model_type',): 'The model: what is trained, on what, by which losses.',
     ('gt_size',): 'Side of the patches after the degradation, in pixels of the target.',
     ('queue_size',): 'Pairs in the pool that batches are mixed from; a multiple of the batch.',
+    ('import',): 'Packages of your own to import first, by name: what they register can be named by `type`.',
     ('scale',): 'How many times larger the output is; 1 for deraining and deblurring.',
     ('num_gpu',): 'GPUs of one process: auto takes all there are, 0 is the CPU.',
     ('manual_seed',): 'Seed of every random number of the run; without it one is drawn.',
@@ -159,7 +160,7 @@ def argument_schemas(code: Callable[..., Any], supplied: Collection[str] = ()) -
     parameters = inspect.signature(code).parameters
     texts = described(code)
     for base in getattr(code, '__mro__', ())[1:]:
-        texts = described(base) | texts if is_ours(base) else texts
+        texts = described(base) | texts if _of(base) in ('basicsr', *OURS) else texts
     hints = _hints(code)
     properties: Schema = {'type': True}
     required, free = ['type'], False
@@ -250,9 +251,14 @@ def _texts_of(codes: Iterable[type]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for code in codes:
         for base in code.__mro__:
-            if (base.__module__ or '').partition('.')[0] in OURS[1:]:
+            if _of(base) in OURS:
                 texts = described(base) | texts
     return texts
+
+
+def _of(code: Any) -> str:
+    """The package that holds a class."""
+    return (getattr(code, '__module__', None) or '').partition('.')[0]
 
 
 class Knowledge:
@@ -270,8 +276,8 @@ class Knowledge:
         from basicsr.utils.options import parse_options
         from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
-        self.models = {name: model for name, model in MODEL_REGISTRY if model.__module__.split('.')[0] in OURS[1:]}
-        own = {name: kind for name, kind in DATASET_REGISTRY if kind.__module__.split('.')[0] in OURS[1:]}
+        self.models = {name: model for name, model in MODEL_REGISTRY if _of(model) in OURS}
+        own = {name: kind for name, kind in DATASET_REGISTRY if _of(kind) in OURS}
         self.datasets: dict[str, type] = {'PairedImageDataset': DATASET_REGISTRY.get('PairedImageDataset'), **own}
         pipeline = keys_read_by(parse_options, opt=()) | keys_read_by(basicsr.train.train_pipeline, opt=())
         pipeline |= keys_read_by(basicsr.test.test_pipeline, opt=())
@@ -285,6 +291,8 @@ class Knowledge:
         found = self._model_keys[model].keys(section) | READ_BY_NOBODY.get(section, set())
         if section == ('val',):
             found.add('suffix')
+        if section == ():
+            found |= READ_BY_LAUNCHER
         return found - (SET_BY_BASICSR.get(section, set()) - {'manual_seed'})
 
     def all_keys(self, section: Path) -> set[str]:

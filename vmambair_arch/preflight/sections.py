@@ -16,14 +16,18 @@ from .values import NUMBER, check_values, is_number, looks_like_number, values_a
 
 Options = Mapping[str, Any]
 
-OURS = ('basicsr', 'vmambair_arch', 'realesrgan_pipeline')
-"""Packages whose option keys are all found; what a stranger's class reads may be hidden too well to refuse a key."""
+OURS = ('vmambair_arch', 'realesrgan_pipeline')
+"""Packages whose option files hold no key that nothing reads. Those of others do, BasicSR's and Real-ESRGAN's own among
+them, and what a stranger's class reads may be hidden too well to refuse a key."""
 
 SET_BY_BASICSR = {
     (): {'auto_resume', 'dist', 'is_train', 'manual_seed', 'rank', 'root_path', 'world_size'},
     ('path',): {'experiments_root', 'log', 'models', 'results_root', 'root', 'training_states', 'visualization'},
 }
 """Keys that are read, but not of the file."""
+
+READ_BY_LAUNCHER = {'import'}
+"""Keys at the top of a file that are read before BasicSR reads it, by `plugin.imports`."""
 
 READ_BY_NOBODY = {('datasets', '*'): {'use_shuffle', 'mode'}, ('train',): {'manual_seed'}}
 """Keys that BasicSR's own option files have and nothing reads."""
@@ -65,6 +69,7 @@ def _known_keys(options: Options, training: bool, report: Report) -> tuple[KeysR
     from ..models.vmambair_model import VmambaIRModel
 
     known = keys_read_by(parse_options, opt=()) | keys_read_by(basicsr.train.train_pipeline, opt=())
+    known.optional |= {(key,) for key in READ_BY_LAUNCHER}
     if not training:  # files for testing keep keys of training, as `path: resume_state`
         known = KeysRead(known.optional | known.required, set(), known.open)
         known |= keys_read_by(basicsr.test.test_pipeline, opt=())
@@ -105,7 +110,8 @@ def look_up(registry: Any, name: Any, where: str, report: Report) -> Any:
         if candidate in registry:
             return dict(iter(registry))[candidate]
     names = [key.removesuffix('_basicsr') for key in registry.keys()]  # noqa: SIM118 not a mapping
-    report.faults.append(f"{where}: there is no '{name}'{nearest(name, names)}")
+    remedy = nearest(name, names) + '; a package of your own that registers it is named by import: [package]'
+    report.faults.append(f"{where}: there is no '{name}'{remedy}, or by --import package")
     return None
 
 

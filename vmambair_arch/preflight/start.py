@@ -9,12 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from .keys import keys_read_by
 from .report import Report
-from .sections import Options, errors_of
+from .sections import Options, errors_of, is_ours
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+
+MODELS_THAT_DRAW = ('RealESRGANModel', 'RealESRNetModel', 'StyleGAN2Model')
+"""Models of BasicSR that draw random numbers in their steps; its others do not."""
 
 
 def check_start(
@@ -48,6 +53,8 @@ def check_start(
             )
         elif start.iteration == total:
             report.warnings.append(f'{whose} is complete: iteration {total} of {total}; nothing is left to train')
+        else:
+            _check_exactness(options, networks, model, report)
         if start.inside:
             return start.iteration
         report.warnings.append(f'{start.path} is of another experiment, which this run goes on with as {folder}')
@@ -97,6 +104,35 @@ def _optimizers(
             return None
         optimizers[f'optim_{label}'] = optimizer
     return optimizers
+
+
+def _check_exactness(options: Options, networks: Mapping[str, nn.Module], model: type | None, report: Report) -> None:
+    """Warn where a resumed run is another than the uninterrupted one: data go on exactly, models of others may not."""
+    if options.get('manual_seed') is None:
+        report.warnings.append('manual_seed is not set: what is drawn after a resume is not what would have been drawn')
+    if model is None or is_ours(model):
+        return
+    draws = [f'network_{label}' for label, network in networks.items() if _drops_out(network)]
+    pool = _has_pool(model)
+    if model.__name__ in MODELS_THAT_DRAW or not model.__module__.startswith('basicsr.'):
+        draws.insert(0, f'model_type {model.__name__}')
+    if draws or pool:
+        begins = ', and its pool of pairs (queue_size) begins empty' if pool else ''
+        report.warnings.append(
+            f'a resume goes on with the same data, but not exactly: the states of {model.__name__} do not hold the '
+            f'random generators that {" and ".join(draws)} may draw from{begins}; those of VmambaIR models do'
+        )
+
+
+def _has_pool(model: type) -> bool:
+    return keys_read_by(model, opt=()).knows((), 'queue_size')
+
+
+def _drops_out(network: nn.Module) -> bool:
+    return any(
+        isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 or getattr(module, 'drop_prob', 0)
+        for module in network.modules()
+    )
 
 
 def check_folders(options: Options, training: bool, report: Report) -> None:

@@ -117,6 +117,11 @@ RATE = number(0, LARGEST_RATE, above=True)
 
 VALUES: dict[Path, Rule] = {
     ('name',): NAME,
+    ('import',): Rule(
+        lambda v: v is None or one_or_list(TEXTS).fits(v) or v == [],
+        'the name of a package, or a list of names',
+        {'anyOf': [{'type': 'string', 'minLength': 1}, {'type': 'array', 'items': dict(TEXTS.schema)}]},
+    ),
     ('scale',): whole(1),
     ('num_gpu',): Rule(
         lambda v: v == 'auto' or (type(v) is int and v >= 0),
