@@ -44,19 +44,33 @@ def parse_line(line: str) -> Listed:
     return Listed(name, (sizes[0], sizes[1], sizes[2] if len(sizes) > 2 else 1))
 
 
-def read_names(path: str | Path) -> list[Listed]:
-    """The lines of a list, sorted by name; empty lines at its end, a byte order mark and CRLF are passed over.
+def format_line(name: str, shape: tuple[int, int, int], level: int | None = None) -> str:
+    """A line with its end, as `read_names` reads it.
+
+    Raises:
+        ValueError: the name would be read as another one: it begins with a blank, or has the end of a line in it.
+    """
+    line = f'{name} ({",".join(map(str, shape))})' + ('' if level is None else f' {level}')
+    if '\n' in name or '\r' in name or parse_line(line) != Listed(name, shape):
+        raise ValueError(f'{name!r} cannot stand in a list of images, one a line; rename the file')
+    return f'{line}\n'
+
+
+def read_names(path: str | Path, in_order: bool = False) -> list[Listed]:
+    """The lines of a list, sorted by name or `in_order` as they stand there.
+
+    Empty lines at its end, a byte order mark and CRLF are passed over.
 
     Raises:
         ValueError: it cannot be read, is empty, holds an empty line or a name twice.
     """
-    lines = _lines(path)
+    lines = read_lines(path)
     listed = [parse_line(line) for line in lines]
     for number, entry in enumerate(listed, 1):
         if not entry.name:
             raise ValueError(f'{path}, line {number} is empty: each line names an image; remove it')
     _refuse_twice(path, [entry.name for entry in listed])
-    return sorted(listed, key=lambda entry: entry.name)
+    return listed if in_order else sorted(listed, key=lambda entry: entry.name)
 
 
 def read_pairs(path: str | Path) -> list[tuple[str, str]]:
@@ -69,7 +83,7 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
         ValueError: it cannot be read, is empty, holds a line without two names, or an input twice.
     """
     pairs = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         names = [name.strip().lstrip('/') for name in (line.split('\t') if '\t' in line else line.split())]
         if len(names) != 2 or not all(names):
             raise ValueError(
@@ -81,7 +95,12 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     return sorted(pairs)
 
 
-def _lines(path: str | Path) -> list[str]:
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a list without their ends, its byte order mark, and empty lines at its end.
+
+    Raises:
+        ValueError: it cannot be read, or is empty.
+    """
     try:
         data = Path(path).read_bytes()
         # Names of files may be any bytes; text in UTF-16 and pictures have zeros, which no name has.

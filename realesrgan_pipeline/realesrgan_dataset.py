@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import time
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .database import keys, value
 from .name_list import read_names
 from .sources import Order, read_sources, read_weights
 
@@ -128,7 +127,7 @@ class _Folder:
         if not self.root.is_dir():
             raise ValueError(f'{self.root}: no such folder')
         if self.lmdb:
-            self.names = [entry.key for entry in read_names(self.root / 'meta_info.txt')]
+            self.names = sorted(keys(str(self.root)))
         elif opt.get('meta_info'):
             self.names = self._checked(Path(opt['meta_info']))
         else:
@@ -139,7 +138,8 @@ class _Folder:
 
     def _checked(self, meta_info: Path) -> list[str]:
         names = [entry.name for entry in read_names(meta_info)]
-        missing = [name for name in names if not (self.root / name).is_file()]
+        # As Python writes them, so that a comma or a blank that does not belong there shows.
+        missing = [repr(name) for name in names if not (self.root / name).is_file()]
         if missing:
             more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
             raise ValueError(f'{meta_info}: names {", ".join(missing[:3])}{more}, which {self.root} does not have')
@@ -152,8 +152,7 @@ class _Folder:
     def bytes(self, name: str) -> bytes:
         if not self.lmdb:
             return (self.root / name).read_bytes()
-        with _environment(str(self.root), os.getpid()).begin() as transaction:
-            data = transaction.get(name.encode('utf-8', 'surrogateescape'))
+        data = value(str(self.root), name)
         if data is None:
             raise ValueError(f"{self.root}: its meta_info.txt names '{name}', but the database has no such key")
         return data
@@ -213,14 +212,3 @@ def _decode(data: bytes, where: str) -> NDArray[np.uint8]:
         kind = 'a grey image' if mode in ('1', 'L', 'LA', 'I', 'I;16', 'F') else f'an image of mode {mode}'
         raise ValueError(f'{where}: {kind} among RGB images; convert it, or take it out')
     return pixels
-
-
-@cache
-def _environment(root: str, pid: int) -> Any:
-    """The one open database of a folder in a process: LMDB forbids a second, and to use it across a fork."""
-    import lmdb
-
-    try:
-        return lmdb.open(root, readonly=True, lock=False, readahead=False)
-    except lmdb.Error as error:
-        raise ValueError(f'{root}: cannot be opened as LMDB ({error})') from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from experiment import options, write_image, write_options, write_pairs
 
 from vmambair_arch import VmambaIR, preflight
+from vmambair_arch.data.prepare.derive import make_lmdb
 from vmambair_arch.models.checkpointing import write_checkpoint
 from vmambair_arch.preflight import resources
 
@@ -156,6 +158,32 @@ def test_the_estimate_of_memory_counts_what_autograd_keeps(check):
     assert resources._activations(opt, {**section, 'gt_size': 32}) == pytest.approx(4 * one, rel=0.2)
     opt['train']['accumulate'] = 4
     assert resources._activations(opt, {**section, 'batch_size_per_gpu': 4}) == one
+
+
+# ---------------------------------------------------------------- databases
+
+
+@pytest.mark.parametrize('kind', ['PairedImageDataset', 'PairedProgressiveDataset'])
+@pytest.mark.parametrize('phase', ['train', 'val'])
+def test_a_database_that_is_not_whole_is_found(check, workplace, kind, phase):
+    kind = kind if phase == 'train' or kind == 'PairedImageDataset' else 'PairedValidationDataset'
+    section = f'datasets__{phase}'
+    changes = dict(PROGRESSIVE) if kind == 'PairedProgressiveDataset' else {}
+    changes |= {f'{section}__type': kind, f'{section}__io_backend': {'type': 'lmdb'}}
+    for part in ('gt', 'lq'):
+        changes[f'{section}__dataroot_{part}'] = str(make_lmdb(workplace / phase / part))
+    assert check(**changes).faults == []
+    meta_info, data = (workplace / phase / 'lq.lmdb' / name for name in ('meta_info.txt', 'data.mdb'))
+    listed = meta_info.read_text()
+    for part in ('gt', 'lq'):
+        (workplace / phase / f'{part}.lmdb/meta_info.txt').write_text(f'{listed}7.png (24,24,3) 1\n')
+    (fault,) = check(**changes).faults
+    assert re.search(r"\.lmdb: its meta_info\.txt names '7', but the database has no such key", fault)
+    for part in ('gt', 'lq'):
+        (workplace / phase / f'{part}.lmdb/meta_info.txt').write_text(listed)
+    data.write_bytes(data.read_bytes()[:-5000])
+    (fault,) = check(**changes).faults
+    assert re.search(rf'datasets: {phase}: .*lq\.lmdb: cannot be opened as LMDB \(data\.mdb is cut off', fault)
 
 
 # ---------------------------------------------------------------- states and folders

@@ -168,9 +168,8 @@ def test_bad_options_are_named(folder):
     lines.write_text('')
     assert message(lambda: dataset(folder, meta_info=str(lines))) == f'{lines}: names no images'
     lines.write_text('1.png\n9.png')
-    assert (
-        message(lambda: dataset(folder, meta_info=str(lines))) == f'{lines}: names 9.png, which {folder} does not have'
-    )
+    said = message(lambda: dataset(folder, meta_info=str(lines)))
+    assert said == f"{lines}: names '9.png', which {folder} does not have"
     assert 'cannot be read as a list' in message(lambda: dataset(folder, meta_info=str(folder / 'none.txt')))
     assert message(lambda: dataset(folder / 'none')) == f'{folder}/none: no such folder'
     (folder / 'empty').mkdir()

@@ -9,8 +9,8 @@ same on every machine. `sources` holds several such folders.
 from __future__ import annotations
 
 import os
-import threading
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from realesrgan_pipeline import imresize
-from realesrgan_pipeline.name_list import read_names, read_pairs
+from realesrgan_pipeline import database, imresize
+from realesrgan_pipeline.name_list import read_lines, read_names, read_pairs
 from realesrgan_pipeline.sources import read_sources, read_weights
 
 from ..errors import UserError, as_user_error
@@ -106,7 +106,7 @@ def _pairs_of(section: Mapping[str, Any]) -> list[Pair]:
     if not section.get('dataroot_lq'):
         raise UserError(f'{_name(section)}: dataroot_label needs dataroot_lq, the inputs that the labels are made from')
     if is_lmdb(section):
-        labels = {key: key for key in _lmdb_keys(root)}
+        labels = {key: key for key in lmdb_keys(root)}
         names = [pair.gt for pair in pairs]
     else:
         # A list may reach into subfolders.
@@ -136,14 +136,12 @@ def _inputs_and_targets(section: Mapping[str, Any]) -> list[Pair]:
     if not lq_root:
         return [Pair(str(path), None) for path in targets]
 
-    found = folder_images(lq_root, recursive=bool(section.get('recursive')))
-    inputs = {str(path.relative_to(lq_root).with_suffix('')): path for path in found}
     if section.get('meta_info_file'):  # names a choice of the folder, and may reach into subfolders
-        inputs |= {
-            str((path.parent / path.stem).relative_to(lq_root)): path
-            for sub in {path.parent.relative_to(gt_root) for path in targets} - {Path()}
-            for path in folder_images(Path(lq_root) / sub)
-        }
+        folders = sorted({path.parent.relative_to(gt_root) for path in targets})
+        found = [path for folder in folders for path in folder_images(Path(lq_root) / folder)]
+    else:
+        found = folder_images(lq_root, recursive=bool(section.get('recursive')))
+    inputs = {str(path.relative_to(lq_root).with_suffix('')): path for path in found}
     wanted = {path: str(path.relative_to(gt_root).parent / template.format(path.stem)) for path in targets}
     missing = [str(path.relative_to(gt_root)) for path, name in wanted.items() if name not in inputs]
     if missing:
@@ -325,8 +323,8 @@ def read_file(path: str) -> np.ndarray:
 
 def read_lmdb(root: str, key: str) -> np.ndarray:
     """Pixels of an image in an LMDB folder, see `decode_pixels`."""
-    with _environment(root).begin() as transaction:
-        data = transaction.get(key.encode('utf-8', 'surrogateescape'))
+    with as_user_error():
+        data = database.value(root, key)
     if data is None:
         raise UserError(f"{root}: its meta_info.txt names '{key}', but the database has no such key; make it anew")
     return decode_pixels(data, f'{root}:{key}')
@@ -401,9 +399,10 @@ def _some(names: list[str]) -> str:
     return ', '.join(names[:5]) + more
 
 
-def _listed_images(root: Path, meta_info: Path) -> list[Path]:
+def _listed_images(root: Path, meta_info: Path, in_order: bool = False) -> list[Path]:
     with as_user_error():
-        paths = sorted(root / entry.name for entry in read_names(meta_info))
+        paths = [root / entry.name for entry in read_names(meta_info, in_order)]
+    paths = paths if in_order else sorted(paths)
     # As Python writes them, so that a comma, a backslash or a space that does not belong there shows.
     missing = [repr(str(path.relative_to(root))) for path in paths if not path.is_file()]
     if missing:
@@ -429,11 +428,76 @@ def _listed_pairs(section: Mapping[str, Any]) -> list[Pair]:
     return [Pair(str(gt_root / gt), str(lq_root / lq)) for lq, gt in listed]
 
 
+def pairs_as_basicsr_lists_them(section: Mapping[str, Any]) -> list[Pair]:
+    """The pairs of a `meta_info_file` as `PairedImageDataset` has them, in the order of the list.
+
+    Inputs have the suffix of their targets, and lie in the same folder below `dataroot_lq`; or all in `dataroot_lq`
+    itself, where BasicSR looks for them.
+
+    Raises:
+        UserError: as `list_pairs`; two targets of one input.
+    """
+    gt_root, lq_root = Path(section['dataroot_gt']), Path(section['dataroot_lq'])
+    template = section.get('filename_tmpl') or '{}'
+    targets = _listed_images(gt_root, Path(section['meta_info_file']), in_order=True)
+    pairs, missing = [], []
+    shown: dict[Path, Path] = {}
+    for path in targets:
+        name, folder = f'{template.format(path.stem)}{path.suffix}', path.parent.relative_to(gt_root)
+        there = [place for place in (lq_root / folder / name, lq_root / name) if place.is_file()]
+        if not there:
+            missing.append(repr(str(folder / name)))
+        elif there[0] in shown:
+            other = shown[there[0]]
+            raise UserError(f'{section["meta_info_file"]}: {path} and {other} have one input, {there[0]}')
+        else:
+            shown[there[0]] = path
+            pairs.append(Pair(str(path), str(there[0])))
+    if missing:
+        raise UserError(f'{lq_root}: no input {_some(missing)} for a target of {section["meta_info_file"]}')
+    return pairs
+
+
+def listed_images(root: str | Path, meta_info: str | Path) -> list[str]:
+    """The images that a list names, in its order, all of which are there.
+
+    Raises:
+        UserError: a list that cannot be read or names an image twice, an image that is not there.
+    """
+    return [str(path) for path in _listed_images(Path(root), Path(meta_info), in_order=True)]
+
+
+def listed_real_pairs(section: Mapping[str, Any]) -> list[Pair]:
+    """The pairs of a `meta_info` as `RealESRGANPairedDataset` has them: `target, input` a line, in its order.
+
+    Raises:
+        UserError: a list that cannot be read or names an input twice, a line that is no pair, an image that is not
+            there.
+    """
+    file, roots = Path(section['meta_info']), (Path(section['dataroot_gt']), Path(section['dataroot_lq']))
+    with as_user_error():
+        lines = read_lines(file)
+    pairs, missing = [], []
+    for number, line in enumerate(lines, 1):
+        names = line.strip().split(', ')
+        if len(names) != 2 or not all(names):
+            raise UserError(f"{file}, line {number}: {line!r} is no pair: 'target, input', with one comma and a blank")
+        gt, lq = (root / name for root, name in zip(roots, names, strict=True))
+        missing += [repr(str(path)) for path in (gt, lq) if not path.is_file()]
+        pairs.append(Pair(str(gt), str(lq)))
+    if missing:
+        raise UserError(f'{file}: names {_some(missing)}, which are not there')
+    times = Counter(pair.lq for pair in pairs)
+    if twice := [repr(lq) for lq, count in times.items() if count > 1]:
+        raise UserError(f'{file}: names {_some(twice)} twice; keep one line of each')
+    return pairs
+
+
 def _pairs_of_keys(gt_root: str, lq_root: str | None, template: str) -> list[Pair]:
-    gt_keys = _lmdb_keys(gt_root)
+    gt_keys = sorted(lmdb_keys(gt_root))
     if not lq_root:
         return [Pair(key, None) for key in gt_keys]
-    lq_keys = set(_lmdb_keys(lq_root))
+    lq_keys = set(lmdb_keys(lq_root))
     # The convention is one key for both; templates are for those who made their databases from other names.
     pairs = [Pair(key, template.format(key)) for key in gt_keys]
     missing = [pair.gt for pair in pairs if pair.lq not in lq_keys]
@@ -444,34 +508,14 @@ def _pairs_of_keys(gt_root: str, lq_root: str | None, template: str) -> list[Pai
     return pairs
 
 
-def _lmdb_keys(root: str) -> list[str]:
-    meta_info = Path(root) / 'meta_info.txt'
-    if Path(root).suffix != '.lmdb' or not meta_info.is_file():
+def lmdb_keys(root: str | Path) -> list[str]:
+    """What the images of an LMDB folder are called, in the order of its list; the database has them all.
+
+    Raises:
+        UserError: no such folder, a list that cannot be read or names an image twice, a database that is cut off or
+            lacks an image.
+    """
+    if Path(root).suffix != '.lmdb' or not (Path(root) / 'meta_info.txt').is_file():
         raise UserError(f'{root}: not an LMDB folder of images: its name ends in .lmdb and it has a meta_info.txt')
     with as_user_error():
-        keys = sorted(entry.key for entry in read_names(meta_info))
-    twice = [key for key, following in zip(keys, keys[1:], strict=False) if key == following]
-    if twice:
-        raise UserError(f'{meta_info}: {_some(twice)} stand for two images each; their names differ in the suffix only')
-    return keys
-
-
-_opening = threading.Lock()
-_databases: dict[str, tuple[int, Any]] = {}  # by folder: the process that opened it, and the open database
-
-
-def _environment(root: str) -> Any:
-    """The one open database of a folder in this process: LMDB allows no second, and none that came through a fork."""
-    import lmdb
-
-    with _opening:
-        owner, database = _databases.get(root, (None, None))
-        if owner != os.getpid():
-            if database is not None:
-                database.close()
-            try:
-                database = lmdb.open(root, readonly=True, lock=False, readahead=False)
-            except lmdb.Error as error:
-                raise UserError(f'{root}: cannot be opened as LMDB ({error})') from error
-            _databases[root] = os.getpid(), database
-        return database
+        return database.keys(str(root))

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, as_user_error
 
 _MARK = '_vmambair_fixed'
 
@@ -289,6 +289,106 @@ def _is_ours(code: Any) -> bool:
     return (getattr(code, '__module__', None) or '').partition('.')[0] == 'vmambair_arch'
 
 
+def read_lists_and_databases_from_the_right() -> None:
+    """`photo (1).png` in a list is read as `photo`, `a.b.png` in a database as `a` (data/data_util.py:142, :186).
+
+    BasicSR's data sets read lists by the package's one reader: names from the right, duplicates, images that are not
+    there and databases that are cut off refused in one line, keys in any letters. A list that reaches into folders
+    finds its inputs in the folders of that name (BasicSR looks for all of them in `dataroot_lq` itself; so does this,
+    where they are there).
+
+    Can go with a BasicSR release that reads names from the right, and tests what it has read.
+    """
+    from basicsr.data import data_util
+    from basicsr.utils import file_client
+
+    from ..data import pairs
+
+    def paired_paths(found: list[Any], keys: list[str]) -> list[dict[str, str]]:
+        return [{f'{keys[0]}_path': pair.lq, f'{keys[1]}_path': pair.gt} for pair in found]
+
+    def paired_paths_from_lmdb(folders: list[str], keys: list[str]) -> list[dict[str, str]]:
+        section = {'dataroot_lq': folders[0], 'dataroot_gt': folders[1], 'io_backend': {'type': 'lmdb'}}
+        return paired_paths(pairs.list_pairs(section), keys)
+
+    def paired_paths_from_meta_info_file(
+        folders: list[str], keys: list[str], meta_info_file: str, filename_tmpl: str
+    ) -> list[dict[str, str]]:
+        section = {'dataroot_lq': folders[0], 'dataroot_gt': folders[1], 'meta_info_file': meta_info_file}
+        return paired_paths(pairs.pairs_as_basicsr_lists_them(section | {'filename_tmpl': filename_tmpl}), keys)
+
+    for function in (paired_paths_from_lmdb, paired_paths_from_meta_info_file, pairs.lmdb_keys):
+        name = 'paths_from_lmdb' if function is pairs.lmdb_keys else function.__name__
+        original = getattr(data_util, name)
+        for module in [m for key, m in list(sys.modules.items()) if key.startswith('basicsr.data')]:
+            if getattr(module, name, None) is original:
+                setattr(module, name, function)
+    _read_lists_of_data_sets()
+    file_client.LmdbBackend.__init__ = _open_databases
+    file_client.LmdbBackend.get = _read_from_database
+
+
+def _read_lists_of_data_sets() -> None:
+    """Of the data sets that read their lists in the constructor."""
+    from basicsr.data.ffhq_dataset import FFHQDataset
+    from basicsr.data.realesrgan_dataset import RealESRGANDataset
+    from basicsr.data.realesrgan_paired_dataset import RealESRGANPairedDataset
+    from basicsr.data.single_image_dataset import SingleImageDataset
+
+    from ..data import pairs
+
+    def listed(opt: dict[str, Any], root: str, key: str) -> list[str] | None:
+        if opt['io_backend']['type'] == 'lmdb':
+            return pairs.lmdb_keys(opt[root])
+        return pairs.listed_images(opt[root], opt[key]) if opt.get(key) else None
+
+    def real_pairs(opt: dict[str, Any]) -> list[dict[str, str]] | None:
+        if opt['io_backend']['type'] == 'lmdb' or not opt.get('meta_info'):
+            return None  # as functions list them
+        return [{'gt_path': pair.gt, 'lq_path': str(pair.lq)} for pair in pairs.listed_real_pairs(opt)]
+
+    _list_by(SingleImageDataset, lambda opt: listed(opt, 'dataroot_lq', 'meta_info_file'), 'meta_info_file')
+    _list_by(RealESRGANDataset, lambda opt: listed(opt, 'dataroot_gt', 'meta_info'))
+    _list_by(FFHQDataset, lambda opt: listed(opt, 'dataroot_gt', ''))
+    _list_by(RealESRGANPairedDataset, real_pairs)
+
+
+def _list_by(kind: type, paths_of: Callable[[dict[str, Any]], list[Any] | None], without: str = '') -> None:
+    """Let `paths_of` say what a data set lists; None leaves it to the data set, `without` a key that it cannot read."""
+    original = kind.__init__  # type: ignore[misc]
+
+    @functools.wraps(original)
+    def construct(self: Any, opt: dict[str, Any]) -> None:
+        paths = paths_of(opt)
+        if without in opt:
+            original(self, {key: value for key, value in opt.items() if key != without})
+            self.opt = opt
+        else:
+            original(self, opt)
+        if paths is not None:
+            self.paths = paths
+
+    kind.__init__ = construct  # type: ignore[misc]
+
+
+def _open_databases(self: Any, db_paths: Any, client_keys: Any = 'default', **unused: Any) -> None:
+    from realesrgan_pipeline.database import database
+
+    self.db_paths = [str(path) for path in (db_paths if isinstance(db_paths, list) else [db_paths])]
+    names = [client_keys] if isinstance(client_keys, str) else client_keys
+    self._client = dict(zip(names, self.db_paths, strict=True))
+    with as_user_error():
+        for path in self.db_paths:
+            database(path)
+
+
+def _read_from_database(self: Any, filepath: Any, client_key: str) -> bytes | None:
+    from realesrgan_pipeline.database import value
+
+    with as_user_error():
+        return value(self._client[client_key], str(filepath))
+
+
 def archive_under_a_free_name() -> None:
     """A second run of one name in the same second fails: its archive has the name of the first's (utils/misc.py:35).
 
@@ -458,6 +558,7 @@ AFTER_IMPORT: tuple[Callable[[], None], ...] = (
     load_weights_safely,
     refuse_states_of_other_runs,
     read_images_at_one_door,
+    read_lists_and_databases_from_the_right,
     archive_under_a_free_name,
     resume_exactly,
     record_figures,

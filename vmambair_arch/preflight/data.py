@@ -15,7 +15,7 @@ from realesrgan_pipeline.realesrgan_dataset import SOURCE_KEYS as SINGLE_KEYS
 from realesrgan_pipeline.sources import read_sources
 
 from ..data.pairs import SOURCE_KEYS as PAIRED_KEYS
-from ..data.pairs import Pair, folder_images, is_lmdb, list_pairs, sources_of
+from ..data.pairs import Pair, folder_images, is_lmdb, list_pairs, pairs_as_basicsr_lists_them, sources_of
 from ..images.headers import Header, read_headers
 from ..images.image_io import FORMATS
 from .decoding import Decoder, Image
@@ -264,7 +264,8 @@ def _files_of_source(name: str, section: Options, where: str, report: Report) ->
             return [], files
     if name in SINGLE:
         return [], files
-    pairs, complaint = errors_of(list_pairs, section)
+    listed = name == BASICSR_PAIRED and not lmdb and section.get('meta_info_file')
+    pairs, complaint = errors_of(pairs_as_basicsr_lists_them if listed else list_pairs, section)
     if complaint:
         report.faults.append(f'{where}: {complaint}')
         return [], files

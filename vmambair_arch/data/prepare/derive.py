@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from realesrgan_pipeline.name_list import format_line
 from realesrgan_pipeline.resize import imresize
 
-from ...errors import UserError
+from ...errors import UserError, as_user_error
 from ...files import replacing
 from ...images.headers import read_header, read_headers
 from ..pairs import folder_images, read_file
@@ -137,10 +138,11 @@ def _places(length: int, size: int) -> list[int]:
 def meta_info(root: Path, folders: Iterable[Path], path: Path) -> int:
     """List the images of folders below `root` in BasicSR's form, `name (h,w,c)`; returns how many there are."""
     images = [image for folder in folders for image in folder_images(folder)]
-    lines = [
-        f'{image.relative_to(root).as_posix()} ({header.height},{header.width},{header.channels})\n'
-        for image, header in zip(images, read_headers(images), strict=True)
-    ]
+    with as_user_error(f'{path}'):
+        lines = [
+            format_line(image.relative_to(root).as_posix(), (header.height, header.width, header.channels))
+            for image, header in zip(images, read_headers(images), strict=True)
+        ]
     write_checked(path, ''.join(lines).encode('utf-8', 'surrogateescape'))
     return len(lines)
 
@@ -160,13 +162,20 @@ def make_lmdb(folder: Path, ending: str = '') -> Path:
     import lmdb
 
     target = folder.with_name(f'{folder.name}.lmdb')
-    paths = {path.stem.removesuffix(ending): path for path in folder_images(folder)}
-    lines = [
-        f'{key}{paths[key].suffix} ({header.height},{header.width},{header.channels}) 1\n'
-        for key, header in zip(paths, read_headers(paths.values()), strict=True)
-    ]
+    paths: dict[str, Path] = {}
+    for path in folder_images(folder):
+        other = paths.setdefault(path.stem.removesuffix(ending), path)
+        if other is not path:
+            raise UserError(
+                f"{folder}: {other.name} and {path.name} have one name without '{ending}'; keep one of them"
+            )
+    with as_user_error(f'{target}'):
+        lines = [
+            format_line(f'{key}{paths[key].suffix}', (header.height, header.width, header.channels), 1)
+            for key, header in zip(paths, read_headers(paths.values()), strict=True)
+        ]
     meta = target / 'meta_info.txt'
-    if meta.is_file() and meta.read_text(encoding='utf-8') == ''.join(lines):
+    if meta.is_file() and meta.read_text(encoding='utf-8', errors='surrogateescape') == ''.join(lines):
         return target
     if target.exists():
         raise UserError(f'{target}: holds other images than {folder}; delete it to make it anew')
