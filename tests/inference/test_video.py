@@ -10,6 +10,7 @@ import pytest
 
 from vmambair_arch import Restorer
 from vmambair_arch.errors import UserError
+from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import records
 from vmambair_arch.inference import video as video_module
 from vmambair_arch.inference.restore_files import restore_files
@@ -246,6 +247,21 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path, halve, monkeypatch)
     with pytest.raises(UserError, match='pip install av'):
         restore_files(source, tmp_path / 'x.mp4', restorer)
     assert not list(tmp_path.glob('x*'))
+
+
+@pytest.mark.parametrize('options', [{}, {'codec': 'h264'}])
+def test_videos_that_cannot_be_written_do_not_hold_up_photographs(tmp_path, halve, monkeypatch, options):
+    source = tmp_path / 'in'
+    source.mkdir()
+    (source / 'a.webm').write_bytes(b'a clip')
+    write_image(source / 'b.png', Image(np.full((8, 9, 3), 0.5, np.float32)))
+    if not options:
+        monkeypatch.setitem(sys.modules, 'av', None)
+    report = restore_files(source, tmp_path / 'out', Restorer(halve), **options)
+    assert [path.name for path, _ in report.failed] == ['a.webm']
+    assert ('pip install av' if not options else 'not h264') in report.failed[0][1]
+    assert read_image(tmp_path / 'out/b.png').rgb.max() < 0.3
+    assert tree(tmp_path / 'out') == ['b.png']
 
 
 def test_no_video(tmp_path, halve):

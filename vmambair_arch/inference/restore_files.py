@@ -129,10 +129,27 @@ def restore_files(
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     scale = restorer.outscale or restorer.scale
     plan = make_plan(given, output, suffix=suffix, format=format, quality=quality, max_pixels=max_pixels, scale=scale)
-    for job in plan.jobs:
-        if job.kind == 'video':
-            video.check(job.target)
+    _set_aside_videos(plan, video)
     return _run(plan, restorer, quality, overwrite, max_pixels, report_seams, video)
+
+
+def _set_aside_videos(plan: Plan, options: VideoOptions) -> None:
+    """Videos that cannot be written are bad, and do not hold up what lies beside them.
+
+    Raises:
+        UserError: nothing is left to do.
+    """
+    kept = []
+    for job in plan.jobs:
+        try:
+            if job.kind == 'video':
+                options.check(job.target)
+            kept.append(job)
+        except UserError as error:
+            if len(plan.jobs) == 1:
+                raise
+            plan.failed.append((job.source, str(error)))
+    plan.jobs = kept
 
 
 def check_arguments(suffix: str = '', format: str = 'auto', quality: int | None = None) -> None:
