@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.released_block import ReleasedBlock, mamba_scan, scan_by_scan
 from vmambair_arch.archs import VmambaIR
@@ -33,9 +34,12 @@ from vmambair_arch.ops import (
     BACKENDS,
     ScanInputs,
     choose,
+    choose_depthwise,
+    depthwise_gelu_gate,
     depthwise_silu,
     omni_scan,
     self_check,
+    torch_depthwise,
     triton_scan,
 )
 from vmambair_arch.options import load_options, option_file
@@ -358,7 +362,8 @@ def without_compiler(machine: Machine) -> dict[str, Any]:
 def tests(machine: Machine) -> dict[str, Any]:
     """The tests that need a GPU; dry, that they are there."""
     more = ['--collect-only'] if machine.dry else []
-    files = ['tests/ops/test_triton_scan.py', 'tests/ops/test_mamba_scan.py']
+    names = ('triton_scan', 'triton_depthwise', 'mamba_scan')
+    files = [f'tests/ops/test_{name}.py' for name in names]
     run = _python(machine, '-m', 'pytest', '-q', '-k', 'on_a_gpu', *more, *files, check=False)
     return {'exit_code': run.returncode, 'said': run.stdout.splitlines()[-12:]}
 
@@ -429,8 +434,8 @@ def large_scan(machine: Machine) -> dict[str, Any]:
 
 def launches(machine: Machine) -> dict[str, Any]:
     """A forward pass in bfloat16: time until the host has launched all, the whole time, and that of a CUDA graph."""
-    figures: dict[str, Any] = {}
     network = machine_network(machine, 'realsr_x4')
+    figures: dict[str, Any] = {'operators': _operators(machine, network)}
     for batch in (1, 16):
         side = machine.size(64, 16)
         x = torch.rand(batch if not machine.dry else 1, 3, side, side, device=machine.device)
@@ -455,6 +460,49 @@ def launches(machine: Machine) -> dict[str, Any]:
     return figures
 
 
+class _Operators(TorchDispatchMode):
+    """How many operators ran while it is on, views left out."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def _operators(machine: Machine, network: nn.Module) -> int:
+    side = machine.size(64, 16)
+    with torch.inference_mode(), _Operators() as operators:
+        network(torch.rand(1, 3, side, side, device=machine.device))
+    return operators.count
+
+
+def graphs(machine: Machine) -> dict[str, Any]:
+    """The restorer on a picture in small tiles with CUDA graphs and without: seconds, and how far apart results are."""
+    side = machine.size(1024, 96)
+    picture = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
+    figures: dict[str, Any] = {}
+    for preset in ('light', 'realsr_x4'):
+        network = machine_network(machine, preset)
+        for tile in (64, 128, 256):
+            options: dict[str, Any] = {'tile': machine.size(tile, 32), 'overlap': 8, 'precision': 'bf16'}
+            restorers = {
+                name: Restorer(network, device=machine.device, graphs=name == 'graphs', **options)
+                for name in ('launches', 'graphs')
+            }
+            results = {name: restorer(picture) for name, restorer in restorers.items()}  # compiled, recorded
+            row: dict[str, Any] = machine.median_ms(
+                {name: partial(restorer, picture) for name, restorer in restorers.items()}, warm_up=1
+            )
+            used = restorers['graphs']._graphs
+            row |= {'deviation': relative(results['graphs'], results['launches'])}
+            row |= {'kept': used.count, 'bytes': used.held, 'off': used.off} if used else {'off': 'no GPU'}
+            figures[f'{preset} tiles of {options["tile"]}'] = row
+            if machine.dry:
+                break
+    return figures
+
+
 def _graph(machine: Machine, run: Callable[[], Tensor]) -> dict[str, Any]:
     wanted = run()
     side = torch.cuda.Stream()
@@ -469,21 +517,40 @@ def _graph(machine: Machine, run: Callable[[], Tensor]) -> dict[str, Any]:
 
 
 def depthwise(machine: Machine) -> dict[str, Any]:
-    """Depthwise 3x3 with SiLU, forward and backward: torch channels last, torch channels first, and `ops`."""
+    """Depthwise 3x3 with SiLU and with the GELU gate, forward and backward, float32 and bfloat16.
+
+    torch channels last, torch channels first, and what `ops` has chosen, with the verdicts that it chose by.
+    """
+    figures: dict[str, Any] = {}
+    if machine.device.type == 'cuda':
+        for dtype in (torch.float32, torch.bfloat16):
+            choice = choose_depthwise(machine.device, dtype, fresh=True)
+            verdicts = [asdict(verdict) for verdict in choice.verdicts]
+            figures[f'choice {dtype}'] = {'chosen': choice.backend.name, 'why': choice.why, 'verdicts': verdicts}
+    for activation, fused in ((torch_depthwise.SILU, depthwise_silu), (torch_depthwise.GELU_GATE, depthwise_gelu_gate)):
+        for dtype in (torch.float32, torch.bfloat16):
+            kind = 'silu' if activation == torch_depthwise.SILU else 'gate'
+            figures[f'{kind} {str(dtype).removeprefix("torch.")}'] = _depthwise_ms(machine, activation, fused, dtype)
+    return figures
+
+
+def _depthwise_ms(
+    machine: Machine, activation: int, fused: Callable[..., Tensor], dtype: torch.dtype
+) -> dict[str, float]:
     b, side, c = machine.size(8, 1), machine.size(64, 8), machine.size(192, 16)
-    x = torch.randn(b, side, side, c, device=machine.device, requires_grad=True)
+    x = torch.randn(b, side, side, c, device=machine.device, dtype=dtype, requires_grad=True)
     first = x.detach().permute(0, 3, 1, 2).contiguous().requires_grad_()
-    weight = torch.randn(c, 1, 3, 3, device=machine.device, requires_grad=True)
+    weight = torch.randn(c, 1, 3, 3, device=machine.device, dtype=dtype, requires_grad=True)
 
     def last() -> None:
-        y = F.silu(F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1, groups=c))
-        torch.autograd.grad(y.sum(), [x, weight])
+        torch.autograd.grad(torch_depthwise.depthwise(x, weight, None, activation).sum(), [x, weight])
 
     def channels_first() -> None:
-        torch.autograd.grad(F.silu(F.conv2d(first, weight, padding=1, groups=c)).sum(), [first, weight])
+        y = torch_depthwise.depthwise(first.permute(0, 2, 3, 1), weight, None, activation)
+        torch.autograd.grad(y.sum(), [first, weight])
 
     def ours() -> None:
-        torch.autograd.grad(depthwise_silu(x, weight).sum(), [x, weight])
+        torch.autograd.grad(fused(x, weight).sum(), [x, weight])
 
     return machine.median_ms({'torch NHWC': last, 'torch NCHW': channels_first, 'ops': ours})
 
@@ -655,6 +722,7 @@ TRIALS: dict[str, Callable[[Machine], dict[str, Any]]] = {
     'block': block,
     'network': network,
     'launches': launches,
+    'graphs': graphs,
     'training modes': training_modes,
     'trainer': trainer,
     'depthwise': depthwise,

@@ -55,6 +55,8 @@ def test_every_trial_runs_dry_and_its_result_is_written(tmp_path):
     assert results['CPU against GPU']['derain']['float32'] < 1e-6
     assert results['scan above 2^31 elements']['direction 2'] < 1e-2
     assert results['out of memory']['tiles_tried'][-1] <= 48
+    assert results['graphs']['light tiles of 32']['deviation'] == 0
+    assert results['launches']['operators'] > 100
     assert results['training modes']['checkpointed']['deviation'] < 1e-6
 
 
@@ -79,7 +81,7 @@ def test_what_fails_and_what_has_no_time_left_is_written_too(tmp_path, monkeypat
 
     monkeypatch.setitem(gpu.TRIALS, 'block', fail)
     assert gpu.main(['--dry', '--only', 'depthwise', 'block', 'tiles', '--out', str(out)]) == 1
-    assert 'torch NHWC' in seen[0]['depthwise']
+    assert 'torch NHWC' in seen[0]['depthwise']['gate bfloat16']
     results = json.loads(out.read_text())
     assert 'no kernel image' in results['block']['error']
     assert 'error' not in results['tiles']
@@ -97,4 +99,4 @@ def test_a_device_that_is_lost_costs_one_trial(tmp_path, monkeypatch):
     assert gpu.main(['--dry', '--only', 'block', 'depthwise', '--out', str(out)]) == 1
     results = json.loads(out.read_text())
     assert 'illegal memory access' in results['block']['error']
-    assert 'torch NHWC' in results['depthwise'], 'tried by another process'
+    assert 'torch NHWC' in results['depthwise']['silu float32'], 'tried by another process'

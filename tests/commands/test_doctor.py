@@ -91,14 +91,23 @@ def test_a_gpu_has_a_table_of_what_was_tried(monkeypatch):
         asked.append(fresh)
         return ops.Choice(mamba, 'the first that is right here', (), verdicts)
 
+    def choose_depthwise(device, dtype, *, fresh=False):
+        asked.append(fresh)
+        found = Verdict('triton', 'wrong', 'gate: y is off by 1.0e-02'), Verdict('torch', 'right', '', 2.0, 6.0)
+        return ops.Choice(ops.BACKENDS[-1], 'the first that is right here', (), found)
+
     monkeypatch.setattr(ops, 'choose', choose)
+    monkeypatch.setattr(ops, 'choose_depthwise', choose_depthwise)
     lines = list(doctor.examine_gpu(torch.device('cuda', 1), torch.bfloat16))
-    assert asked == [True]
+    assert asked == [True, True]
     assert [line.text for line in lines] == [
         "scan on cuda:1 in bfloat16: 'mamba', the first that is right here",
         '  triton  fails       RuntimeError: Failed to find C compiler. Fix: install a C compiler (Debian and Ubuntu: '
         'apt install gcc), or name one in the variable CC',
         '  mamba   right       forward     0.50 ms, backward     1.25 ms; two runs differ in the last bits',
         '  torch   right       forward    20.00 ms, backward    60.00 ms',
+        "depthwise on cuda:1 in bfloat16: 'torch', the first that is right here",
+        '  triton  wrong       gate: y is off by 1.0e-02',
+        '  torch   right       forward     2.00 ms, backward     6.00 ms',
     ]
-    assert [line.well for line in lines] == [True, False, True, True]
+    assert [line.well for line in lines] == [True, False, True, True, True, False, True]

@@ -100,16 +100,24 @@ def _examine_scan() -> Iterator[Line]:
 
 
 def examine_gpu(device: torch.device, dtype: torch.dtype) -> Iterator[Line]:
-    """The choice for one GPU and dtype after all backends were tried anew: one line for each of them."""
-    from ..ops import choose, faults
+    """The choices for one GPU and dtype after all that is there was tried anew: one line for each of them."""
+    from ..ops import choose, choose_depthwise
 
     kind = str(dtype).removeprefix('torch.')
-    try:
-        choice = choose(device, dtype, fresh=True)
-    except ValueError as error:
-        yield Line(f'scan on {device} in {kind}: {error}', False)
-        return
-    yield Line(f"scan on {device} in {kind}: '{choice.backend.name}', {choice.why}")
+    for subject, choosing in (('scan', choose), ('depthwise', choose_depthwise)):
+        try:
+            choice = choosing(device, dtype, fresh=True)
+        except ValueError as error:
+            yield Line(f'{subject} on {device} in {kind}: {error}', False)
+            continue
+        yield Line(f"{subject} on {device} in {kind}: '{choice.backend.name}', {choice.why}")
+        yield from _verdicts(choice)
+        yield from _missing(choice)
+
+
+def _verdicts(choice: Choice) -> Iterator[Line]:
+    from ..ops import faults
+
     for verdict in choice.verdicts:
         text = f'  {verdict.name:<7} {verdict.outcome:<11}'
         if verdict.right:
@@ -119,7 +127,6 @@ def examine_gpu(device: torch.device, dtype: torch.dtype) -> Iterator[Line]:
             fix = faults.fix(verdict.reason)
             text += f' {verdict.reason}' + (f'. Fix: {fix}' if fix else '')
         yield Line(text.rstrip(), verdict.outcome in ('right', 'not checked'))
-    yield from _missing(choice)
 
 
 def _missing(choice: Choice) -> Iterator[Line]:

@@ -1,6 +1,6 @@
 """The selective scan and nothing else: knows torch, not the networks above it."""
 
-from .depthwise import depthwise_gelu_gate, depthwise_silu
+from .depthwise import choose_depthwise, depthwise_gelu_gate, depthwise_silu
 from .products import linear, linear_add, linear_silu
 from .reference import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, scan_order
 from .selective_scan import BACKENDS, Choice, choose, forget, in_use, omni_scan, settle, using, using_now
@@ -12,6 +12,7 @@ __all__ = [
     'SEQUENCE_DIRECTIONS',
     'ScanInputs',
     'choose',
+    'choose_depthwise',
     'depthwise_gelu_gate',
     'depthwise_silu',
     'forget',

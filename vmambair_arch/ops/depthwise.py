@@ -1,25 +1,30 @@
 """Depthwise 3x3 convolutions with the activation that follows them, on channels-last maps.
 
-On a CPU, in float32 and where the C kernels were built, convolution and activation are one pass over memory;
-elsewhere they are torch's. Same numbers either way, to the rounding of float32.
+On a CPU, in float32 and where the C kernels were built, convolution and activation are one pass over memory, and so
+they are on a GPU where the Triton kernels were tried and are right (`self_check`); elsewhere they are torch's. Same
+numbers either way, to the rounding of the dtype. `VMAMBAIR_DEPTHWISE=torch` (or triton) names one for GPUs.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
 from ctypes import c_int32, c_int64, c_void_p
 from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from . import c_library
-from .selective_scan import constant_result, left_to_torch
+from . import c_library, fallback, faults, self_check, torch_depthwise
+from .selective_scan import Backend, Choice, best, constant_result, left_to_torch, using_now
+from .torch_depthwise import GELU_GATE, SILU
 
-SILU, GELU_GATE = 1, 2
-"""Codes of csrc/depthwise.h."""
+logger = logging.getLogger('vmambair_arch')
+
 MIN_CHANNELS = 16
 """Fewer than a vector (`DEPTHWISE_MIN_CHANNELS`) are left to torch."""
 ELEMENTS_PER_THREAD = 1 << 16
@@ -38,7 +43,7 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     """
     if _can_fuse(x, weight, x.shape[-1]):
         return _fused(x, weight, bias, SILU)
-    return F.silu(_convolve(x, weight, bias))
+    return _elsewhere(x, weight, bias, SILU)
 
 
 def depthwise_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -54,13 +59,7 @@ def depthwise_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -
     """
     if _can_fuse(x, weight, x.shape[-1] // 2):
         return _fused(x, weight, bias, GELU_GATE)
-    a, b = _convolve(x, weight, bias).chunk(2, -1)
-    return F.gelu(a) * b
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=x.shape[-1])
-    return y.permute(0, 2, 3, 1)
+    return _elsewhere(x, weight, bias, GELU_GATE)
 
 
 def _can_fuse(x: Tensor, weight: Tensor, channels: int) -> bool:
@@ -84,6 +83,112 @@ def _has_kernel() -> bool:
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
     return torch.ops.vmambair.depthwise(x, weight, bias, activation)
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------------
+
+ENV = 'VMAMBAIR_DEPTHWISE'
+WAYS: tuple[Backend, ...] = (
+    Backend('triton', 'triton_depthwise', ('cuda',), 'pip install triton (on Windows: triton-windows)'),
+    Backend('torch', 'torch_depthwise', (), 'pip install torch'),
+)
+"""As the backends of the scan: the first that is right, unless another is clearly faster."""
+DEVICES = ('cuda',)
+"""Kinds of device that have another way than torch, but for the CPU with its C kernels."""
+_CHOICES: dict[tuple[str, torch.dtype, str], Choice] = {}
+_CHOOSING = threading.RLock()
+
+
+def choose_depthwise(device: torch.device, dtype: torch.dtype, *, fresh: bool = False) -> Choice:
+    """The way to convolve tensors of `dtype` on a GPU; the first choice tries what is there, as `choose` does.
+
+    Args:
+        fresh: try again, whatever is remembered.
+
+    Raises:
+        ValueError: the variable names an unknown way, or one that cannot be used on this device.
+    """
+    wanted = os.environ.get(ENV, '').strip().lower() or 'auto'
+    key = str(device), dtype, wanted
+    with _CHOOSING:
+        if fresh or key not in _CHOICES:
+            _CHOICES[key] = _choose(device, dtype, wanted, fresh)
+        choice = _CHOICES[key]
+    failed = fallback.failure('depthwise', device, dtype) if wanted == 'auto' else None
+    return Choice(WAYS[-1], f"'{choice.backend.name}' failed: {failed}") if failed else choice
+
+
+def forget_depthwise() -> None:
+    """Choose anew at the next use; verdicts on disk stay."""
+    with _CHOOSING:
+        _CHOICES.clear()
+
+
+def _choose(device: torch.device, dtype: torch.dtype, wanted: str, fresh: bool) -> Choice:
+    names = [way.name for way in WAYS]
+    if wanted != 'auto':
+        if wanted not in names:
+            raise ValueError(f"{ENV}={wanted} is no way to convolve; use 'auto' or one of {', '.join(names)}")
+        way = next(way for way in WAYS if way.name == wanted)
+        if why_not := way.unavailable(device, dtype):
+            raise ValueError(f'{ENV}={wanted} cannot be used: {why_not}; to install it: {way.install}')
+        return Choice(way, f'{ENV}={wanted}')
+    missing = tuple((way, why_not) for way in WAYS if (why_not := way.unavailable(device, dtype)))
+    there = [way for way in WAYS if all(way is not other for other, _ in missing)]
+    if len(there) == 1:
+        return Choice(there[0], 'the only one here', missing)
+    candidates = [self_check.Candidate(way.name, f'.{way.module}', way.name != 'torch', 'depthwise') for way in there]
+    verdicts = self_check.check(device, dtype, candidates, fresh=fresh)
+    way, why = best(there, verdicts)
+    for verdict in verdicts:
+        if way.name == 'torch' and verdict.name != 'torch' and not verdict.right:
+            logger.warning(
+                "depthwise convolutions on %s in %s: 'torch' is used. %s %s: %s. Fix: %s",
+                device, str(dtype).removeprefix('torch.'), verdict.name, verdict.outcome, verdict.reason,
+                faults.fix(verdict.reason) or 'report it with what `vmambair doctor` says',
+            )  # fmt: skip
+            break
+    if way.name != 'torch':
+        fallback.guard('depthwise', device, dtype)
+    return Choice(way, why, missing, verdicts)
+
+
+@constant_result
+def _way(device: str, dtype: torch.dtype) -> str:
+    """The name of the way for a device; inside a `using` block of another scan than a GPU's own it is torch's."""
+    if using_now() not in (None, 'triton', 'mamba'):
+        return 'torch'
+    way = choose_depthwise(torch.device(device), dtype).backend
+    way.load()  # torch.compile cannot follow an import
+    return way.name
+
+
+def _elsewhere(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+    """Where there are no C kernels: on a GPU by its own, else by torch."""
+    if x.device.type not in DEVICES or weight.device != x.device or x.ndim != 4:
+        return torch_depthwise.depthwise(x, weight, bias, activation)
+    autocast = torch.is_autocast_enabled(x.device.type)
+    # What does not fit together is for torch to refuse.
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+    fits = (autocast or weight.dtype == x.dtype) and dtype in HALF_AND_SINGLE and _fits(x, weight, bias, activation)
+    where = x.device.type if x.device.index is None else f'{x.device.type}:{x.device.index}'
+    if not fits or torch.jit.is_tracing() or _way(where, dtype) != 'triton':
+        return torch_depthwise.depthwise(x, weight, bias, activation)
+    return torch.ops.vmambair.triton_depthwise(x.to(dtype), weight, bias, activation)
+
+
+HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _fits(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> bool:
+    c = x.shape[-1]
+    return (
+        x.is_floating_point()
+        and weight.dtype in HALF_AND_SINGLE
+        and tuple(weight.shape) == (c, 1, 3, 3)
+        and (bias is None or tuple(bias.shape) == (c,))
+        and (activation == SILU or c % 2 == 0)
+    )
 
 
 # --- what the operators do -------------------------------------------------------------------------------------------
@@ -127,7 +232,7 @@ def _taps(weight: Tensor, turned: bool = False) -> Tensor:
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
-    x, out = x.contiguous(), _forward_meta(x, weight, bias, activation)
+    x, out = x.contiguous(), empty_output(x, weight, bias, activation)
     if out.numel():
         taps, zeros = _taps(weight), x.new_zeros(x.shape[-1])
         bias = bias.contiguous() if bias is not None else None
@@ -135,7 +240,8 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) ->
     return out
 
 
-def _forward_meta(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+def empty_output(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+    """Room for the result."""
     b, h, w, c = x.shape
     return x.new_empty(b, h, w, c // 2 if activation == GELU_GATE else c)
 
@@ -144,7 +250,7 @@ def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, grad = x.contiguous(), grad.contiguous()
-    grad_x, grad_weight, grad_bias = _backward_meta(grad, x, weight, bias, activation)
+    grad_x, grad_weight, grad_bias = empty_gradients(grad, x, weight, bias, activation)
     if not x.numel():
         return grad_x, grad_weight.zero_(), grad_bias.zero_()
     taps, zeros, sums = _taps(weight), x.new_zeros(x.shape[-1]), x.new_empty(10, x.shape[-1])
@@ -160,38 +266,53 @@ def _backward(
     return grad_x, grad_weight, grad_bias
 
 
-def _backward_meta(
+def empty_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the gradients of x, weight and bias."""
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, ctx.activation = inputs
-    ctx.save_for_backward(x, weight, bias)
-    ctx.set_materialize_grads(False)
-
-
-def _autograd_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 4
-    x, weight, bias = ctx.saved_tensors
-    grads = torch.ops.vmambair.depthwise_backward(grad, x, weight, bias, ctx.activation)
-    return grads[0], grads[1], grads[2] if bias is not None else None, None
-
-
+Forward = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
+Backward = Callable[[Tensor, Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor, Tensor]]
 _OPERATORS = torch.library.Library('vmambair', 'FRAGMENT')
-_OPERATORS.define(
-    'depthwise(Tensor x, Tensor weight, Tensor? bias, int activation) -> Tensor',
-    tags=torch.Tag.pt2_compliant_tag,
-)
-_OPERATORS.define(
-    'depthwise_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, int activation) '
-    '-> (Tensor, Tensor, Tensor)',
-    tags=torch.Tag.pt2_compliant_tag,
-)
-_OPERATORS.impl('depthwise', _forward, 'CPU')
-_OPERATORS.impl('depthwise_backward', _backward, 'CPU')
-torch.library.register_fake('vmambair::depthwise', _forward_meta, lib=_OPERATORS)
-torch.library.register_fake('vmambair::depthwise_backward', _backward_meta, lib=_OPERATORS)
-torch.library.register_autograd('vmambair::depthwise', _autograd_backward, setup_context=_setup_context, lib=_OPERATORS)
+
+
+def define(name: str, devices: Sequence[str], forward: Forward, backward: Backward) -> None:
+    """Make `torch.ops.vmambair.<name>`, (x, weight, bias, activation) -> out, with its gradient.
+
+    Args:
+        name: of the operator; its gradient is `<name>_backward`.
+        devices: dispatch keys that it is for, 'CPU' or 'CUDA'.
+        forward: makes what `empty_output` makes room for.
+        backward: (grad, x, weight, bias, activation) -> what `empty_gradients` makes room for.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, bias, ctx.activation = inputs
+        ctx.save_for_backward(x, weight, bias)
+        ctx.set_materialize_grads(False)
+
+    def autograd_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 4
+        x, weight, bias = ctx.saved_tensors
+        operator = getattr(torch.ops.vmambair, f'{name}_backward')
+        grads = operator(grad, x, weight, bias, ctx.activation)
+        return grads[0], grads[1], grads[2] if bias is not None else None, None
+
+    tensors = 'Tensor x, Tensor weight, Tensor? bias, int activation'
+    for schema in (
+        f'{name}({tensors}) -> Tensor',
+        f'{name}_backward(Tensor grad, {tensors}) -> (Tensor, Tensor, Tensor)',
+    ):
+        _OPERATORS.define(schema, tags=torch.Tag.pt2_compliant_tag)
+    for device in devices:
+        _OPERATORS.impl(name, forward, device)
+        _OPERATORS.impl(f'{name}_backward', backward, device)
+    torch.library.register_fake(f'vmambair::{name}', empty_output, lib=_OPERATORS)
+    torch.library.register_fake(f'vmambair::{name}_backward', empty_gradients, lib=_OPERATORS)
+    torch.library.register_autograd(f'vmambair::{name}', autograd_backward, setup_context=setup_context, lib=_OPERATORS)
+
+
+define('depthwise', ['CPU'], _forward, _backward)

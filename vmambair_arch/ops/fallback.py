@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -44,7 +44,32 @@ def forget() -> None:
     _failed.clear()
 
 
-def run(name: str, device: torch.device, dtype: torch.dtype, kernel: Callable[[], T], by_torch: Callable[[], T]) -> T:
+class Subject(NamedTuple):
+    """What kernels compute, as a user knows it.
+
+    Attributes:
+        name: in messages.
+        variable: of the environment, where torch can be named for it.
+        cost: what torch costs.
+    """
+
+    name: str
+    variable: str
+    cost: str
+
+
+SCAN = Subject('selective scan', 'VMAMBAIR_SCAN', ', many times slower')
+DEPTHWISE = Subject('depthwise convolutions', 'VMAMBAIR_DEPTHWISE', '')
+
+
+def run(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernel: Callable[[], T],
+    by_torch: Callable[[], T],
+    subject: Subject = SCAN,
+) -> T:
     """The result of a kernel, or where it is guarded and fails, now or at an earlier call, that of torch.
 
     Raises:
@@ -63,8 +88,8 @@ def run(name: str, device: torch.device, dtype: torch.dtype, kernel: Callable[[]
             raise
         if faults.is_lost(error):
             raise RuntimeError(
-                f"{error}\nThe scan '{name}' may have done this to {device}: start again with VMAMBAIR_SCAN=torch in "
-                'the environment, and please report it'
+                f"{error}\nThe kernel '{name}' ({subject.name}) may have done this to {device}: start again with "
+                f'{subject.variable}=torch in the environment, and please report it'
             ) from error
         failed = error.with_traceback(None)  # which would keep the tensors of the attempt alive
     try:
@@ -75,8 +100,8 @@ def run(name: str, device: torch.device, dtype: torch.dtype, kernel: Callable[[]
         raise failed from error
     _failed[use] = faults.one_line(failed)
     logger.warning(
-        "selective scan on %s in %s: '%s' failed (%s); from here on 'torch' is used, many times slower. Fix: %s",
-        device, str(dtype).removeprefix('torch.'), name, _failed[use],
+        "%s on %s in %s: '%s' failed (%s); from here on 'torch' is used%s. Fix: %s",
+        subject.name, device, str(dtype).removeprefix('torch.'), name, _failed[use], subject.cost,
         faults.fix(failed) or 'run `vmambair doctor`, and report what it says',
     )  # fmt: skip
     return result

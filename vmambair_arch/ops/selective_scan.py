@@ -197,7 +197,7 @@ def _automatic(device: torch.device, dtype: torch.dtype, fresh: bool) -> Choice:
         # torch's own operators are what is left: a difference in the last bits is noted, and no reason against them.
         candidates = [self_check.Candidate(b.name, f'.{b.module}', b.repeatable and b.name != 'torch') for b in there]
         verdicts = self_check.check(device, dtype, candidates, fresh=fresh)
-    backend, why = _best(there, verdicts)
+    backend, why = best(there, verdicts)
     faster = tuple((b, reason) for b, reason in missing if BACKENDS.index(b) < BACKENDS.index(backend))
     choice = Choice(backend, why, faster, verdicts)
     _say(choice, device, dtype)
@@ -206,7 +206,7 @@ def _automatic(device: torch.device, dtype: torch.dtype, fresh: bool) -> Choice:
     return choice
 
 
-def _best(there: Sequence[Backend], verdicts: Sequence[self_check.Verdict]) -> tuple[Backend, str]:
+def best(there: Sequence[Backend], verdicts: Sequence[self_check.Verdict]) -> tuple[Backend, str]:
     """The backend to use of those that are there, in the order of `BACKENDS`, and why."""
     if not verdicts:
         return there[0], 'the fastest that works here'

@@ -1,10 +1,11 @@
-"""Try the scans of a GPU before they are relied upon: that a kernel can be imported does not say that it works.
+"""Try the kernels of a GPU before they are relied upon: that one can be imported does not say that it works.
 
-A process of its own runs every backend on a plane, a sequence of channels and an odd shape: output and all gradients
-against torch in float64 on the CPU, the same bits twice, and the time of forward and backward. A backend that crashes
-or hangs takes that process with it, not ours: another one goes on behind it. What was found is kept in the cache folder
-for this GPU, these versions, this dtype and this code, so that it is done once; one process of a machine does it, the
-others wait for its result. Where no process can be started, the backends are tried in ours, as unprotected as any use.
+A process of its own runs every backend of the scan on a plane, a sequence of channels and an odd shape, and every way
+to convolve likewise: output and all gradients against torch in float64 on the CPU, the same bits twice, and the time
+of forward and backward. A backend that crashes or hangs takes that process with it, not ours: another one goes on
+behind it. What was found is kept in the cache folder for this GPU, these versions, this dtype and this code, so that it
+is done once; one process of a machine does it, the others wait for its result. Where no process can be started, the
+backends are tried in ours, as unprotected as any use.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from types import ModuleType
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import faults, torch_scan
+from . import faults
 from .reference import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs
+from .torch_depthwise import GELU_GATE, SILU
 
 logger = logging.getLogger('vmambair_arch')
 
@@ -53,6 +56,13 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 """(b, h, w, d, N, R) and directions of what is compared."""
 TIMED = ((2, 64, 64, 48, 16, 3), PLANE_DIRECTIONS)
 """What is timed on a GPU; on a CPU, where tests run, it is the first of `CASES`."""
+CONVOLUTIONS: dict[str, tuple[tuple[int, ...], int]] = {
+    'silu': ((2, 17, 19, 48), SILU),
+    'gate': ((2, 9, 21, 64), GELU_GATE),
+    'odd shape': ((1, 5, 3, 14), GELU_GATE),
+}
+"""(b, h, w, c) and activation, likewise."""
+TIMED_CONVOLUTION = ((2, 64, 64, 256), GELU_GATE)
 GRADIENT_TOLERANCE, OUTPUT_TOLERANCE = 1e-3, 1e-4
 """Largest deviation from float64 over the largest value, in float32; in half precision it is two roundings. Wide enough
 for the fast exponentials of any GPU: what is wrong is wrong by more, and a right kernel must not be refused."""
@@ -64,13 +74,15 @@ class Candidate:
 
     Attributes:
         name: of the backend.
-        module: dotted name of the module with its `omni_scan`, relative ones in this package.
+        module: dotted name of the module with its `omni_scan` or `depthwise`, relative ones in this package.
         repeatable: whether it promises the same bits in every run; atomic additions cannot.
+        subject: what it computes, a name of `SUBJECTS`.
     """
 
     name: str
     module: str
     repeatable: bool = True
+    subject: str = 'scan'
 
 
 @dataclass(frozen=True)
@@ -122,75 +134,145 @@ def _random_inputs(shape: tuple[int, ...], directions: Sequence[int]) -> ScanInp
     )  # fmt: skip
 
 
-def _in_dtype(inputs: ScanInputs, device: torch.device, dtype: torch.dtype) -> ScanInputs:
-    """The map and its projection in `dtype`, parameters in float32, as autocast has them."""
-    wide = torch.promote_types(dtype, torch.float32)
-    moved = [t.to(device, dtype if i < 2 else wide) for i, t in enumerate(inputs)]
-    return ScanInputs(*(t.requires_grad_() for t in moved))
+def _random_scan(shape: tuple[int, ...], directions: tuple[int, ...]) -> _Case:
+    return _Case(tuple(_random_inputs(shape, directions)), (directions,))
 
 
-def _results(scan: Callable[..., Tensor], inputs: ScanInputs, directions: Sequence[int]) -> list[Tensor]:
-    """y and the gradients of all inputs for one gradient of y."""
-    y = scan(inputs, tuple(directions))
-    grad = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape).to(y.device, y.dtype)
-    return [y.detach(), *torch.autograd.grad(y, list(inputs), grad)]
+def _random_convolution(shape: tuple[int, ...], activation: int) -> _Case:
+    """(b, h, w, c): x, weight and bias in float64 on the CPU."""
+    rng = torch.Generator().manual_seed(sum(shape))
+    c = shape[-1]
+    x, weight, bias = (torch.randn(size, generator=rng, dtype=torch.float64) for size in (shape, (c, 1, 3, 3), (c,)))
+    return _Case((x, weight / 2, bias), (activation,))
+
+
+class _Case(NamedTuple):
+    """One call: the tensors that have gradients, and the arguments after them."""
+
+    tensors: tuple[Tensor, ...]
+    extra: tuple[Any, ...]
+
+    def results(self, compute: Callable[..., Tensor]) -> list[Tensor]:
+        """The output and the gradients of all tensors for one gradient of it."""
+        y = compute(self.tensors, *self.extra)
+        grad = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape).to(y.device, y.dtype)
+        return [y.detach(), *torch.autograd.grad(y, list(self.tensors), grad)]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Something that candidates compute.
+
+    Attributes:
+        title: in messages.
+        names: of the tensors with gradients.
+        narrow: how many of them, from the first on, are of the dtype that is tried; the others are float32, as autocast
+            has them.
+        reference: module that is right in float64.
+        cases: what is compared, by name.
+        timed: what is timed on a GPU; on a CPU, where tests run, it is the first of `cases`.
+        compute: (module) -> function of a case's tensors and its further arguments.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    narrow: int
+    reference: str
+    cases: Callable[[], dict[str, _Case]]
+    timed: Callable[[], _Case]
+    compute: Callable[[ModuleType], Callable[..., Tensor]]
+
+
+def _scan_of(module: ModuleType) -> Callable[..., Tensor]:
+    return lambda tensors, directions: module.omni_scan(ScanInputs(*tensors), directions)
+
+
+def _convolution_of(module: ModuleType) -> Callable[..., Tensor]:
+    def compute(tensors: Sequence[Tensor], activation: int) -> Tensor:
+        x = tensors[0]
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        with torch.autocast(x.device.type, x.dtype if half else torch.bfloat16, enabled=half):
+            return module.depthwise(*tensors, activation)
+
+    return compute
+
+
+SUBJECTS = {
+    'scan': _Subject(
+        'selective scan', ScanInputs._fields, 2, '.torch_scan',
+        lambda: {name: _random_scan(*case) for name, case in CASES.items()},
+        lambda: _random_scan(*TIMED), _scan_of,
+    ),
+    'depthwise': _Subject(
+        'depthwise convolutions', ('x', 'weight', 'bias'), 1, '.torch_depthwise',
+        lambda: {name: _random_convolution(*case) for name, case in CONVOLUTIONS.items()},
+        lambda: _random_convolution(*TIMED_CONVOLUTION), _convolution_of,
+    ),
+}  # fmt: skip
 
 
 class _Examiner:
-    """Tries backends on one device in one dtype.
+    """Tries candidates for one subject on one device in one dtype.
 
     Raises:
         RuntimeError: the device cannot be used at all.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        self.cases: dict[str, tuple[ScanInputs, tuple[int, ...], list[Tensor]]] = {}
-        for name, (shape, directions) in CASES.items():
-            inputs = _in_dtype(_random_inputs(shape, directions), device, dtype)
-            exact = ScanInputs(*(t.detach().cpu().double().requires_grad_() for t in inputs))
-            self.cases[name] = inputs, directions, _results(torch_scan.omni_scan, exact, directions)
+    def __init__(self, device: torch.device, dtype: torch.dtype, subject: str = 'scan') -> None:
+        self.device, self.dtype, self.subject = device, dtype, SUBJECTS[subject]
+        self.cases: dict[str, tuple[_Case, list[Tensor]]] = {}
+        right = self.subject.compute(importlib.import_module(self.subject.reference, __package__))
+        for name, case in self.subject.cases().items():
+            case = self._moved(case)
+            exact = _Case(tuple(t.detach().cpu().double().requires_grad_() for t in case.tensors), case.extra)
+            self.cases[name] = case, exact.results(right)
+
+    def _moved(self, case: _Case) -> _Case:
+        """On the device, in the dtype."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        moved = (t.to(self.device, self.dtype if i < self.subject.narrow else wide) for i, t in enumerate(case.tensors))
+        return _Case(tuple(t.requires_grad_() for t in moved), case.extra)
 
     def examine(self, candidate: Candidate) -> Verdict:
         try:
-            scan = importlib.import_module(candidate.module, __package__).omni_scan
-            fault, repeatable = self._compare(scan)
+            compute = self.subject.compute(importlib.import_module(candidate.module, __package__))
+            fault, repeatable = self._compare(compute)
             if fault or (candidate.repeatable and not repeatable):
                 return Verdict(candidate.name, 'wrong', fault or 'two runs differ', repeatable=repeatable)
-            forward, both = self._time(scan)
+            forward, both = self._time(compute)
         except Exception as error:
             if faults.is_out_of_memory(error):
                 return Verdict(candidate.name, 'not checked', faults.one_line(error))
             return Verdict(candidate.name, 'fails', _long_reason(error))
         return Verdict(candidate.name, 'right', '', forward, max(both - forward, 0.0), repeatable)
 
-    def _compare(self, scan: Callable[..., Tensor]) -> tuple[str, bool]:
+    def _compare(self, compute: Callable[..., Tensor]) -> tuple[str, bool]:
         """What is wrong, empty where nothing is; and whether two runs gave the same bits."""
         rounding = torch.finfo(self.dtype).eps
-        names, repeatable = ('y', *(f'gradient of {field}' for field in ScanInputs._fields)), True
-        for case, (inputs, directions, wanted) in self.cases.items():
-            got, again = (_results(scan, inputs, directions) for _ in range(2))
+        names, repeatable = ('y', *(f'gradient of {name}' for name in self.subject.names)), True
+        for case_name, (case, wanted) in self.cases.items():
+            got, again = (case.results(compute) for _ in range(2))
             for name, one, other, exact in zip(names, got, again, wanted, strict=True):
                 if one.shape != exact.shape:
-                    return f'{case}: {name} is of shape {tuple(one.shape)}, not {tuple(exact.shape)}', repeatable
+                    return f'{case_name}: {name} is of shape {tuple(one.shape)}, not {tuple(exact.shape)}', repeatable
                 repeatable &= torch.equal(one, other)
                 off = ((one.cpu().double() - exact).abs().max() / exact.abs().max()).item()
                 allowed = max(2 * rounding, OUTPUT_TOLERANCE if name == 'y' else GRADIENT_TOLERANCE)
                 if not off <= allowed:  # nan is wrong too
-                    return f'{case}: {name} is off by {off:.1e} of its range, allowed {allowed:.0e}', repeatable
+                    return f'{case_name}: {name} is off by {off:.1e} of its range, allowed {allowed:.0e}', repeatable
         return '', repeatable
 
-    def _time(self, scan: Callable[..., Tensor]) -> tuple[float, float]:
+    def _time(self, compute: Callable[..., Tensor]) -> tuple[float, float]:
         """Median milliseconds of the forward pass and of both passes."""
-        shape, directions = TIMED if self.device.type == 'cuda' else CASES['plane']
-        inputs = _in_dtype(_random_inputs(shape, directions), self.device, self.dtype)
+        on_gpu = self.device.type == 'cuda'
+        case = self._moved(self.subject.timed() if on_gpu else next(iter(self.subject.cases().values())))
 
         def forward() -> None:
             with torch.no_grad():
-                scan(inputs, tuple(directions))
+                compute(case.tensors, *case.extra)
 
         def both() -> None:
-            scan(inputs, tuple(directions)).sum().backward()
+            compute(case.tensors, *case.extra).sum().backward()
 
         return self._median_ms(forward), self._median_ms(both)
 
@@ -237,7 +319,8 @@ def serve() -> None:
     # Where the process is not ended by its parent, for that is gone, and hangs in code that lets no Python run.
     faulthandler.dump_traceback_later(task['limit_s'], exit=True)
     try:
-        examiner = _Examiner(torch.device(task['device']), getattr(torch, task['dtype']))
+        subject = task['candidates'][0]['subject']
+        examiner = _Examiner(torch.device(task['device']), getattr(torch, task['dtype']), subject)
     except Exception as error:
         answer(impossible=faults.one_line(error))
         return
@@ -403,7 +486,7 @@ def _examine_here(device: torch.device, dtype: torch.dtype, candidates: Sequence
     """Try candidates in this process: where no other can be had, as on a GPU that takes one process only."""
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            examiner = _Examiner(device, dtype)
+            examiner = _Examiner(device, dtype, candidates[0].subject)
             yield from (examiner.examine(candidate) for candidate in candidates)
     except Exception as error:
         yield from (Verdict(c.name, 'not checked', faults.one_line(error)) for c in candidates)
@@ -470,8 +553,8 @@ def check(
         if (waited or not fresh) and (known := _remembered(path, candidates)):
             return known
         logger.warning(
-            'selective scan: trying the scans of %s in %s once for this machine; compiling takes a minute or so',
-            device, str(dtype).removeprefix('torch.'),
+            '%s: trying what there is on %s in %s once for this machine; compiling takes a minute or so',
+            SUBJECTS[candidates[0].subject].title, device, str(dtype).removeprefix('torch.'),
         )  # fmt: skip
         verdicts = examine(device, dtype, candidates)
         if path and all(verdict.outcome != 'not checked' for verdict in verdicts):
