@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .commands.table import COMMANDS, GROUPS, Parser, command_parser
-from .errors import guard, nearest
+from .errors import guard, nearest, write_any_letter
 from .host import let_threads_sleep
 
 __all__ = ['COMMANDS', 'GROUPS', 'command_parser', 'main']
@@ -16,6 +16,7 @@ __all__ = ['COMMANDS', 'GROUPS', 'command_parser', 'main']
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0, that of a UserError (2 for bad input), 130 after Ctrl-C."""
+    write_any_letter()
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
         let_threads_sleep()

@@ -82,15 +82,20 @@ def signals_unwind() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def write_any_letter() -> None:
+    """What the locale has no letters for is written as its code: it must not end a run, nor a help text."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+
+
 def guard(run: Callable[[], int | None]) -> int:
     """Call `run` for a command line and return the exit code: its own (None is 0), that of a UserError, 130 for Ctrl-C,
     143 for SIGTERM, 129 for SIGHUP, 141 where whoever read the output, as `head`, stopped.
 
     A UserError is one line on stderr, also where a worker process of a loader wrapped its traceback around it.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):  # a name that the locale has no letters for must not end a run
-            stream.reconfigure(errors='backslashreplace')
+    write_any_letter()
     try:
         with signals_unwind() as received:
             try:

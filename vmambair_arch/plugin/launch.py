@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, guard
+from ..errors import UserError, guard, write_any_letter
 from ..files import unlock
 from ..host import let_threads_sleep
 from ..options import read_options
@@ -209,6 +209,7 @@ def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
 def main(pipeline: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None) -> int:
     """A pipeline from the command line; the exit code."""
     let_threads_sleep()
+    write_any_letter()
     parser = argparse.ArgumentParser(description=(pipeline.__doc__ or '').partition('\n')[0])
     add_arguments(parser)
     args = parser.parse_args(argv)
