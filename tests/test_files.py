@@ -7,11 +7,14 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from experiment import ROOT
 
+from vmambair_arch import files
 from vmambair_arch.errors import UserError
 from vmambair_arch.files import replacing
 
@@ -98,3 +101,43 @@ def test_what_a_killed_process_left_is_swept_and_what_another_writes_is_not(tmp_
     with replacing(tmp_path / 'a.png') as temporary:
         temporary.write_text('whole')
     assert {path.name for path in tmp_path.iterdir()} == {'a.png', young.name, other.name}
+
+
+def test_scratch_folders_of_processes_that_live_are_left_and_those_of_others_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('fcntl')
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    with files.scratch_folder('ours-') as first:
+        (first / 'upload.png').write_bytes(b'1')
+        code = 'import os, sys; from vmambair_arch import files\n'
+        code += (
+            'with files.scratch_folder("ours-") as f: (f / "a").touch(); print(f, flush=True); os.kill(os.getpid(), 9)'
+        )
+        environment = {**os.environ, 'TMPDIR': str(tmp_path), 'PYTHONPATH': str(ROOT)}
+        killed = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
+        left = Path(killed.stdout.strip())
+        assert (left / 'a').is_file()
+        assert (first / 'upload.png').is_file()
+        strangers = [tmp_path / 'ours-but-not-locked', tmp_path / 'theirs']
+        for folder in strangers:
+            folder.mkdir()
+        with files.scratch_folder('ours-') as second:
+            assert not left.exists()
+            assert second != first
+            assert (first / 'upload.png').is_file()
+        assert not second.exists()
+    assert sorted(tmp_path.iterdir()) == sorted(strangers)
+
+
+def test_a_scratch_folder_goes_with_whatever_ends_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+
+    def stopped() -> None:
+        with files.scratch_folder('ours-') as folder:
+            (folder / 'a').touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert list(tmp_path.iterdir()) == []

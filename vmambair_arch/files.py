@@ -7,7 +7,9 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -43,7 +45,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f'.{secrets.token_hex(6)}.part{path.suffix}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
+        sweep(path.parent)
         try:
             yield temporary
             temporary.replace(path)
@@ -65,16 +67,62 @@ STALE = 3600
 _swept: set[Path] = set()
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left in a folder, once; what is being written elsewhere is younger."""
+def sweep(folder: Path, *, below: bool = False) -> None:
+    """Remove what killed processes left in a folder, once; what is being written elsewhere is younger.
+
+    Args:
+        folder: need not be there.
+        below: in the folders below it as well.
+    """
     if folder in _swept:
         return
     _swept.add(folder)
-    for leftover in folder.glob('.*.part*'):
+    for leftover in folder.glob('**/.*.part*' if below else '.*.part*'):
         if is_temporary(leftover):
             with suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > STALE:
                     leftover.unlink()
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A folder for temporary files, removed at the end; those that killed processes left under this prefix are as well.
+
+    A folder whose process lives is locked, see `lock`, and has its name only since then.
+
+    Args:
+        prefix: of its name, in the system's folder for such.
+    """
+    place = Path(tempfile.gettempdir())
+    _sweep_scratch(place, prefix)
+    made = Path(tempfile.mkdtemp(prefix=f'.{prefix}', dir=place))
+    folder = made.with_name(made.name[1:])
+    with suppress(UserError):
+        lock(made / _SCRATCH_LOCK)
+    made.rename(folder)
+    try:
+        yield folder
+    finally:
+        if held := _held.pop((made / _SCRATCH_LOCK).resolve(), None):
+            held.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_SCRATCH_LOCK = '.lock'
+
+
+def _sweep_scratch(place: Path, prefix: str) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    for leftover in place.glob(f'{prefix}*'):
+        try:
+            with (leftover / _SCRATCH_LOCK).open('r+') as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover, ignore_errors=True)
+        except OSError:  # it is in use, somebody else's, or none of ours
+            continue
 
 
 PAUSES = (0.5, 1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 EXAMPLES = ('vmambair web --port 8000', 'vmambair web --host 0.0.0.0 --max-pixels 100000000')
@@ -22,10 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import threading
 
+    from ..files import scratch_folder
     from ..inference.web import Settings, serve
 
-    with tempfile.TemporaryDirectory(prefix='vmambair-web-examples-') as folder:
-        settings = Settings(args.device, args.max_pixels, args.max_upload, examples(Path(folder)))
+    with scratch_folder('vmambair-web-examples-') as folder:
+        settings = Settings(args.device, args.max_pixels, args.max_upload, examples(folder))
         with serve(args.model, host=args.host, port=args.port, settings=settings) as address:
             print(f'{address} (Ctrl-C ends it; POST {address}restore takes a picture)', flush=True)
             threading.Event().wait()

@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import UserError, nearest
+from ..files import sweep
 from ..images.formats import KINDS, SUFFIXES
 from ..images.frames import read_frames, write_frames
 from ..images.image_io import (
@@ -217,6 +218,8 @@ def _run(
     if rank == 0:
         report.failed, report.ignored = list(plan.failed), plan.ignored
     jobs = plan.jobs[rank::ranks]
+    for folder in {job.target.parent for job in jobs}:
+        sweep(folder)  # also where nothing is left to be written
     made_by = {**restorer.settings(), 'quality': quality}
 
     # By the pixels of the files, so that a large image or a video moves the bar as well as a thousand small ones.

@@ -7,7 +7,6 @@ that is swept while the server runs and removed when it ends.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import time
 import zipfile
@@ -24,6 +23,7 @@ from ..checkpoints.card import TITLES
 from ..checkpoints.describe import describe
 from ..checkpoints.find import bundled, find_checkpoint
 from ..errors import UserError
+from ..files import scratch_folder
 from ..images.formats import KINDS, SUFFIXES
 from ..images.image_io import Image, read_image, to_array, write_image
 from .restorer import Restorer
@@ -373,8 +373,8 @@ def serve(
     """
     settings = settings or Settings()
     titles = offers(sources)
-    with tempfile.TemporaryDirectory(prefix='vmambair-web-') as folder:
-        os.environ['GRADIO_TEMP_DIR'] = folder
+    with scratch_folder('vmambair-web-') as folder:
+        os.environ['GRADIO_TEMP_DIR'] = str(folder)
         try:
             import gradio as gr
             from starlette.middleware import Middleware

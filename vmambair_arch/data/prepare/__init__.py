@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UserError, nearest
+from ...files import sweep
 from ...images.headers import read_headers
 from ..pairs import decode_pixels, folder_images
 from . import derive
@@ -101,6 +102,7 @@ def prepare(
     result = Preparation(say)
     for source, archives, scales in plan:
         root = out / source.folder
+        sweep(root, below=True)
         folders = _unpack(source, archives, root, result)
         _check_pairs(source, root, result)
         if 'HR' in folders:
