@@ -3,15 +3,18 @@
     python -m benchmarks.mutations --count 3000 --runs 40
 
 draws changes of single values in all option files of `options/`: a key left out, misspelt, or with a value of another
-kind, sign or size. The files are made small first (networks, patches, pictures of noise in a temporary folder), and
-each changed file is checked in this process. Two things may come of it: a line that names the key, or nothing, because
-the value is fine. Counted, and printed with the change, is what may not:
+kind, sign or size, a key that is there twice, and paths of folders where files belong and of files where folders do.
+The files are made small first (networks, patches, pictures of noise in a temporary folder), and each changed file is
+checked in this process. Two things may come of it: a line that names the key, or nothing, because the value is fine.
+Counted, and printed with the change, is what may not:
 
 - traceback: the check itself fails;
 - unnamed: a new fault, and none of the new faults names the key or its section;
-- python: a line in the words of Python or torch, which do not say what to write instead.
+- python: a line in the words of Python or torch, which do not say what to write instead;
+- taken twice: a key that is there twice, and passes.
 
-With `--runs`, so many of the files that pass are trained for two iterations; one that fails is counted as `died`.
+`--only values|twice|paths` draws one of these alone. With `--runs`, so many of the files that pass are trained for two
+iterations; one that fails is counted as `died`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import io
 import math
 import os
 import random
@@ -27,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +43,24 @@ from tqdm import tqdm
 from vmambair_arch.errors import UserError, guard
 from vmambair_arch.options import load_options, option_file
 
-MISSING, MISSPELT = object(), object()
+MISSING, MISSPELT, TWICE = object(), object(), object()
 """Changes of the key instead of its value."""
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 1.5, -0.5, 1e30, math.nan, math.inf, '', 'x', 'nowhere/at/all', '1e-3',
     [], [1], [-1, 'a'], [[]], {}, {'a': 1}, {'type': 'x'}, MISSING, MISSPELT,
 )  # fmt: skip
+PATHS = (
+    'gt', 'empty', '.', '/', 'gt/0.png', 'list.txt', 'changed.yml', 'empty.lmdb', 'file.lmdb', 'list.txt/below',
+    'net.pth', 'folder.pth', 'folder.png', 'locked', '/dev/null', 'loop',
+)  # fmt: skip
+"""What is there below the folder of a run, and is of another kind than most keys want."""
+PATH_KEYS: dict[str, tuple[str, ...]] = {
+    'path': ('pretrain_network_g', 'pretrain_network_d', 'resume_state'),
+    'datasets': ('dataroot_gt', 'dataroot_lq', 'dataroot_label', 'dataroot_clean', 'meta_info_file', 'meta_info',
+                 'pairs_file', 'filename_tmpl'),
+}  # fmt: skip
+"""Keys that are paths, by section; they are drawn as well where a file does not have them."""
+KINDS = ('values', 'twice', 'paths')
 PYTHONS_WORDS = re.compile(
     r'object is not|unsupported operand|not subscriptable|has no attribute|invalid literal|positional argument'
     r"|unexpected keyword|not iterable|must be str, not|NoneType|'>' not supported|'<' not supported|dict_keys"
@@ -63,6 +79,17 @@ def write_pictures(folder: Path) -> None:
         for number in range(4):
             small = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
             cv2.imwrite(str(folder / name / f'{number}.png'), cv2.resize(small, (side, side)))
+
+
+def write_others(folder: Path) -> None:
+    """The rest of `PATHS`."""
+    for name in ('empty', 'empty.lmdb', 'folder.pth', 'folder.png', 'locked'):
+        (folder / name).mkdir()
+    (folder / 'file.lmdb').write_bytes(b'no database')
+    (folder / 'net.pth').write_bytes(b'no checkpoint')
+    (folder / 'list.txt').write_text('0.png\n', encoding='utf-8')
+    (folder / 'loop').symlink_to('loop')
+    (folder / 'locked').chmod(0)
 
 
 def small(options: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -116,6 +143,8 @@ def changed(options: dict[str, Any], place: Place, value: Any, draw: random.Rand
     key = place[-1]
     if value is MISSING:
         del section[key]
+    elif value is TWICE:
+        pass  # in the text of the file, see `as_yaml`
     elif value is MISSPELT:
         at = draw.randrange(len(key))
         wrong = key[:at] + draw.choice('abcdefgh_') + key[at:]
@@ -126,12 +155,25 @@ def changed(options: dict[str, Any], place: Place, value: Any, draw: random.Rand
     return options, key
 
 
-def check(options: dict[str, Any], folder: Path) -> list[str]:
+def as_yaml(options: dict[str, Any], twice: Place = ()) -> str:
+    """The text of an option file, in which the key at a place stands a second time, without a value."""
+    dumper = yaml.SafeDumper(io.StringIO(), sort_keys=False)
+    root = dumper.represent_data(options)
+    node = root
+    for key in twice:
+        pairs = node.value
+        node = next(value for name, value in pairs if name.value == str(key))
+    if twice:
+        pairs.append((dumper.represent_data(twice[-1]), dumper.represent_data(None)))
+    return yaml.serialize(root, Dumper=yaml.SafeDumper)
+
+
+def check(options: dict[str, Any], folder: Path, twice: Place = ()) -> list[str]:
     """The faults of an option file; whatever the check itself fails with is raised."""
     from vmambair_arch import preflight
 
     file = folder / 'changed.yml'
-    file.write_text(yaml.safe_dump(options, sort_keys=False), encoding='utf-8')
+    file.write_text(as_yaml(options, twice), encoding='utf-8')
     arguments = Namespace(opt=str(file), launcher='none', auto_resume=False, debug=False, force_yml=None)
     try:
         return preflight.check(arguments).faults
@@ -171,6 +213,18 @@ def files(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: small(load_options(option_file(name)), folder) for name in names}
 
 
+def drawn(options: dict[str, Any], kind: str, draw: random.Random) -> tuple[Place, Any]:
+    """A place in an option file, and what is to become of it."""
+    there = list(places(options))
+    if kind == 'twice':
+        return draw.choice(there), TWICE
+    if kind == 'values':
+        return draw.choice(there), draw.choice(VALUES)
+    keys = [('path', key) for key in PATH_KEYS['path']]
+    keys += [('datasets', phase, key) for phase in options['datasets'] for key in PATH_KEYS['datasets']]
+    return draw.choice(draw.choice((there, keys))), draw.choice(PATHS)
+
+
 def mutate(
     count: int,
     seed: int,
@@ -178,6 +232,7 @@ def mutate(
     tell: Callable[[str], object],
     runs: int = 0,
     names: Collection[str] | None = None,
+    kinds: Sequence[str] = KINDS,
 ) -> collections.Counter[str]:
     """Draw changes and judge what is said of each.
 
@@ -188,11 +243,13 @@ def mutate(
         tell: gets a line for each that is wrong.
         runs: how many of those that pass are trained.
         names: of the option files to change; all by default.
+        kinds: of `KINDS`, one of which is drawn for each change.
 
     Returns:
         how many were `refused` with a good line, `passed`, or wrong, by kind.
     """
     write_pictures(folder)
+    write_others(folder)
     draw = random.Random(seed)
     sources = {name: options for name, options in files(folder).items() if names is None or name in names}
     known = {name: check(options, folder) for name, options in sources.items()}
@@ -200,15 +257,14 @@ def mutate(
     passed = []
     for _ in tqdm(range(count), desc='changes', disable=None):
         name = draw.choice(sorted(sources))
-        place = draw.choice(list(places(sources[name])))
-        value = draw.choice(VALUES)
+        place, value = drawn(sources[name], draw.choice(kinds), draw)
         options, key = changed(sources[name], place, value, draw)
-        what = (
-            {MISSING: 'left out', MISSPELT: f'misspelt as {key}'}.get(value) if value in (MISSING, MISSPELT) else None
-        )
-        change = f'{name}: {": ".join(place)}: {what or repr(value)}'
+        what = repr(value)
+        for mark, words in ((MISSING, 'left out'), (MISSPELT, f'misspelt as {key}'), (TWICE, 'there twice')):
+            what = words if value is mark else what
+        change = f'{name}: {": ".join(place)}: {what}'
         try:
-            faults = check(options, folder)
+            faults = check(options, folder, place if value is TWICE else ())
         except Exception as error:
             counts['traceback'] += 1
             tell(f'traceback  {change}\n           {type(error).__name__}: {error}')
@@ -221,6 +277,9 @@ def mutate(
             counts['refused'] += 1
         else:
             counts['passed'] += 1
+            if value is TWICE:
+                counts['taken twice'] += 1
+                tell(f'taken twice {change}')
             if not known[name] and 'train' in options:
                 passed.append((change, options))
     for change, options in tqdm(draw.sample(passed, min(runs, len(passed))), desc='runs', disable=None):
@@ -237,6 +296,7 @@ def _mutate() -> int:
         '--runs', type=int, default=0, help='of those that pass, so many are trained for two iterations'
     )
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--only', choices=KINDS, help='one kind of change alone')
     args = parser.parse_args()
     from vmambair_arch.plugin import launch
 
@@ -245,7 +305,9 @@ def _mutate() -> int:
         home = Path.cwd()
         os.chdir(folder)  # where experiments would go
         try:
-            counts = mutate(args.count, args.seed, Path(folder), print, args.runs)
+            counts = mutate(
+                args.count, args.seed, Path(folder), print, args.runs, kinds=(args.only,) if args.only else KINDS
+            )
         finally:
             os.chdir(home)
     print(', '.join(f'{number} {kind}' for kind, number in sorted(counts.items())))

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +165,24 @@ def test_errors_are_a_line(server, folder):
         with pytest.raises(UserError, match=message) as error:
             load_model(name)
         assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['list.txt/below', 'list.txt/below:a.pth', './list.txt/below/a.pth'])
+def test_what_lies_below_a_file_is_not_looked_for_on_the_hub(server, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'list.txt').write_text('a')
+    server.repositories['list.txt/below'] = {'a.pth': b'x'}
+    with pytest.raises(UserError, match='no such checkpoint file'):
+        find_checkpoint(name)
+
+
+def test_a_folder_that_cannot_be_read_is_a_line(tmp_path, monkeypatch):
+    def locked(self):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(Path, 'iterdir', locked)
+    with pytest.raises(UserError, match=r'cannot be read \(Permission denied\)'):
+        find_checkpoint(tmp_path)
 
 
 def test_uploading(server, tiny):

@@ -44,15 +44,19 @@ def find_checkpoint(source: str | Path) -> Path:
     if is_url(source):
         return download(str(source))
     path, names = Path(source).expanduser(), bundled()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        files = [str(file.relative_to(path)) for file in path.iterdir() if file.is_file()]
-        return path / choose_file(files, str(source))
+    try:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            files = [str(file.relative_to(path)) for file in path.iterdir() if file.is_file()]
+            return path / choose_file(files, str(source))
+    except OSError as error:
+        raise UserError(f'{source}: cannot be read ({error.strerror or error})') from None
     if str(source) in names:
         return names[str(source)]
-    # 'weights/gone.pth' has the form of a repository, and is a file that is missing.
-    if (named := parse_hub_id(source)) and (named[2] or not named[0].endswith(FILES)):
+    # 'weights/gone.pth' has the form of a repository, and is a file that is missing; so is what lies below a file.
+    below = any(parent.is_file() for parent in path.parents)
+    if not below and (named := parse_hub_id(source)) and (named[2] or not named[0].endswith(FILES)):
         return hub_file(*named)
     known = ', '.join(names) or 'there are none'
     raise UserError(

@@ -84,7 +84,10 @@ def find_start(
         path = Path(str(named)).expanduser()
         if not path.is_file():
             raise UserError(f'path: resume_state: {named} does not exist')
-        return _read(path, opt, folder)
+        try:
+            return _read(path, opt, folder)
+        except UserError as error:
+            raise UserError(f'path: resume_state: {error}') from None
     for path in candidates:
         try:
             return _read(path, opt, folder)
