@@ -17,6 +17,7 @@ from vmambair_arch.checkpoints.interpolate import interpolate
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import restorer as restorer_module
+from vmambair_arch.ops import choose
 
 
 def random(*shape):
@@ -463,3 +464,27 @@ def test_realsr_keeps_the_mean_colours_of_its_input():
     assert restorer.colour_fix == 'wavelet'
     picture = random(24, 32, 3)
     assert np.abs(restorer(picture).mean((0, 1)) - picture.mean((0, 1))).max() < 1 / 255
+
+
+@pytest.mark.parametrize('device', ['mps', 'xpu', 'vulkan', 'cuda:97', 'toaster', 'cpu:x'])
+def test_a_device_that_is_not_there_is_one_short_line(halve, device):
+    with pytest.raises(UserError) as caught:
+        Restorer(halve, device=device)
+    said = str(caught.value)
+    assert said.startswith(f"device '{device}' is not there (")
+    assert said.endswith('); use cpu')
+    assert '\n' not in said
+    assert len(said) < 240
+
+
+def test_apples_gpu_runs_by_torch_in_float32_and_nothing_else(halve, monkeypatch):
+    real = torch.empty
+    there = lambda *size, device=None, **rest: real(*size, device=None if str(device) == 'mps' else device, **rest)  # noqa: E731
+    monkeypatch.setattr(torch, 'empty', there)
+    monkeypatch.setattr(halve, 'to', lambda device: halve)
+    restorer = Restorer(halve, device='mps')
+    assert (restorer.device.type, restorer._graphs) == ('mps', None)
+    assert choose(restorer.device, torch.float32).backend.name == 'torch'
+    for precision in ('bf16', 'fp16'):
+        with pytest.raises(UserError, match=f"precision '{precision}' is not for Apple's GPU.*use fp32"):
+            Restorer(halve, device='mps', precision=precision)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from scan_cases import assert_close, outputs_and_gradients, scan_inputs
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, faults, mamba_scan, omni_scan
+from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, fallback, faults, mamba_scan, omni_scan
 from vmambair_arch.ops.reference import selective_scan
 
 CUDA = torch.device('cuda')
@@ -93,6 +94,76 @@ def test_a_state_that_the_kernel_refuses_is_named(kernel):
     inputs = ScanInputs(**scan_inputs(1, 1, 3, 1, 257, 1))
     with pytest.raises(ValueError, match='256 numbers, not of 257'):
         omni_scan(inputs, backend='mamba')
+
+
+class _FailsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        raise RuntimeError(_FailsBackward.message)
+
+    message = 'no kernel image is available for execution on the device'
+
+
+@pytest.fixture
+def fails_backward(kernel, monkeypatch) -> Iterator[type[_FailsBackward]]:
+    """A kernel whose gradient raises."""
+    interface = sys.modules['mamba_ssm.ops.selective_scan_interface']
+    monkeypatch.setattr(interface, 'selective_scan_fn', lambda *args: _FailsBackward.apply(stand_in(*args)))
+    mamba_scan._kernel.cache_clear()
+    fallback.forget()
+    yield _FailsBackward
+    fallback.forget()
+
+
+def test_a_gradient_that_fails_costs_one_warning_and_torch_computes_it(fails_backward, caplog):
+    fallback.guard('mamba', torch.device('cpu'), torch.float32)
+    compare(torch.device('cpu'), (1, 3, 4, 5, 2, 3), PLANE_DIRECTIONS, torch.float32, 1e-5)
+    compare(torch.device('cpu'), (1, 3, 4, 5, 2, 3), PLANE_DIRECTIONS, torch.float32, 1e-5)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "'mamba' failed (RuntimeError: no kernel image" in said
+
+
+def test_a_gradient_that_fails_where_mamba_was_named_is_left_to_fail(fails_backward):
+    with pytest.raises(RuntimeError, match='no kernel image'):
+        compare(torch.device('cpu'), (1, 3, 4, 5, 2, 3), PLANE_DIRECTIONS, torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize(('message', 'said'), [
+    ('CUDA out of memory', 'out of memory'), ('an illegal memory access was encountered', 'VMAMBAIR_SCAN=torch'),
+])  # fmt: skip
+def test_memory_and_a_lost_device_are_raised_from_the_gradient(fails_backward, monkeypatch, message, said):
+    fallback.guard('mamba', torch.device('cpu'), torch.float32)
+    monkeypatch.setattr(_FailsBackward, 'message', message)
+    with pytest.raises(RuntimeError, match=said):
+        compare(torch.device('cpu'), (1, 3, 4, 5, 2, 3), PLANE_DIRECTIONS, torch.float32, 1e-5)
+
+
+def test_recomputed_activations_are_no_fault_of_the_kernel(kernel, caplog):
+    """Checkpointing stops a recomputation by an exception, which is none of the kernel."""
+    fallback.guard('mamba', torch.device('cpu'), torch.float32)
+    try:
+        results = []
+        for recompute in (False, True):
+            leaves = [t.requires_grad_() for t in scan_inputs(1, 3, 4, 5, 2, 3).values()]
+
+            def scan(*flat: Tensor) -> Tensor:
+                return omni_scan(ScanInputs(*(2 * t for t in flat)), backend='mamba').sin()
+
+            y = checkpoint(scan, *leaves, use_reentrant=False) if recompute else scan(*leaves)
+            results.append(torch.autograd.grad(y.sum(), leaves))
+        assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+        assert caplog.records == []
+    finally:
+        fallback.forget()
+
+
+def test_torch_accepts_the_operator(kernel):
+    inputs = [t.requires_grad_() for t in scan_inputs(1, 2, 3, 2, 2, 1, (0,)).values()]
+    torch.library.opcheck(torch.ops.vmambair.mamba_scan, (*inputs, [0], False))
 
 
 @pytest.mark.skipif(

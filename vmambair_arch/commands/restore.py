@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--quality', type=int, help='of lossy formats, 100 is lossless for WebP (default: 95; lossless WebP stays so)')
     add('--codec', choices=('h264', 'h265', 'av1', 'vp9'), help='of videos (default: h264, vp9 for webm)')
     add('--crf', type=int, help="the video encoder's constant quality, lower is better (default: 17 for h264)")
-    add('--device', help='cpu, cuda, cuda:1, … (default: a GPU where there is one)')
+    add('--device', help='cpu, cuda, cuda:1, mps, … (default: a CUDA or ROCm GPU where there is one)')
     add('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32', help='fp16 is slow on a CPU')
     add(
         '--self-ensemble',

@@ -68,7 +68,8 @@ class Restorer:
     Args:
         model: a network of this package, (b, 3, h, w) -> (b, 3, h * scale, w * scale), RGB in 0..1; it is moved to
             `device` and set to evaluation mode.
-        device: 'cpu', 'cuda', 'cuda:1', …; default: a GPU where there is one, torchrun's where it started us.
+        device: 'cpu', 'cuda', 'cuda:1', …; default: a GPU where there is one, torchrun's where it started us. 'mps',
+            Apple's, runs by torch's operators, in float32 alone.
         precision: 'bf16' and 'fp16' run under autocast; the state of the scans stays float32.
         tile: largest side of a tile in input pixels; 0: always whole; None: whole where memory allows, else the
             largest tile that fits. Memory that runs out all the same halves the tile.
@@ -121,6 +122,8 @@ class Restorer:
         if colour_fix not in COLOUR_FIXES:
             raise UserError(f"colour_fix '{colour_fix}' is not one of {', '.join(COLOUR_FIXES)}")
         self.device = find_device(device)
+        if self.device.type == 'mps' and precision != 'fp32':
+            raise UserError(f"precision '{precision}' is not for Apple's GPU: the scan runs there in float32; use fp32")
         self.model = model.to(self.device).eval()
         self.scale: int = config.get('scale', 1)
         self.dtype = DTYPES[precision]
@@ -558,7 +561,9 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
         device = torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise UserError(f"device '{device}' is not there ({str(error).splitlines()[0]}); use cpu") from None
+        # What torch says of a device that it was not built for goes on for a page.
+        reason = str(error).partition('\n')[0].partition('. ')[0]
+        raise UserError(f"device '{device}' is not there ({reason}); use cpu") from None
     with as_user_error():
         choose(device, torch.float32)
     return device

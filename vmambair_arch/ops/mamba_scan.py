@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import fallback, torch_scan
 from .reference import ScanInputs
+from .scan_operator import define
 
 LARGEST_STATE = 256
 """The largest N that the kernel takes."""
@@ -48,12 +49,41 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`; the K directions are K groups of mamba-ssm's kernel."""
+    return torch.ops.vmambair.mamba_scan(*inputs, directions, False)[0]
+
+
+def _forward(inputs: ScanInputs, directions: Sequence[int], keep_states: bool) -> tuple[Tensor, Tensor]:
     x = inputs.x
 
-    def by_torch() -> Tensor:
-        return torch_scan.omni_scan(inputs, directions)
+    def kernel() -> Tensor:
+        with torch.no_grad():
+            return _scan(inputs, directions)
 
-    return fallback.run('mamba', x.device, x.dtype, lambda: _scan(inputs, directions), by_torch)
+    def by_torch() -> Tensor:
+        with torch.no_grad():
+            return torch_scan.omni_scan(inputs, directions)
+
+    y = fallback.run('mamba', x.device, x.dtype, kernel, by_torch)
+    return y.contiguous(), x.new_empty(_states_shape(inputs, directions), dtype=torch.float32)
+
+
+def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Sequence[int]) -> ScanInputs:
+    """The gradients, for which the forward pass is computed again: what the kernel keeps is its own business."""
+
+    def gradients(scan: Callable[[ScanInputs, Sequence[int]], Tensor]) -> ScanInputs:
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = ScanInputs(*(t.detach().clone().requires_grad_() for t in inputs))
+            y = scan(leaves, directions)
+            grads = torch.autograd.grad(y, list(leaves), grad_y.to(y.dtype))
+        return ScanInputs(*(grad.contiguous() for grad in grads))
+
+    return fallback.run(
+        'mamba', inputs.x.device, inputs.x.dtype, lambda: gradients(_scan), lambda: gradients(torch_scan.omni_scan)
+    )
+
+
+def _states_shape(inputs: ScanInputs, directions: Sequence[int]) -> tuple[int, ...]:
+    return (0,)
 
 
 def _scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
@@ -73,3 +103,7 @@ def _scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
         y = kernel(u.view(b, K * d, L), delta.view(b, K * d, L), full.A.reshape(K * d, -1), B, C, full.D.reshape(-1))
         y = torch_scan.merge(y.view(b, K, d, L).transpose(2, 3), orders)
     return y.view(x.shape).to(x.dtype)
+
+
+# On CPUs with a stand-in for the kernel only.
+define('mamba_scan', ['CUDA', 'CPU'], _forward, _backward, _states_shape)
