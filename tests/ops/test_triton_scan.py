@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from scan_cases import assert_close, outputs_and_gradients, scan_inputs
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vmambair_arch.ops import (
     PLANE_DIRECTIONS,
@@ -106,6 +107,37 @@ def test_short_sequences_are_one_segment(width, segments):
 def test_directions_that_share_no_axis_are_never_paired():
     assert triton_scan._Problem(64, 99, 99, 96, 16, 6, (3, 0, 1), 1).axes == 3
     assert triton_scan._Problem(64, 99, 99, 96, 16, 6, (0, 1), 1).axes == 2
+
+
+@pytest.mark.parametrize('multiprocessors', [0, 132])
+@pytest.mark.parametrize(
+    'shape', [(2, 8, 9, 40, 16, 3), (1, 1, 96, 4, 16, 6), (3, 1, 300, 1, 8, 2), (1, 33, 5, 7, 3, 1)]
+)
+def test_what_a_gradient_takes_is_told_to_the_byte(monkeypatch, shape, multiprocessors):
+    class Allocated(TorchDispatchMode):
+        bytes = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            if func.overloadpacket in (torch.ops.aten.new_empty, torch.ops.aten.empty_like):
+                self.bytes += made.numel() * made.element_size()
+            return made
+
+    class Nothing:
+        def __getattr__(self, name):
+            return self
+
+        def __getitem__(self, grid):
+            return lambda *args, **rest: None
+
+    monkeypatch.setattr(triton_scan, '_kernels', Nothing)
+    monkeypatch.setattr(triton_scan, '_multiprocessors', lambda device: multiprocessors)
+    directions = SEQUENCE_DIRECTIONS if shape[1] == 1 else PLANE_DIRECTIONS
+    inputs = ScanInputs(**scan_inputs(*shape, directions))
+    states = torch.zeros(triton_scan._states_shape(inputs, directions))
+    with Allocated() as allocated:
+        triton_scan._backward(torch.ones_like(inputs.x), inputs, states, directions)
+    assert triton_scan.backward_bytes(inputs, directions) == allocated.bytes
 
 
 def test_a_gpu_that_is_not_there_can_be_planned_for(monkeypatch):

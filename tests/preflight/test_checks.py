@@ -13,9 +13,10 @@ import pytest
 import torch
 from experiment import options, write_image, write_options, write_pairs
 
-from vmambair_arch import VmambaIR, preflight
+from vmambair_arch import VmambaIR, ops, preflight
 from vmambair_arch.data.prepare.derive import make_lmdb
 from vmambair_arch.models.checkpointing import write_checkpoint
+from vmambair_arch.ops import depthwise
 from vmambair_arch.preflight import resources
 
 COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [2], 'restart_weights': [1], 'eta_min': 0.0001}
@@ -158,6 +159,48 @@ def test_the_estimate_of_memory_counts_what_autograd_keeps(check):
     assert resources._activations(opt, {**section, 'gt_size': 32}) == pytest.approx(4 * one, rel=0.2)
     opt['train']['accumulate'] = 4
     assert resources._activations(opt, {**section, 'batch_size_per_gpu': 4}) == one
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """Estimates as for a GPU whose kernels are right; there is none."""
+    triton = next(backend for backend in ops.BACKENDS if backend.name == 'triton')
+    right = ops.Choice(triton, 'the first that is right here')
+    for module in (resources, ops.selective_scan):
+        monkeypatch.setattr(module, 'choose', lambda device, dtype, **rest: right)
+    way = ops.Choice(depthwise.WAYS[0], 'the first that is right here')
+    for module in (resources, depthwise):
+        monkeypatch.setattr(module, 'choose_depthwise', lambda device, dtype, **rest: way)
+    monkeypatch.setattr(torch.cuda.amp.common, 'amp_definitely_not_available', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda *_: True)
+
+
+def test_the_estimate_of_memory_for_a_gpu_is_of_its_own_kernels(check, a_gpu, monkeypatch):
+    from vmambair_arch.options import load_options
+
+    check()
+    opt = load_options('train.yml')
+    section = opt['datasets']['train']
+    seen = set()
+    real = resources._Workspace.__torch_dispatch__
+
+    def note(self, func, types, args=(), kwargs=None):
+        if func.name().startswith('vmambair::'):
+            seen.add((func.name(), args[0].device.type, args[0].dtype))
+        return real(self, func, types, args, kwargs)
+
+    monkeypatch.setattr(resources._Workspace, '__torch_dispatch__', note)
+    one = resources._activations(opt, section, True)
+    assert seen == {(f'vmambair::triton_{name}', 'cuda', torch.float32) for name in ('scan', 'depthwise')}
+    assert resources._activations(opt, {**section, 'batch_size_per_gpu': 4}, True) == pytest.approx(4 * one, rel=0.3)
+    with monkeypatch.context() as without:
+        without.setattr(ops.triton_scan, 'backward_bytes', lambda *_: 0)
+        assert resources._activations(opt, section, True) < 0.9 * one, 'the borders of chunks are not counted'
+    seen.clear()
+    opt['train']['amp'] = 'bf16'
+    half = resources._activations(opt, section, True)
+    assert {dtype for name, _, dtype in seen if name.endswith('depthwise')} == {torch.bfloat16}
+    assert 0 < half < 0.95 * one
 
 
 # ---------------------------------------------------------------- databases

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -306,6 +307,16 @@ def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Se
             problem.h, problem.w, segments, chunks, b, d, AXES=problem.axes, **sizes, **tile, **ONE_WARP,
         )  # fmt: skip
     return ScanInputs(*(_total(gradient, t) for gradient, t in zip(sums, inputs, strict=True)))
+
+
+def backward_bytes(inputs: ScanInputs, directions: Sequence[int]) -> int:
+    """Bytes that the gradients of one scan take while they are computed, states and results left out."""
+    problem = _Problem.of(inputs, directions)
+    states = math.prod(problem.states_shape)
+    sums = problem.axes * inputs.x.numel() + problem.blocks(problem.gradient_tile()) * inputs.x_dbl.numel()
+    sums += problem.b * problem.segments * sum(t.numel() for t in inputs[2:])
+    # Borders of chunks; what segments hand on and receive; their sums of delta.
+    return 4 * (states * (problem.chunks + 2) + states // problem.N + sums)
 
 
 # --- what the operators do where the kernels fail --------------------------------------------------------------------

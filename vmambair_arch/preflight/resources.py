@@ -7,13 +7,15 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..inference.tiles import free_system_memory
 from ..models.ema import decays
-from ..ops import choose
+from ..ops import ScanInputs, choose, choose_depthwise, triton_scan
 from .data import Data
 from .keys import KeysRead
 from .report import Report
@@ -107,7 +109,7 @@ def check_memory(
         weights = sum(t.numel() * t.element_size() for t in network.parameters())
         trained = bool(train.get(f'optim_{label}'))
         held += weights * (1 + 3 * trained + (len(decays(train.get('ema_decay', 0))) if label == 'g' else 0))
-    held += _activations(options, section)
+    held += _activations(options, section, gpus > 0)
     cached = 0
     for phase, each in data.items():
         if options['datasets'][phase].get('cache'):
@@ -130,15 +132,31 @@ def _compare(what: str, need: float, free: int | None, hint: str, report: Report
         report.facts.append(f'{what}: about {need / GB:.2g} GB' + (f' of {free / GB:.3g} GB free' if free else ''))
 
 
-def _activations(options: Options, section: Options) -> float:
+class _Workspace(TorchDispatchMode):
+    """The most bytes that the gradient of one of a GPU's own kernels takes, of those that run while it is on."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name() == 'vmambair::triton_scan':
+            self.most = max(self.most, triton_scan.backward_bytes(ScanInputs(*args[:6]), args[6]))
+        elif func.name() == 'vmambair::triton_depthwise':
+            self.most = max(self.most, args[0].numel() * args[0].element_size())
+        return func(*args, **(kwargs or {}))
+
+
+def _activations(options: Options, section: Options, gpu: bool = False) -> float:
     """Bytes that the generator keeps for the backward pass of the largest batch; 0 where that cannot be told.
 
-    The forward pass runs on tensors that have shapes and no memory.
+    The forward pass runs on tensors that have shapes and no memory, on a GPU by the operators and in the dtypes of one,
+    and there with what the most demanding gradient takes besides.
     """
     from basicsr.utils.registry import ARCH_REGISTRY
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from ..models.vmambair_model import AMP
+
+    device = 'cuda' if gpu else 'cpu'
 
     arguments = dict(options['network_g'])
     amp = AMP.get(options['train'].get('amp'))
@@ -160,12 +178,17 @@ def _activations(options: Options, section: Options) -> float:
     try:
         size, batch = max(stages, key=lambda stage: stage[0] ** 2 * stage[1])
         side = size // options.get('scale', 1)
-        with FakeTensorMode(), torch.autocast('cpu', dtype=amp, enabled=amp is not None):
-            network = ARCH_REGISTRY.get(kind)(**arguments)
-            image = torch.empty(math.ceil(batch / parts), arguments.get('inp_channels', 3), side, side)
+        if gpu:  # tried before: nothing can be where tensors have no memory
+            choose(torch.device(device), amp or torch.float32)
+            choose_depthwise(torch.device(device), amp or torch.float32)
+        workspace = _Workspace()
+        with FakeTensorMode(), torch.autocast(device, dtype=amp, enabled=amp is not None), workspace:
+            with torch.device(device):
+                network = ARCH_REGISTRY.get(kind)(**arguments)
+                image = torch.empty(math.ceil(batch / parts), arguments.get('inp_channels', 3), side, side)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 network(image)
             weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     except Exception:  # a network of somebody else may do anything; then nothing is said of it
         return 0
-    return sum(size for storage, size in kept.items() if storage not in weights)
+    return sum(size for storage, size in kept.items() if storage not in weights) + workspace.most
