@@ -65,6 +65,7 @@ PYTHONS_WORDS = re.compile(
     r'object is not|unsupported operand|not subscriptable|has no attribute|invalid literal|positional argument'
     r"|unexpected keyword|not iterable|must be str, not|NoneType|'>' not supported|'<' not supported|dict_keys"
     r"|\((?:Type|Attribute|Key|Index|Name|Assertion|Unbound\w*|Runtime|ZeroDivision|Overflow)Error\)|<class '|lambda"
+    r'|\[Errno'
 )
 SIDE, PATCH = 48, 16
 """Pixels of the pictures and of the patches of a small file, where nothing is enlarged."""

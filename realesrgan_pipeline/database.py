@@ -47,7 +47,8 @@ def database(root: str) -> Any:
         try:
             opened = lmdb.open(root, readonly=True, lock=False, readahead=False)
         except (lmdb.Error, OSError) as error:
-            raise ValueError(f'{root}: cannot be opened as LMDB ({error})') from error
+            reason = getattr(error, 'strerror', None) or error
+            raise ValueError(f'{root}: cannot be opened as LMDB ({reason})') from error
         _open[root] = now, opened
         return opened
 

@@ -107,7 +107,8 @@ def read_lines(path: str | Path) -> list[str]:
         text = data.decode('utf-8-sig', 'strict' if b'\0' in data else 'surrogateescape')
         lines = text.replace('\r\n', '\n').rstrip('\n\r ').split('\n')
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path}: cannot be read as a list of image names ({error})') from error
+        reason = getattr(error, 'strerror', None) or error
+        raise ValueError(f'{path}: cannot be read as a list of image names ({reason})') from error
     if lines == ['']:
         raise ValueError(f'{path}: names no images')
     return lines

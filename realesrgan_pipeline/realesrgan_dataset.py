@@ -189,7 +189,8 @@ class _Photographs:
                 break
             except OSError as error:
                 if pause is None:
-                    raise ValueError(f'{where}: cannot be read, tried {len(PAUSES) + 1} times ({error})') from error
+                    reason = getattr(error, 'strerror', None) or error
+                    raise ValueError(f'{where}: cannot be read, tried {len(PAUSES) + 1} times ({reason})') from error
                 logger.warning(f'{where}: {error}; trying again in {pause} s')
                 time.sleep(pause)
         image = _decode(data, where)

@@ -92,7 +92,7 @@ def load_options(path: str | Path, faults: list[str] | None = None) -> dict[str,
     except UnicodeDecodeError as error:
         raise UserError(f'option file {path} is no UTF-8 text (byte {error.start}); save it as UTF-8') from None
     except OSError as error:
-        raise UserError(f'option file {path} cannot be read: {error}') from None
+        raise UserError(f'option file {path} cannot be read: {error.strerror or error}') from None
     except yaml.YAMLError as error:
         mark = getattr(error, 'problem_mark', None)
         where = f', line {mark.line + 1}' if mark else ''

@@ -51,6 +51,7 @@ def test_a_key_that_is_there_twice_is_so_in_the_text() -> None:
         (['something old'], ''),
         (['something is wrong'], 'unnamed'),
         (["train: lr: 'float' object is not iterable (TypeError)"], 'python'),
+        (["train: lr: cannot be read ([Errno 21] Is a directory: '.')"], 'python'),
     ],
 )
 def test_what_counts_as_a_poor_line(faults: list[str], verdict: str) -> None:

@@ -171,6 +171,8 @@ def test_bad_options_are_named(folder):
     said = message(lambda: dataset(folder, meta_info=str(lines)))
     assert said == f"{lines}: names '9.png', which {folder} does not have"
     assert 'cannot be read as a list' in message(lambda: dataset(folder, meta_info=str(folder / 'none.txt')))
+    said = message(lambda: dataset(folder, meta_info=str(folder)))
+    assert said == f'{folder}: cannot be read as a list of image names (Is a directory)'
     assert message(lambda: dataset(folder / 'none')) == f'{folder}/none: no such folder'
     (folder / 'empty').mkdir()
     assert message(lambda: dataset(folder / 'empty')).startswith(f'{folder}/empty: no images in this folder')

@@ -82,6 +82,7 @@ def write_frames(path: str | Path, frames: list[Image], timing: Timing, *, quali
             buffer, format, save_all=True, append_images=rest, duration=timing.milliseconds, loop=timing.loop, **options
         )
     except (OSError, ValueError) as error:
-        raise UserError(f'{path}: cannot be written as {format} ({error})') from error
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{path}: cannot be written as {format} ({reason})') from error
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())

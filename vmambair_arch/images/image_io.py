@@ -210,7 +210,8 @@ def write_image(path: str | Path, image: Image, *, quality: int | None = None) -
     try:
         data = encode_image(image, format, quality=quality)
     except (OSError, ValueError, struct.error) as error:
-        raise UserError(f'{path}: cannot be written as {format} ({error})') from error
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{path}: cannot be written as {format} ({reason})') from error
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 

@@ -394,7 +394,8 @@ def serve(
                 app_kwargs={'routes': [call], 'middleware': [Middleware(Guard, hosts=hosts)]},
             )  # fmt: skip
         except OSError as error:
-            raise UserError(f'port {port} of {host} cannot be used ({error})') from None
+            reason = getattr(error, 'strerror', None) or error
+            raise UserError(f'port {port} of {host} cannot be used ({reason})') from None
         try:
             yield address
         finally:

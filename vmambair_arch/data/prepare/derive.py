@@ -196,7 +196,8 @@ def make_lmdb(folder: Path, ending: str = '') -> Path:
         write_checked(unfinished / 'meta_info.txt', ''.join(lines).encode('utf-8', 'surrogateescape'))
         unfinished.replace(target)
     except (lmdb.Error, OSError) as error:
-        raise UserError(f'{target}: cannot be written ({error})') from error
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{target}: cannot be written ({reason})') from error
     return target
 
 
