@@ -413,6 +413,20 @@ def test_a_kernel_that_nobody_chose_for_the_user_is_left_to_fail(kernel):
         results('triton')
 
 
+def test_what_fails_while_a_cuda_graph_is_captured_is_not_held_against_the_kernel(monkeypatch):
+    cuda = torch.device('cuda', 0)
+    fallback.guard('triton', cuda, torch.float32)
+    for capturing in (True, False):
+        monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda now=capturing: now)
+        if capturing:
+            with pytest.raises(ZeroDivisionError):
+                fallback.run('triton', cuda, torch.float32, lambda: 1 / 0, lambda: 7)
+            assert fallback.failure('triton', cuda, torch.float32) is None
+        else:
+            assert fallback.run('triton', cuda, torch.float32, lambda: 1 / 0, lambda: 7) == 7
+            assert fallback.failure('triton', cuda, torch.float32) is not None
+
+
 def test_after_a_failure_the_choice_says_so(backends, tried):
     backends('good')
     choose(CPU, torch.float32)

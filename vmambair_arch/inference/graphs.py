@@ -1,4 +1,4 @@
-"""CUDA graphs of a network, one for each shape of tile: some 800 launches become one.
+"""CUDA graphs of a network, one for each shape of tile: hundreds of launches become one.
 
 A network on small tiles keeps the host busier than the GPU. A CUDA graph keeps the launches of one forward pass and
 starts them together, on inputs and outputs at fixed addresses. Nothing relies on it: the first pass of a shape is an

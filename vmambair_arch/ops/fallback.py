@@ -44,6 +44,11 @@ def forget() -> None:
     _failed.clear()
 
 
+def _is_captured(device: torch.device) -> bool:
+    """Whether launches go into a CUDA graph now: what fails then is not said to fail elsewhere."""
+    return device.type == 'cuda' and torch.cuda.is_current_stream_capturing()
+
+
 class Subject(NamedTuple):
     """What kernels compute, as a user knows it.
 
@@ -73,8 +78,8 @@ def run(
     """The result of a kernel, or where it is guarded and fails, now or at an earlier call, that of torch.
 
     Raises:
-        RuntimeError: memory ran out, or the device was lost; any error of a kernel that is not guarded, and one that
-            torch has as well, for then the input is at fault.
+        RuntimeError: memory ran out, a CUDA graph is being captured, or the device was lost; any error of a kernel that
+            is not guarded, and one that torch has as well, for then the input is at fault.
     """
     use = _use(name, device, dtype)
     if use not in _guarded:
@@ -84,7 +89,7 @@ def run(
     try:
         return kernel()
     except Exception as error:
-        if faults.is_out_of_memory(error):
+        if faults.is_out_of_memory(error) or _is_captured(device):
             raise
         if faults.is_lost(error):
             raise RuntimeError(
