@@ -66,6 +66,7 @@ BASE = [
     'pillow>=11.3',  # with AVIF and XMP
     'pyyaml',
     'safetensors',
+    'simplejpeg',  # hands on what libjpeg notices
     'shtab',
     'tqdm',
 ]

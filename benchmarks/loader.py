@@ -3,11 +3,15 @@
 Restormer loads every batch at the largest batch and patch size of the schedule, and cuts it down in the training loop.
 Both ways run here through BasicSR's own data loader on the same pairs (481x321 JPEG, as most of Rain13K), over the
 paper's schedule shortened 4000 times. Decoded images are counted, not assumed; the paper's full schedule is worked out.
+
+`--decoders` measures instead what the one door for images costs beside OpenCV alone, which notices no damage: images a
+second of both, in turns, by format.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import tempfile
 import time
@@ -15,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import PIL.Image
 import torch
 
 import vmambair_arch  # noqa: F401 fixes basicsr
@@ -23,11 +29,13 @@ from vmambair_arch.data import pairs
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import add_rain
 from vmambair_arch.files import replacing
+from vmambair_arch.images.fast import decode_pixels
 from vmambair_arch.images.image_io import Image, write_image
 from vmambair_arch.options import load_options, option_file
 
 SHORTER, PAIRS = 4000, 48
 RESULTS = Path(__file__).parent / 'results' / 'loader.json'
+DECODERS = RESULTS.with_name('decoders.json')
 
 
 def work_out(section: dict[str, Any]) -> dict[str, float]:
@@ -111,11 +119,65 @@ def measure(way: Any, section: dict[str, Any]) -> dict[str, float]:
     }
 
 
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    'JPEG': ('JPEG', {'quality': 92}),
+    'JPEG 4:4:4': ('JPEG', {'quality': 95, 'subsampling': 0}),
+    'JPEG progressive': ('JPEG', {'quality': 90, 'progressive': True}),
+    'PNG': ('PNG', {}),
+    'WebP': ('WEBP', {'quality': 90}),
+    'BMP': ('BMP', {}),
+    'TIFF raw': ('TIFF', {}),
+    'TIFF deflate': ('TIFF', {'compression': 'tiff_adobe_deflate'}),
+    'TIFF LZW': ('TIFF', {'compression': 'tiff_lzw'}),
+}
+
+
+def opencv(data: bytes) -> np.ndarray:
+    """The pixels of an image by OpenCV alone."""
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def decoders(rounds: int) -> dict[str, dict[str, float]]:
+    """Images a second of four photographs of 481x321 by OpenCV alone and by our door, the medians of their rounds."""
+    images = [PIL.Image.fromarray(photo.image[:321, :481]) for photo in photographs()[:4]]
+    ways = (opencv, lambda data: decode_pixels(data, 'image'))
+    rows = {}
+    for name, (format, options) in FORMATS.items():
+        files = []
+        for image in images:
+            buffer = io.BytesIO()
+            image.save(buffer, format, **options)
+            files.append(buffer.getvalue())
+        for data in files:
+            np.testing.assert_array_equal(ways[0](data), ways[1](data), err_msg=name)
+        seconds: list[list[float]] = [[], []]
+        for turn in range(2 * rounds):
+            first = turn // 2 % 2  # either goes first as often
+            which = (turn + first) % 2
+            start = time.perf_counter()
+            for data in files:
+                ways[which](data)
+            seconds[which].append(time.perf_counter() - start)
+        plain, ours = (len(files) / float(np.median(times)) for times in seconds)
+        rows[name] = {'opencv': round(plain), 'ours': round(ours), 'ratio': round(ours / plain, 2)}
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--decoders', action='store_true', help='the decoders alone')
+    parser.add_argument('--rounds', type=int, default=41, help='of --decoders')
     parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.decoders:
+        cv2.setNumThreads(1)
+        rows = decoders(args.rounds)
+        for name, row in rows.items():
+            print(f'{name:<17} OpenCV alone {row["opencv"]:>6} images/s, ours {row["ours"]:>6}: {row["ratio"]:.2f}')
+        with replacing(DECODERS) as temporary:
+            temporary.write_text(json.dumps(rows, indent=2) + '\n')
+        return
     section = load_options(option_file('train_derain.yml'))['datasets']['train']
     results: dict[str, Any] = {'paper': work_out(section)}
     results['restormers_batches'] = work_out(section | {'mini_batch_sizes': [8, 5, 4, 2, 1, 1]})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +159,16 @@ class _Folder:
 
 
 class _Photographs:
-    """The photographs of a section by number, folder after folder."""
+    """The photographs of a section by number, folder after folder.
+
+    Attributes:
+        decode: makes RGB (h, w, 3) of the bytes of a photograph and of its place, or raises a ValueError that names it.
+    """
+
+    decode: Callable[[bytes, str], NDArray[np.uint8]]
 
     def __init__(self, name: str, opt: Mapping[str, Any]) -> None:
+        self.decode = decode
         self.weights: list[float] | None = None
         if opt.get('sources') is None:
             self.folders = [_Folder(name, opt)]
@@ -193,13 +200,18 @@ class _Photographs:
                     raise ValueError(f'{where}: cannot be read, tried {len(PAUSES) + 1} times ({reason})') from error
                 logger.warning(f'{where}: {error}; trying again in {pause} s')
                 time.sleep(pause)
-        image = _decode(data, where)
+        image = self.decode(data, where)
         if self._cache is not None:
             self._cache[number] = image
         return image
 
 
-def _decode(data: bytes, where: str) -> NDArray[np.uint8]:
+def decode(data: bytes, where: str) -> NDArray[np.uint8]:
+    """The pixels of an RGB photograph by Pillow.
+
+    Raises:
+        ValueError: no image, a damaged one, too large, or not RGB; names `where`.
+    """
     try:
         image = Image.open(io.BytesIO(data))
         mode, pixels = image.mode, np.asarray(image)

@@ -32,6 +32,7 @@ from vmambair_arch.errors import UserError
 from vmambair_arch.evaluation.evaluate import evaluate
 from vmambair_arch.images.headers import read_header
 from vmambair_arch.images.image_io import Image, decode_image, read_image
+from vmambair_arch.images.jpeg import jpeg_fault
 from vmambair_arch.inference.restore_files import restore_files
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.plugin import compat, launch
@@ -434,6 +435,16 @@ def _flip_pixel(data: bytes) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
+def _flip_scan(data: bytes) -> bytes:
+    """A JPEG with one bit flipped of its scan, the first that OpenCV's libjpeg has something to say about."""
+    start = data.rindex(b'\xff\xda') + 14
+    for at in range(start, len(data) - 2):
+        flipped = data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+        if jpeg_fault(flipped):
+            return flipped
+    raise AssertionError('nothing is noticed')
+
+
 def _float_tiff() -> bytes:
     buffer = io.BytesIO()
     PIL.Image.fromarray(PICTURE[..., 0].astype(np.float32)).save(buffer, 'TIFF')
@@ -444,6 +455,10 @@ UNREADABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     'PNG with a flipped bit': (lambda: _flip_pixel(_encoded('RGB', 'PNG')), "checksum of its part 'IDAT'"),
     'grey PNG with a flipped bit': (lambda: _flip_pixel(_encoded('L', 'PNG')), "checksum of its part 'IDAT'"),
     '16-bit PNG with a flipped bit': (lambda: _flip_pixel(_png16()), "checksum of its part 'IDAT'"),
+    'JPEG with a flipped bit': (lambda: _flip_scan(_encoded('RGB', 'JPEG')), 'Corrupt JPEG data'),
+    'grey JPEG with a flipped bit': (lambda: _flip_scan(_encoded('L', 'JPEG')), 'Corrupt JPEG data'),
+    'turned JPEG with a flipped bit': (lambda: _flip_scan(_encoded('RGB', 'JPEG', exif=6)), 'Corrupt JPEG data'),
+    'CMYK JPEG with a flipped bit': (lambda: _flip_scan(_encoded('CMYK', 'JPEG')), 'Corrupt JPEG data'),
     'PNG cut off': (lambda: _encoded('RGB', 'PNG')[:-20], 'it is cut off'),
     'JPEG cut off': (lambda: _encoded('RGB', 'JPEG', quality=95)[:-100], 'damaged or truncated'),
     'WebP cut off': (lambda: _encoded('RGB', 'WEBP', lossless=True)[:-100], 'damaged or truncated'),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
+from numpy.typing import NDArray
 
-from realesrgan_pipeline.realesrgan_dataset import RealESRGANDataset
+from realesrgan_pipeline.realesrgan_dataset import RealESRGANDataset, decode
 
-from ..errors import as_user_error
+from ..errors import UserError, as_user_error
+from ..images.fast import whole_pixels
 
 
 @DATASET_REGISTRY.register()
@@ -22,7 +25,17 @@ class RealESRGANPipelineDataset(RealESRGANDataset):
     def __init__(self, opt: dict[str, Any]) -> None:
         with as_user_error():
             super().__init__(opt)
+        self.photographs.decode = _decode
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         with as_user_error():
             return super().__getitem__(index)
+
+
+def _decode(data: bytes, where: str) -> NDArray[np.uint8]:
+    """The pixels as they lie in the file; what the decoder notices of damage is an error."""
+    try:
+        pixels = whole_pixels(data)
+    except ValueError as error:
+        raise UserError(f'{where}: is a damaged or truncated image ({error})') from None
+    return decode(data, where) if pixels is None else pixels

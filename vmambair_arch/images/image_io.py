@@ -37,6 +37,7 @@ from ..errors import UserError
 from ..files import replacing
 from .codecs import decode_deep, encode_png16, encode_tiff16, is_deep, png_texts, warn_of_depth
 from .formats import FORMATS, KINDS, SUFFIXES, decoders, format_of, looks_like_heif, open_heif, what_it_is
+from .jpeg import jpeg_fault
 from .metadata import ORIENTATION, exif_to_write, read_exif, read_notes, turn, turn_back
 from .pixels import Image, from_array, from_pil, to_array, to_pil
 from .whole import fault_of
@@ -168,6 +169,8 @@ def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXE
         frames = _frames(source)
         if frames > 1:
             raise UserError(f'{name}: has {frames} frames or pages; extract those you want as single images first')
+        if source.format in ('JPEG', 'MPO') and (fault := jpeg_fault(data)):
+            raise UserError(f'{name}: is a damaged or truncated image ({fault})')
         deep = is_deep(source, data)
         warn_of_depth(data, name)
         if source.format == 'PNG':  # to look for its EXIF decodes it, and hides what is wrong with it

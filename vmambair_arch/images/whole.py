@@ -1,7 +1,7 @@
 """Whether an image file is whole, told from its bytes: what its decoder notices or could, at hardly any cost.
 
 OpenCV returns an image although libpng or libtiff gave up in its middle, and Pillow does not test the checksums of a
-PNG's pixels. A JPEG has no checksum; that it is cut off is all that can be told without decoding it twice.
+PNG's pixels. A JPEG has no checksum; what can be told of it by decoding is told by `jpeg`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 PNG = b'\x89PNG\r\n\x1a\n'
 JPEG = b'\xff\xd8\xff'
 BARE_MARKERS = {0x01, *range(0xD0, 0xD9)}
+PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of a frame, whatever the process
 
 
@@ -46,16 +47,22 @@ class JpegHead:
         components: 1 grey, 3 colour, 4 CMYK; 0 where there is no frame.
         exif: the EXIF block, without its name.
         whole: the end is there.
+        scan: where the first scan begins; the length of the file where there is none.
+        progressive: there are several scans.
+        pixels: how many the frame has; 0 where there is none, or the height stands behind the pixels.
     """
 
     components: int = 0
     exif: bytes | None = None
     whole: bool = False
+    scan: int = 0
+    progressive: bool = False
+    pixels: int = 0
 
 
 def jpeg_head(data: bytes) -> JpegHead:
     """The markers of a JPEG up to its first scan."""
-    components, exif, at = 0, None, 2
+    components, exif, at, progressive, pixels = 0, None, 2, False, 0
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF or marker in BARE_MARKERS:
@@ -63,10 +70,11 @@ def jpeg_head(data: bytes) -> JpegHead:
             continue
         (length,) = struct.unpack_from('>H', data, at + 2)
         if marker in FRAMES and at + 10 <= len(data):
-            components = data[at + 9]
+            height, width = struct.unpack_from('>HH', data, at + 5)
+            components, progressive, pixels = data[at + 9], marker in PROGRESSIVE, height * width
         elif marker == 0xE1 and data[at + 4 : at + 10] == b'Exif\0\0':
             exif = data[at + 10 : at + 2 + length]
         elif marker == 0xDA:
-            return JpegHead(components, exif, data.rfind(b'\xff\xd9') > at)
+            return JpegHead(components, exif, data.rfind(b'\xff\xd9') > at, at, progressive, pixels)
         at += 2 + length
-    return JpegHead(components, exif)
+    return JpegHead(components, exif, scan=len(data), progressive=progressive, pixels=pixels)
