@@ -36,9 +36,8 @@ from . import deraining, realworld
 
 REALSR_LIMITS = (
     'For photographs with noise, blur or JPEG blocks. Trained for a short time: strong noise leaves blotches and '
-    'worms, fine texture such as fur and leaves is smoothed, with a faint weave on it in places, small lettering may '
-    'be drawn wrong, and a flat colour may move by 3 levels of 255. A clean picture that was only reduced is better '
-    'enlarged by `sr`.'
+    'worms, fine texture such as fur and leaves is smoothed, on walls of bricks and windows lines are drawn wrong, and '
+    'so may small lettering be. A clean picture that was only reduced is better enlarged by `sr`.'
 )
 ABOUT = {
     'derain': {
