@@ -209,34 +209,29 @@ class _Problem(ctypes.Structure):
 def _functions() -> ctypes.CDLL:
     library = c_library.library()
     library.vmambair_depthwise_forward.argtypes = [ctypes.POINTER(_Problem)]
-    library.vmambair_depthwise_forward.restype = None
     library.vmambair_depthwise_backward.argtypes = [ctypes.POINTER(_Problem), *[c_void_p] * 4]
     return library
 
 
-def _problem(
-    x: Tensor, taps: Tensor, bias: Tensor | None, zeros: Tensor, out: Tensor | None, activation: int
-) -> _Problem:
-    """Pointers into contiguous tensors, which the caller keeps alive; taps: (9, c), zeros: (c,)."""
+def _problem(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None, activation: int) -> _Problem:
+    """Pointers into contiguous tensors, which the caller keeps alive."""
     return _Problem(
-        *x.shape, x.data_ptr(), taps.data_ptr(), bias.data_ptr() if bias is not None else None, zeros.data_ptr(),
+        *x.shape, x.data_ptr(), weight.data_ptr(), bias.data_ptr() if bias is not None else None, None,
         out.data_ptr() if out is not None else None, activation,
         max(1, min(torch.get_num_threads(), x.numel() // ELEMENTS_PER_THREAD)),
     )  # fmt: skip
 
 
-def _taps(weight: Tensor, turned: bool = False) -> Tensor:
-    """(c, 1, 3, 3) -> (9, c)."""
-    taps = weight.detach().reshape(-1, 9)
-    return (taps.flip(1) if turned else taps).t().contiguous()
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError('the depthwise kernel got no memory for its sums')
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
-    x, out = x.contiguous(), empty_output(x, weight, bias, activation)
+    x, weight, out = x.contiguous(), weight.contiguous(), empty_output(x, weight, bias, activation)
     if out.numel():
-        taps, zeros = _taps(weight), x.new_zeros(x.shape[-1])
         bias = bias.contiguous() if bias is not None else None
-        _functions().vmambair_depthwise_forward(_problem(x, taps, bias, zeros, out, activation))
+        _check(_functions().vmambair_depthwise_forward(_problem(x, weight, bias, out, activation)))
     return out
 
 
@@ -249,20 +244,13 @@ def empty_output(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, grad = x.contiguous(), grad.contiguous()
-    grad_x, grad_weight, grad_bias = empty_gradients(grad, x, weight, bias, activation)
+    x, weight, grad = x.contiguous(), weight.contiguous(), grad.contiguous()
+    grad_x, grad_weight, grad_bias = grads = empty_gradients(grad, x, weight, bias, activation)
     if not x.numel():
         return grad_x, grad_weight.zero_(), grad_bias.zero_()
-    taps, zeros, sums = _taps(weight), x.new_zeros(x.shape[-1]), x.new_empty(10, x.shape[-1])
     bias = bias.contiguous() if bias is not None else None
-    # The gradient of a convolution is a convolution with the weights turned by half a circle.
-    turned = _taps(weight, turned=True)
-    problem = _problem(x, taps, bias, zeros, None, activation)
-    pointers = (t.data_ptr() for t in (turned, grad, grad_x, sums))
-    if _functions().vmambair_depthwise_backward(problem, *pointers):
-        raise MemoryError('the depthwise kernel got no memory for its sums')
-    grad_weight.copy_(sums[:9].t().view(weight.shape))
-    grad_bias.copy_(sums[9])
+    problem = _problem(x, weight, bias, None, activation)
+    _check(_functions().vmambair_depthwise_backward(problem, *(t.data_ptr() for t in (grad, *grads))))
     return grad_x, grad_weight, grad_bias
 
 

@@ -33,40 +33,53 @@ static void lines_of(const depthwise_problem *p, const float *map, int64_t row, 
     }
 }
 
-/* Convolution and activation of a whole problem. */
-EXPORT void vmambair_depthwise_forward(const depthwise_problem *p)
+/* The weight (c, 9) as the workers read it, (9, c); `turned` by half a circle. */
+static void lay_out(const float *weight, int64_t c, int turned, float *taps)
 {
-    const int64_t rows = p->b * p->h, size = p->w * (p->activation == ACTIVATION_GELU_GATE ? p->c / 2 : p->c);
+    for (int64_t k = 0; k < 9; k++)
+        for (int64_t j = 0; j < c; j++) taps[k * c + j] = weight[j * 9 + (turned ? 8 - k : k)];
+}
+
+/* Convolution and activation of a whole problem. Returns 0, or -1 without memory. */
+EXPORT int vmambair_depthwise_forward(const depthwise_problem *problem)
+{
+    depthwise_problem p = *problem;
+    const int64_t rows = p.b * p.h, size = p.w * (p.activation == ACTIVATION_GELU_GATE ? p.c / 2 : p.c);
     const depthwise_workers *workers = chosen_workers();
-    PARALLEL_FOR(p->threads, schedule(dynamic, ROWS_AT_A_TIME))
+    float *memory = calloc(10 * p.c, sizeof *memory);
+    if (!memory) return -1;
+    lay_out(p.weight, p.c, 0, memory);
+    p.weight = memory;
+    p.zeros = memory + 9 * p.c;
+    PARALLEL_FOR(p.threads, schedule(dynamic, ROWS_AT_A_TIME))
     for (int64_t row = 0; row < rows; row++) {
         const float *lines[3];
-        lines_of(p, p->x, row, lines);
-        workers->row(p, lines, NULL, p->out + row * size);
+        lines_of(&p, p.x, row, lines);
+        workers->row(&p, lines, p.out + row * size);
     }
+    free(memory);
+    return 0;
 }
 
 /* Everything that rows first to last - 1 contribute. The convolution of a row is computed again, and turned into its
  * gradient; of these only the three rows that a row of grad_x is a convolution of are there at a time, and stay in the
- * cache. `memory`: 4 rows. `partial`: (10, c), zeros.
+ * cache. `memory`: 3 rows. `partial`: (10, c), zeros.
  */
 static void backward_rows(const depthwise_workers *workers, const depthwise_problem *p, const float *turned,
                           const float *grad, float *grad_x, int64_t first, int64_t last, float *memory, float *partial)
 {
     const int64_t rows = p->b * p->h, size = p->w * p->c;
     const int64_t out_size = p->activation == ACTIVATION_GELU_GATE ? size / 2 : size;
-    depthwise_problem plain = *p, back = *p;
-    plain.activation = back.activation = ACTIVATION_NONE;
+    depthwise_problem back = *p;
+    back.activation = ACTIVATION_NONE;
     back.weight = turned;
     back.bias = NULL;
-    float *convolved = memory + 3 * size;
     const float *lines[3];
     for (int64_t row = first > 0 ? first - 1 : 0; row <= last; row++) {
         if (row < rows) {
-            float *of_row = memory + row % 3 * size;
             lines_of(p, p->x, row, lines);
-            workers->row(&plain, lines, convolved, NULL);
-            workers->activation_backward(p->activation, p->w, p->c, convolved, grad + row * out_size, of_row);
+            float *of_row = memory + row % 3 * size;
+            workers->row_backward(p, lines, grad + row * out_size, of_row);
             if (row >= first && row < last) workers->weight_backward(p, lines, of_row, partial);
         }
         const int64_t done = row - 1; /* has its neighbours now */
@@ -76,32 +89,42 @@ static void backward_rows(const depthwise_workers *workers, const depthwise_prob
             const int64_t ty = y + dy - 1;
             lines[dy] = ty >= 0 && ty < p->h ? memory + (done + dy - 1) % 3 * size : NULL;
         }
-        workers->row(&back, lines, grad_x + done * size, NULL);
+        workers->row(&back, lines, grad_x + done * size);
     }
 }
 
-/* `p` as in the forward pass. turned: (9, c), its weight turned by half a circle. grad: of the output. grad_x: like x.
- * grad_weight: (10, c), the taps, then the bias. Returns 0, or -1 without memory.
+/* `problem` as in the forward pass. grad: of the output. grad_x: like x. grad_weight: (c, 9). grad_bias: (c). Returns 0,
+ * or -1 without memory.
  */
-EXPORT int vmambair_depthwise_backward(const depthwise_problem *p, const float *turned, const float *grad, float *grad_x,
-                                       float *grad_weight)
+EXPORT int vmambair_depthwise_backward(const depthwise_problem *problem, const float *grad, float *grad_x,
+                                       float *grad_weight, float *grad_bias)
 {
-    const int64_t rows = p->b * p->h, pieces = (rows + ROWS_A_PIECE - 1) / ROWS_A_PIECE, size = 10 * p->c;
+    depthwise_problem p = *problem;
+    const int64_t c = p.c, rows = p.b * p.h, pieces = (rows + ROWS_A_PIECE - 1) / ROWS_A_PIECE;
     const depthwise_workers *workers = chosen_workers();
-    float *partial = calloc(pieces * size, sizeof *partial);
-    if (!partial) return -1;
+    float *memory = calloc((19 + 10 * pieces) * c, sizeof *memory);
+    if (!memory) return -1;
+    /* The gradient of a convolution is a convolution with the weights turned by half a circle. */
+    float *taps = memory, *turned = taps + 9 * c, *partial = memory + 19 * c;
+    lay_out(p.weight, c, 0, taps);
+    lay_out(p.weight, c, 1, turned);
+    p.weight = taps;
+    p.zeros = turned + 9 * c;
     int failed = 0;
-    PARALLEL_FOR(p->threads, schedule(dynamic, 1) reduction(| : failed))
+    PARALLEL_FOR(p.threads, schedule(dynamic, 1) reduction(| : failed))
     for (int64_t piece = 0; piece < pieces; piece++) {
         const int64_t first = piece * ROWS_A_PIECE, last = first + ROWS_A_PIECE < rows ? first + ROWS_A_PIECE : rows;
-        float *memory = malloc(4 * p->w * p->c * sizeof *memory);
-        if (memory) backward_rows(workers, p, turned, grad, grad_x, first, last, memory, partial + piece * size);
+        float *of_rows = malloc(3 * p.w * c * sizeof *of_rows);
+        if (of_rows) backward_rows(workers, &p, turned, grad, grad_x, first, last, of_rows, partial + 10 * piece * c);
         else failed = 1;
-        free(memory);
+        free(of_rows);
     }
-    memcpy(grad_weight, partial, size * sizeof *partial);
     for (int64_t piece = 1; piece < pieces; piece++)
-        for (int64_t i = 0; i < size; i++) grad_weight[i] += partial[piece * size + i];
-    free(partial);
+        for (int64_t i = 0; i < 10 * c; i++) partial[i] += partial[10 * piece * c + i];
+    for (int64_t j = 0; j < c; j++) {
+        for (int64_t k = 0; k < 9; k++) grad_weight[j * 9 + k] = partial[k * c + j];
+        grad_bias[j] = partial[9 * c + j];
+    }
+    free(memory);
     return -failed;
 }

@@ -20,23 +20,22 @@ enum { ACTIVATION_NONE, ACTIVATION_SILU, ACTIVATION_GELU_GATE };
 typedef struct {
     int64_t b, h, w, c;
     const float *x;         /* (b, h, w, c) */
-    const float *weight;    /* (9, c), taps row by row */
+    const float *weight;    /* (c, 9), taps row by row; for the workers (9, c) */
     const float *bias;      /* (c) or NULL */
-    const float *zeros;     /* (c): what lies beyond the border */
+    const float *zeros;     /* for the workers, (c): what lies beyond the border */
     float *out;             /* (b, h, w, c), or (b, h, w, c / 2) with gelu(first half) * second half */
     int32_t activation;
     int32_t threads;
 } depthwise_problem;
 
 typedef struct {
-    /* One row. lines: the rows above, at and below it, NULL beyond the border. convolved: the row (w, c) before the
-     * activation, or NULL; out: after it, of no use without one. c, and c / 2 with a gate, must be at least
-     * DEPTHWISE_MIN_CHANNELS.
+    /* One row, plain or with its activation. lines: the rows above, at and below it, NULL beyond the border. out: the
+     * row (w, c), or (w, c / 2) with a gate. c, and c / 2 with a gate, must be at least DEPTHWISE_MIN_CHANNELS.
      */
-    void (*row)(const depthwise_problem *problem, const float *const *lines, float *convolved, float *out);
-    /* Gradient of the convolution from that of the activation's output, of `pixels` pixels; c as in the convolution. */
-    void (*activation_backward)(int activation, int64_t pixels, int64_t c, const float *convolved, const float *grad,
-                                float *grad_convolved);
+    void (*row)(const depthwise_problem *problem, const float *const *lines, float *out);
+    /* The gradient of the convolution, (w, c), from that of the output, `grad`, of one row. */
+    void (*row_backward)(const depthwise_problem *problem, const float *const *lines, const float *grad,
+                         float *grad_convolved);
     /* Add the gradients of weight and bias, (10, c), that come from one row. */
     void (*weight_backward)(const depthwise_problem *problem, const float *const *lines, const float *grad_convolved,
                             float *grad_weight);

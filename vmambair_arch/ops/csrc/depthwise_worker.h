@@ -3,6 +3,9 @@
  * A block of PIXELS neighbours in a row is convolved together, W channels at a time, so that a tap's weight is loaded once
  * and an input pixel serves every output that it touches. Channels go in steps of W; the last step is moved back to end
  * with the last channel, and what it computes twice comes out the same.
+ *
+ * What the next block touches for the first time is fetched meanwhile: with many channels the lines of one vector lie so
+ * far apart that the machine's own prefetching does not see the order in them.
  */
 #include "depthwise.h"
 #include "vec.h"
@@ -15,7 +18,10 @@ INLINE int64_t step_within(int64_t j, int64_t end) { return j + W <= end ? j : e
 INLINE void convolve(const int count, const float *const (*taps)[PIXELS + 2], const float *weight, const float *bias,
                      int64_t c, int64_t j, vf *sum)
 {
-    for (int i = 0; i < count; i++) sum[i] = bias ? v_load(bias + j) : v_zero();
+    for (int i = 0; i < count; i++) {
+        sum[i] = bias ? v_load(bias + j) : v_zero();
+        __builtin_prefetch(taps[2][i + 2] + PIXELS * c + j);
+    }
     for (int dy = 0; dy < 3; dy++) {
         const vf left = v_load(weight + (dy * 3) * c + j), middle = v_load(weight + (dy * 3 + 1) * c + j),
                  right = v_load(weight + (dy * 3 + 2) * c + j);
@@ -61,82 +67,103 @@ INLINE void v_sigmoid_all(const int count, const vf *z, vf *s)
 
 INLINE void store_all(const int count, float *to, int64_t c, int64_t j, const vf *v)
 {
-    for (int i = 0; i < count; i++) v_store(to + i * c + j, v[i]);
+    for (int i = 0; i < count; i++) {
+        v_store(to + i * c + j, v[i]);
+        __builtin_prefetch(to + (i + PIXELS) * c + j, 1);
+    }
 }
 
-/* `count` pixels from column x0 of a row; the arguments as in depthwise_workers. */
-INLINE void convolve_pixels(const int count, const depthwise_problem *p, const float *const *lines, int64_t x0,
-                            float *convolved_row, float *out_row)
+/* What the outputs of `count` pixels from column x0 of a row are made of: the arguments as in depthwise_workers. */
+INLINE void find_taps(const int count, const depthwise_problem *p, const float *const *lines, int64_t x0,
+                      const float *(*taps)[PIXELS + 2])
 {
-    const int64_t c = p->c;
-    const float *taps[3][PIXELS + 2];
     for (int dy = 0; dy < 3; dy++)
         for (int i = 0; i < count + 2; i++) {
             const int64_t tx = x0 + i - 1;
-            taps[dy][i] = lines[dy] && tx >= 0 && tx < p->w ? lines[dy] + tx * c : p->zeros;
+            taps[dy][i] = lines[dy] && tx >= 0 && tx < p->w ? lines[dy] + tx * p->c : p->zeros;
         }
-    float *convolved = convolved_row ? convolved_row + x0 * c : NULL;
+}
+
+INLINE void convolve_pixels(const int count, const depthwise_problem *p, const float *const *lines, int64_t x0,
+                            float *out_row)
+{
+    const int64_t c = p->c, half = c / 2;
+    const float *taps[3][PIXELS + 2];
+    find_taps(count, p, lines, x0, taps);
     vf sum[PIXELS], s[PIXELS];
     if (p->activation == ACTIVATION_GELU_GATE) {
-        const int64_t half = c / 2;
-        float *out = out_row + x0 * half;
         for (int64_t j0 = 0; j0 < half; j0 += W) {
             const int64_t j = step_within(j0, half);
             vf bell[PIXELS], gate[PIXELS];
             convolve(count, taps, p->weight, p->bias, c, j, sum);
             convolve(count, taps, p->weight, p->bias, c, half + j, gate);
-            if (convolved) {
-                store_all(count, convolved, c, j, sum);
-                store_all(count, convolved, c, half + j, gate);
-            }
             v_normal_all(count, sum, s, bell);
             for (int i = 0; i < count; i++) sum[i] = sum[i] * s[i] * gate[i];
-            store_all(count, out, half, j, sum);
+            store_all(count, out_row + x0 * half, half, j, sum);
         }
         return;
     }
     for (int64_t j0 = 0; j0 < c; j0 += W) {
         const int64_t j = step_within(j0, c);
         convolve(count, taps, p->weight, p->bias, c, j, sum);
-        if (convolved) store_all(count, convolved, c, j, sum);
         if (p->activation == ACTIVATION_SILU) {
             v_sigmoid_all(count, sum, s);
             for (int i = 0; i < count; i++) sum[i] *= s[i];
-            store_all(count, out_row + x0 * c, c, j, sum);
         }
+        store_all(count, out_row + x0 * c, c, j, sum);
     }
 }
 
-static void NAME(depthwise_row)(const depthwise_problem *p, const float *const *lines, float *convolved, float *out)
+static void NAME(depthwise_row)(const depthwise_problem *p, const float *const *lines, float *out)
 {
     int64_t x = 0;
-    for (; x + PIXELS <= p->w; x += PIXELS) convolve_pixels(PIXELS, p, lines, x, convolved, out);
-    for (; x < p->w; x++) convolve_pixels(1, p, lines, x, convolved, out);
+    for (; x + PIXELS <= p->w; x += PIXELS) convolve_pixels(PIXELS, p, lines, x, out);
+    for (; x < p->w; x++) convolve_pixels(1, p, lines, x, out);
 }
 
-static void NAME(depthwise_activation_backward)(int activation, int64_t pixels, int64_t c, const float *convolved,
-                                                const float *grad, float *grad_convolved)
+INLINE void backward_pixels(const int count, const depthwise_problem *p, const float *const *lines, int64_t x0,
+                            const float *grad_row, float *grad_convolved_row)
 {
-    const int64_t width = activation == ACTIVATION_GELU_GATE ? c / 2 : c;
-    for (int64_t pixel = 0; pixel < pixels; pixel++) {
-        const float *z = convolved + pixel * c, *g = grad + pixel * width;
-        float *out = grad_convolved + pixel * c;
-        for (int64_t j0 = 0; j0 < width; j0 += W) {
-            const int64_t j = step_within(j0, width);
-            const vf a = v_load(z + j), up = v_load(g + j);
-            vf s, bell;
-            if (activation == ACTIVATION_GELU_GATE) {
-                const vf gate = v_load(z + width + j);
-                v_normal_all(1, &a, &s, &bell);
+    const int64_t c = p->c, half = c / 2;
+    const float *taps[3][PIXELS + 2];
+    find_taps(count, p, lines, x0, taps);
+    float *grad_convolved = grad_convolved_row + x0 * c;
+    vf a[PIXELS], s[PIXELS];
+    if (p->activation == ACTIVATION_GELU_GATE) {
+        for (int64_t j0 = 0; j0 < half; j0 += W) {
+            const int64_t j = step_within(j0, half);
+            vf bell[PIXELS], gate[PIXELS];
+            convolve(count, taps, p->weight, p->bias, c, j, a);
+            convolve(count, taps, p->weight, p->bias, c, half + j, gate);
+            v_normal_all(count, a, s, bell);
+            for (int i = 0; i < count; i++) {
+                const vf up = v_load(grad_row + (x0 + i) * half + j);
+                __builtin_prefetch(grad_row + (x0 + i + PIXELS) * half + j);
                 /* d/da a Phi(a) = Phi(a) + a exp(-a^2 / 2) / sqrt(2 pi) */
-                v_store(out + j, up * gate * v_fma(a * v_set1(0.3989422804014327f), bell, s));
-                v_store(out + width + j, up * a * s);
-            } else {
-                v_sigmoid_all(1, &a, &s);
-                v_store(out + j, up * s * v_fma(a, v_set1(1.0f) - s, v_set1(1.0f)));
+                gate[i] = up * gate[i] * v_fma(a[i] * v_set1(0.3989422804014327f), bell[i], s[i]);
+                a[i] = up * a[i] * s[i];
             }
+            store_all(count, grad_convolved, c, j, gate);
+            store_all(count, grad_convolved, c, half + j, a);
         }
+        return;
     }
+    for (int64_t j0 = 0; j0 < c; j0 += W) {
+        const int64_t j = step_within(j0, c);
+        convolve(count, taps, p->weight, p->bias, c, j, a);
+        v_sigmoid_all(count, a, s);
+        for (int i = 0; i < count; i++)
+            a[i] = v_load(grad_row + (x0 + i) * c + j) * s[i] * v_fma(a[i], v_set1(1.0f) - s[i], v_set1(1.0f));
+        store_all(count, grad_convolved, c, j, a);
+    }
+}
+
+static void NAME(depthwise_row_backward)(const depthwise_problem *p, const float *const *lines, const float *grad,
+                                         float *grad_convolved)
+{
+    int64_t x = 0;
+    for (; x + PIXELS <= p->w; x += PIXELS) backward_pixels(PIXELS, p, lines, x, grad, grad_convolved);
+    for (; x < p->w; x++) backward_pixels(1, p, lines, x, grad, grad_convolved);
 }
 
 static void NAME(depthwise_weight_backward)(const depthwise_problem *p, const float *const *lines,
@@ -171,5 +198,5 @@ static void NAME(depthwise_weight_backward)(const depthwise_problem *p, const fl
     }
 }
 
-const depthwise_workers NAME(depthwise) = {NAME(depthwise_row), NAME(depthwise_activation_backward),
+const depthwise_workers NAME(depthwise) = {NAME(depthwise_row), NAME(depthwise_row_backward),
                                            NAME(depthwise_weight_backward)};

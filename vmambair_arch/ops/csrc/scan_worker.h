@@ -16,7 +16,7 @@
  * Tiles. CHUNK_PIXELS pixels x W channels: dt, B and C of the chunk are copied once into compact rows (this is where bfloat16,
  * strides and the jumps of a column end) and serve all channels; delta, delta x and y of the tile stay in L1; FEW
  * states of W channels live in registers while the chunk goes by, then the next FEW. Meanwhile the lines that the next
- * chunk will touch are fetched, one a pixel and loop: column by column every pixel lies on another page, where the
+ * chunk will touch are fetched, each loop its share: column by column every pixel lies on another page, where the
  * machine's own prefetching stops, and all at once they would queue up. So a large image costs no more a pixel than a
  * small one.
  *
@@ -45,7 +45,7 @@
 /* Pixels whose step sizes are computed at a time: enough independent chains to fill the pipelines, few enough
  * registers.
  */
-#define GROUP (W == 16 ? 8 : 4)
+#define GROUP 4
 #define AT(base, bytes) ((void *)((char *)(base) + (bytes)))
 
 /* --- pixels ------------------------------------------------------------------------------------------------------- */
@@ -126,19 +126,65 @@ static void visit(const view *v, int64_t chunk, pixel *out)
     for (int64_t i = count; i < CHUNK_PIXELS; i++) out[i] = out[count - 1];
 }
 
-/* Lines to fetch while a loop over the pixels of a chunk has other things to do, one of each pixel of another chunk: at
+/* Lines to fetch while a loop over the pixels of a chunk has other things to do: of each pixel of another chunk those at
  * `base` plus the number `field` (an offsetof) of the pixel.
  */
+#define MOST_LINES 6
 typedef struct {
-    const void *base;
     const pixel *pixels;
-    size_t field;
+    int count;
+    struct {
+        const void *base;
+        size_t field;
+    } of[MOST_LINES];
 } ahead;
 
-/* Into the second level: the first is full of what is being worked on. */
-INLINE void fetch(ahead a, int t)
+/* Lines of a pixel, `step` bytes apart. */
+typedef struct {
+    const void *base;
+    size_t field;
+    int64_t step, count;
+} lines;
+
+/* The lines that `bytes` on a boundary of 4 may lie in. */
+#define LINE_BYTES 64
+INLINE lines lines_of_row(const void *base, size_t field, int64_t bytes)
 {
-    __builtin_prefetch(AT(a.base, *(const int64_t *)AT(a.pixels + t, a.field)), 0, 2);
+    return (lines){base, field, LINE_BYTES, (bytes + LINE_BYTES - 5) / LINE_BYTES + 1};
+}
+
+/* Deals out the lines of a pixel to the loops over a chunk, as evenly as it goes. */
+typedef struct {
+    const pixel *pixels;
+    const lines *at;
+    int64_t number, owed, all, loops;
+} dealer;
+
+INLINE dealer deal(const pixel *pixels, const lines *of_pixel, int kinds, int64_t loops)
+{
+    dealer d = {.pixels = pixels, .at = of_pixel, .loops = loops};
+    for (int i = 0; i < kinds; i++) d.all += of_pixel[i].count;
+    return d;
+}
+
+static ahead next_lines(dealer *d)
+{
+    ahead a = {.pixels = d->pixels};
+    for (d->owed += d->all; d->owed >= d->loops; d->owed -= d->loops) {
+        if (a.count < MOST_LINES) {
+            a.of[a.count].base = AT(d->at->base, d->number * d->at->step);
+            a.of[a.count++].field = d->at->field;
+        }
+        if (++d->number == d->at->count) d->number = 0, d->at++;
+    }
+    return a;
+}
+
+/* Into the second level: the first is full of what is being worked on. */
+INLINE void fetch(const ahead *a, int t)
+{
+    for (int i = 0; i < a->count; i++)
+        __builtin_prefetch(AT(a->of[i].base, *(const int64_t *)AT(a->pixels + t, a->of[i].field)), 0, 2);
 }
 
 /* How many of W lanes are channels in a block of a piece. */
@@ -256,7 +302,7 @@ INLINE float *take(float **next, int64_t floats)
 
 /* `few` states of W channels through a chunk: y += <C, h>. delta, write (delta x) and y are `count` vectors. */
 INLINE void advance(const int few, int count, int64_t row, const float *A, float *state, const float *B, const float *C,
-                    const float *delta, const float *write, float *y, ahead next)
+                    const float *delta, const float *write, float *y, const ahead *next)
 {
     vf h[FEW], a2[FEW], decay[FEW];
     for (int j = 0; j < few; j++) h[j] = v_load(state + j * W), a2[j] = v_load(A + j * W);
@@ -286,7 +332,11 @@ static void forward_direction(const scan_problem *p, const scan_piece *piece, co
                               float *kept)
 {
     const int64_t N = p->N, R = p->R, blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK_PIXELS);
-    
+    const lines of_pixel[] = {
+        {v->x, offsetof(pixel, x), W * x_size(p), blocks},
+        {v->sum, offsetof(pixel, map), W * sizeof(float), blocks},
+        lines_of_row(v->x_dbl, offsetof(pixel, x_dbl), (R + 2 * N) * x_dbl_size(p)),
+    };
     pixel both[2][CHUNK_PIXELS];
     visit(v, 0, both[0]);
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
@@ -294,6 +344,7 @@ static void forward_direction(const scan_problem *p, const scan_piece *piece, co
         const pixel *pixels = both[chunk & 1], *next = both[~chunk & 1];
         visit(v, chunk + 1, both[~chunk & 1]);
         load_rows(p, v, pixels, m->rows);
+        dealer wanted = deal(next, of_pixel, 3, blocks * (N / FEW + N % FEW));
         for (int64_t block = 0; block < blocks; block++) {
             const int lanes = lanes_of(piece, block);
             const float *par = m->packed + block * PACKED(p) * W;
@@ -312,17 +363,11 @@ static void forward_direction(const scan_problem *p, const scan_piece *piece, co
                     v_store(m->y + (t + j) * W, skip * x);
                 }
             }
-            const ahead wanted[] = {
-                {AT(v->x, block * W * x_size(p)), next, offsetof(pixel, x)},
-                {v->sum + block * W, next, offsetof(pixel, map)},
-                {AT(v->x_dbl, block * 64), next, offsetof(pixel, x_dbl)}, /* the blocks share the lines of a row */
-                {AT(v->x_dbl, (block + blocks) * 64), next, offsetof(pixel, x_dbl)},
-            };
             for (int64_t n = 0; n < N; n += n + FEW <= N ? FEW : 1) {
                 const float *A = par + n * W, *B = m->rows + R + n, *C = B + N;
-                const ahead fetched = wanted[n / FEW % 4];
-                if (n + FEW <= N) advance(FEW, count, ROW(p), A, h + n * W, B, C, m->delta, m->write, m->y, fetched);
-                else advance(1, count, ROW(p), A, h + n * W, B, C, m->delta, m->write, m->y, fetched);
+                const ahead fetched = next_lines(&wanted);
+                if (n + FEW <= N) advance(FEW, count, ROW(p), A, h + n * W, B, C, m->delta, m->write, m->y, &fetched);
+                else advance(1, count, ROW(p), A, h + n * W, B, C, m->delta, m->write, m->y, &fetched);
             }
             for (int t = 0; t < count; t++) {
                 store_sum(v, pixels[t].map, block, v_load(m->y + t * W), lanes);
@@ -376,7 +421,7 @@ typedef struct {
  * `over` takes, pixel by pixel, vectors for the gradients of FEW B and then FEW C.
  */
 INLINE void retreat(const int few, const scan_problem *p, const backward_memory *m, int64_t block, int64_t n, int count,
-                    const vf *kept, ahead next, ahead next_back)
+                    const vf *kept, const ahead *next, const ahead *next_back)
 {
     const int first_block = block == 0, first_states = n == 0; /* nothing is in `over`, in the tile's gradients yet */
     const int64_t row = ROW(p);
@@ -508,6 +553,16 @@ static void backward_direction(const scan_problem *p, const scan_piece *piece, c
 {
     const int64_t N = p->N, R = p->R, d = p->d;
     const int64_t blocks = ceil_div(piece->channels, W), chunks = ceil_div(v->pixels, CHUNK_PIXELS);
+    const int64_t loops = blocks * (N / FEW + N % FEW);
+    const lines of_pixel[] = {
+        {v->x, offsetof(pixel, x), W * x_size(p), blocks},
+        {v->grad_y, offsetof(pixel, map), W * sizeof(float), blocks},
+        lines_of_row(v->x_dbl, offsetof(pixel, x_dbl), (R + 2 * N) * x_dbl_size(p)),
+    };
+    const lines of_gradients[] = {
+        {v->sum, offsetof(pixel, map), W * sizeof(float), blocks},
+        lines_of_row(v->grad_x_dbl, offsetof(pixel, grad_x_dbl), (R + 2 * N) * sizeof(float)),
+    };
     pixel both[2][CHUNK_PIXELS];
     visit(v, chunks - 1, both[~chunks & 1]);
     for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
@@ -517,29 +572,18 @@ static void backward_direction(const scan_problem *p, const scan_piece *piece, c
         visit(v, chunk - 1, both[~chunk & 1]);
         load_rows(p, v, pixels, m->rows);
         begin_tiles(p, piece, v, m, pixels, count);
+        dealer wanted = deal(next, of_pixel, 3, loops), wanted_back = deal(next, of_gradients, 2, loops);
         for (int64_t n = 0; n < N; n += n + FEW <= N ? FEW : 1) {
             const int few = n + FEW <= N ? FEW : 1;
             for (int64_t block = 0; block < blocks; block++) {
-                const ahead wanted[] = {
-                    {AT(v->x, block * W * x_size(p)), next, offsetof(pixel, x)},
-                    {v->grad_y + block * W, next, offsetof(pixel, map)},
-                    {AT(v->x_dbl, block * 64), next, offsetof(pixel, x_dbl)}, /* the blocks share the lines of a row */
-                    {AT(v->x_dbl, (block + blocks) * 64), next, offsetof(pixel, x_dbl)},
-                };
-                const ahead wanted_back[] = {
-                    {v->sum + block * W, next, offsetof(pixel, map)},
-                    {AT(v->grad_x_dbl, block * 64), next, offsetof(pixel, grad_x_dbl)},
-                    {AT(v->grad_x_dbl, (block + blocks) * 64), next, offsetof(pixel, grad_x_dbl)},
-                    {v->sum + block * W, next, offsetof(pixel, map)},
-                };
-                const ahead there = wanted[n / FEW % 4], back = wanted_back[n / FEW % 4];
+                const ahead there = next_lines(&wanted), back = next_lines(&wanted_back);
                 vf h[FEW];
                 for (int j = 0; j < few; j++) {
                     h[j] = load_lanes(kept + (n + j) * d + block * W, lanes_of(piece, block));
                     if (chunk) __builtin_prefetch(kept + (n + j - N) * d + block * W, 0, 2);
                 }
-                if (few == FEW) retreat(FEW, p, m, block, n, count, h, there, back);
-                else retreat(1, p, m, block, n, count, h, there, back);
+                if (few == FEW) retreat(FEW, p, m, block, n, count, h, &there, &back);
+                else retreat(1, p, m, block, n, count, h, &there, &back);
             }
             float *to = m->grad_rows + R + n;
             if (few == FEW) sum_channels(FEW, count, m->over, ROW(p), to, to + N);
