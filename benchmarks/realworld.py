@@ -44,7 +44,9 @@ CROP, DRAWS = 384, 3
 """Pixels of a side of the true images, and degradations of each."""
 PHOTO = 160
 """Pixels of a side of the part of a photograph that is enlarged for the sheet."""
-TILE, PERIOD = 48, 4
+TILE, PERIOD = 48, 16
+"""Side of a tile, input pixels; and of the cell of a grid, output pixels: what the first two strides of the network can
+leave, and so 4 and 8 as well."""
 
 Pixels = np.ndarray
 Enlarge = Callable[[Pixels], Pixels]
@@ -111,7 +113,8 @@ def grid(image: Pixels, period: int = PERIOD) -> float:
     """How much a pattern that repeats every `period` pixels stands out of an image, in levels of 255.
 
     The mean over all pixels of one phase of what differs from the four neighbours, for every phase; the standard
-    deviation of those. An enlargement by pixel shuffle that treats its phases unlike leaves a grid, a photograph none.
+    deviation of those. An enlargement by pixel shuffle that treats its phases unlike leaves a grid of its scale, levels
+    that do one of that times their stride; a photograph has next to none.
     """
     x = image.astype(np.float64).mean(axis=2)
     detail = x[1:-1, 1:-1] - (x[:-2, 1:-1] + x[2:, 1:-1] + x[1:-1, :-2] + x[1:-1, 2:]) / 4

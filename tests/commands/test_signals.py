@@ -75,6 +75,7 @@ QUICK = [
     ('restore a video', 'SIGTERM', 'frame', 5),
     ('prepare', 'SIGTERM', 'rename', 3),
     ('plot --watch', 'SIGHUP', 'serve', 1),
+    ('web', 'SIGTERM', 'print', 1),
 ]
 ALL = [
     (name, number, *event)

@@ -7,6 +7,7 @@ that is swept while the server runs and removed when it ends.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 import zipfile
@@ -353,6 +354,12 @@ def _zip(files: Sequence[Path]) -> Path:
     return target
 
 
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as one:
+        one.bind((host, 0))
+        return int(one.getsockname()[1])
+
+
 @contextmanager
 def serve(
     sources: Sequence[str], *, host: str = '127.0.0.1', port: int | None = None, settings: Settings | None = None
@@ -362,15 +369,17 @@ def serve(
     Args:
         sources: checkpoints to choose from, see `offers`.
         host: the address to listen at; '0.0.0.0' lets other computers in.
-        port: None: the first free one from 7860 on.
+        port: 1 to 65535; 0: any free one; None: the first free one from 7860 on.
         settings: see `Settings`.
 
     Yields:
         The address of the page.
 
     Raises:
-        UserError: gradio is not installed, no checkpoint, the port is taken.
+        UserError: gradio is not installed, no checkpoint, the port is none or taken.
     """
+    if port is not None and not 0 <= port <= 65535:
+        raise UserError(f'port {port} is none: give 1 to 65535, or 0 for any free one')
     settings = settings or Settings()
     titles = offers(sources)
     with scratch_folder('vmambair-web-') as folder:
@@ -387,6 +396,7 @@ def serve(
         hosts = LOCAL if host in LOCAL else ()
         call = route(kitchen.by_name, kitchen.places, settings.max_pixels, settings.max_upload * 10**6)
         try:
+            port = _free_port(host) if port == 0 else port  # which gradio would take by the number
             _, address, _ = page.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False,
                 max_file_size=f'{settings.max_upload}mb', theme=theme, css=CSS, footer_links=[],
