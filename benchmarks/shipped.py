@@ -64,7 +64,7 @@ ABOUT = {
     'sr': {
         'training_data': 'T91, the 200 clean training images of Rain100L, photographs of scikit-image and Debian '
         'wallpapers, reduced four times by MATLAB bicubic',
-        'recipe': 'options/train_sr_light.yml, then options/finetune_sr_light.yml',
+        'recipe': 'options/finetune_sr_light.yml',
         'limits': 'Trained on clean bicubic reductions: noise, blur and JPEG blocks of an input are enlarged with it.',
         'license': 'Apache-2.0',
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -114,3 +115,9 @@ def test_the_table_in_contributing_lists_the_rooms_in_this_order(root):
     lines = (root / 'CONTRIBUTING.md').read_text(encoding='utf-8').splitlines()
     listed = [line.split('`')[1].removeprefix(f'{PACKAGE}/') for line in lines if line.startswith(f'| `{PACKAGE}/')]
     assert listed == [room for row in ORDER for room in row]
+
+
+def test_names_of_test_files_are_unique():
+    """Two of one name cannot be collected together: these folders are no packages."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob('test_*.py'))
+    assert [name for name, times in names.items() if times > 1] == []
