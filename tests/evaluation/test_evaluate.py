@@ -351,6 +351,7 @@ def test_paper_row_has_its_own_column_where_the_definition_differs(data: Path, t
         ['VmambaIR (paper), published', '', '39.09', '0.979'],
         ['Restormer, published', '', '38.99', '0.978'],
         ['Restormer (its weights, mmagic), published', '39.1023', '', ''],
+        ['MPRNet, published', '', '36.40', '0.965'],
         ['PReNet (own pairs), published', '', '37.48', '0.979'],
         ['BRN (own pairs), published', '', '38.16', '0.982'],
         ['RCDNet (own pairs), published', '', '40.00', '0.986'],

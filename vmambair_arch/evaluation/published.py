@@ -115,6 +115,19 @@ FIGURES: tuple[Figure, ...] = (
         0,
         'github.com/open-mmlab/mmagic, configs/restormer/README.md; metrics_utils.py: Y a real number, no border',
     ),
+    *_table(
+        'MPRNet',
+        {
+            'Test100': (30.27, 0.897),
+            'Rain100H': (30.41, 0.890),
+            'Rain100L': (36.40, 0.965),
+            'Test2800': (33.64, 0.938),
+            'Test1200': (32.91, 0.916),
+        },
+        _DERAIN,
+        0,
+        f'MPRNet, CVPR 2021, Table 1, trained on Rain13K; {_MATLAB}',
+    ),
     # Trained on the data set's own pairs, not on Rain13K: what a network from `prepare rain100l` is to be set beside.
     *_table(
         'PReNet (own pairs)',
