@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from compiled import resources_of
 from torch import Tensor
 
 from vmambair_arch.ops import (
@@ -118,18 +117,9 @@ def resources(kind: str, target: tuple, dtype: str, c: int = 96) -> dict[str, in
     made = triton.compile(source, target=GPUTarget(*target), options=triton_depthwise.LAUNCH).asm
     if target[0] == 'hip':
         assert made['hsaco'][:4] == b'\x7fELF'
-        found = re.findall(r'\.(vgpr_count|vgpr_spill_count):\s+(\d+)', made['amdgcn'])
-        return {'registers' if key == 'vgpr_count' else 'spilled': int(value) for key, value in found}
-    assert f'.target sm_{target[1]}' in made['ptx']
-    tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
-    if not tool.is_file():
-        pytest.skip('this Triton comes without cuobjdump')
-    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
-        file.write(made['cubin'])
-        file.flush()
-        said = subprocess.run([tool, '--dump-resource-usage', file.name], capture_output=True, text=True, check=True)
-    registers, stack = re.findall(r'(?:REG|STACK):(\d+)', said.stdout)
-    return {'registers': int(registers), 'spilled': int(stack)}
+    else:
+        assert f'.target sm_{target[1]}' in made['ptx']
+    return resources_of(made, target)
 
 
 @pytest.mark.parametrize('dtype', ['fp32', pytest.param('bf16', marks=pytest.mark.slow)])

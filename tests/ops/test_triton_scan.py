@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from compiled import resources_of
 from scan_cases import assert_close, outputs_and_gradients, scan_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -232,18 +231,7 @@ def test_the_states_of_a_chunk_stay_in_registers(tmp_path, monkeypatch):
 def resources(name: str, problem: dict, target: tuple) -> dict[str, int]:
     """Registers of a thread, and bytes that it spills to memory, of a compiled kernel."""
     made = compile_kernel(name, problem, target, 'fp32')
-    if target[0] == 'hip':
-        found = re.findall(r'\.(vgpr_count|vgpr_spill_count):\s+(\d+)', made['amdgcn'])
-        return {'registers' if key == 'vgpr_count' else 'spilled': int(value) for key, value in found}
-    tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
-    if not tool.is_file():
-        pytest.skip('this Triton comes without cuobjdump')
-    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
-        file.write(made['cubin'])
-        file.flush()
-        said = subprocess.run([tool, '--dump-resource-usage', file.name], capture_output=True, text=True, check=True)
-    registers, stack = re.findall(r'(?:REG|STACK):(\d+)', said.stdout)
-    return {'registers': int(registers), 'spilled': int(stack)}
+    return resources_of(made, target)
 
 
 GFX942 = ('hip', 'gfx942', 64)
