@@ -482,9 +482,10 @@ def record_figures() -> None:
     """
     import basicsr.train
 
-    from .records import RecordingLogger
+    from .records import RecordingLogger, init_tb_logger
 
     basicsr.train.MessageLogger = RecordingLogger
+    basicsr.train.init_tb_logger = init_tb_logger
 
 
 def find_vgg_weights() -> None:

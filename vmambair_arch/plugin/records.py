@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.utils import MessageLogger
+from basicsr.utils import MessageLogger, logger
 from basicsr.utils.dist_util import get_dist_info
 
 from ..files import METRICS_FILE, append_record
+
+
+def init_tb_logger(log_dir: str) -> Any:
+    """BasicSR's, which TensorBoard ends with an error where a folder above has a name that the locale cannot read."""
+    try:
+        log_dir.encode()
+    except UnicodeEncodeError:
+        log_dir = os.path.relpath(log_dir)
+    return logger.init_tb_logger(log_dir=log_dir)
 
 
 class RecordingLogger(MessageLogger):
