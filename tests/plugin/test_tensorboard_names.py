@@ -10,12 +10,14 @@ import pytest
 
 def test_events_are_written_below_a_folder_of_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip('tensorboard')
-    from vmambair_arch.plugin.records import init_tb_logger
+    import basicsr.train
+
+    import vmambair_arch.plugin.compat  # noqa: F401 takes the place of BasicSR's
 
     folder = tmp_path / os.fsdecode(b'gr\xf6\xdfer')
     folder.mkdir()
     monkeypatch.chdir(folder)
-    writer = init_tb_logger(str(folder / 'tb_logger' / 'run'))
+    writer = basicsr.train.init_tb_logger(log_dir=str(folder / 'tb_logger' / 'run'))
     writer.add_scalar('loss', 1, 1)
     writer.close()
     assert list((folder / 'tb_logger' / 'run').glob('events*'))
