@@ -10,9 +10,8 @@ import pytest
 
 def test_events_are_written_below_a_folder_of_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip('tensorboard')
+    import vmambair_arch.plugin.compat  # noqa: F401, I001 before BasicSR, which it lets import
     import basicsr.train
-
-    import vmambair_arch.plugin.compat  # noqa: F401 takes the place of BasicSR's
 
     folder = tmp_path / os.fsdecode(b'gr\xf6\xdfer')
     folder.mkdir()
