@@ -44,7 +44,7 @@ from .shapes import check_data, one_thread
 PATCHES, SIZE, MIDDLE = 4, 64, 128
 RATE, LAST_RATE = 1e-3, 1e-6
 WARM_UP = 0.02
-"""Share of the time in which the rate rises."""
+"""Share of the training in which the rate rises."""
 RESULTS = Path(__file__).parent / 'results' / 'rivals'
 
 
@@ -184,14 +184,14 @@ RIVALS: dict[str, Callable[[], nn.Module]] = {
 
 
 def rate(share: float) -> float:
-    """Learning rate after this share of the time."""
+    """Learning rate after this share of the training."""
     if share < WARM_UP:
         return RATE * max(share, 1e-3) / WARM_UP
     return LAST_RATE + (RATE - LAST_RATE) * (1 + math.cos(math.pi * min(share, 1))) / 2
 
 
-def train(network: nn.Module, data: Path, seconds: float, seed: int) -> int:
-    """Train for so many seconds of this thread's CPU time; the number of steps."""
+def train(network: nn.Module, data: Path, seed: int, *, seconds: float = math.inf, steps: float = math.inf) -> int:
+    """Train for so many seconds of this thread's CPU time, or so many steps; the number of steps made."""
     section = {
         'dataroot_gt': str(data / 'train/target'),
         'dataroot_lq': str(data / 'train/input'),
@@ -206,10 +206,10 @@ def train(network: nn.Module, data: Path, seconds: float, seed: int) -> int:
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4)
     network.train()
     step, start = 0, time.thread_time()
-    with tqdm(total=round(seconds), unit='s', leave=False) as bar:
-        while (passed := time.thread_time() - start) < seconds:
+    with tqdm(total=100, unit='%', leave=False) as bar:
+        while (share := max((time.thread_time() - start) / seconds, step / steps)) < 1:
             for group in optimizer.param_groups:
-                group['lr'] = rate(passed / seconds)
+                group['lr'] = rate(share)
             samples = [dataset.sample(step * PATCHES + place, 0) for place in range(PATCHES)]
             lq, gt = (torch.stack([sample[key] for sample in samples]) for key in ('lq', 'gt'))
             optimizer.zero_grad()
@@ -217,7 +217,7 @@ def train(network: nn.Module, data: Path, seconds: float, seed: int) -> int:
             nn.utils.clip_grad_norm_(network.parameters(), 0.1)
             optimizer.step()
             step += 1
-            bar.update(min(round(passed), bar.total) - bar.n)
+            bar.update(round(100 * share) - bar.n)
     return step
 
 
@@ -241,7 +241,7 @@ def run(name: str, seed: int, minutes: float, folder: Path, data: Path) -> dict[
     if not done.exists():
         torch.manual_seed(seed)
         network = RIVALS[name]()
-        steps = train(network, data, 60 * minutes, seed)
+        steps = train(network, data, seed, seconds=60 * minutes)
         result = {'psnr_y': score(network, data), 'steps': steps}
         with replacing(done) as temporary:
             temporary.write_text(json.dumps(result), encoding='utf-8')

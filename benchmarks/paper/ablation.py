@@ -4,6 +4,11 @@ Parameters, multiply-adds and forward times of the networks of options/ablation_
 with --train FOLDER each of them, shrunk to the light preset, is also trained with L1 for the same 2000 iterations on
 the same four photographs, degraded as in the real world, and tried on the same two it has not seen. That takes hours
 on a CPU; what is done is kept in the folder, and the command may be started again.
+
+    python -m benchmarks.paper.ablation --repeats 0 --derain FOLDER --data datasets/Rain100L
+
+trains those of `DERAINED`, shrunk likewise, on the pairs of deraining, where long streaks make the order of reading
+matter, with three seeds each, by the recipe of `benchmarks.rivals` for the same number of steps.
 """
 
 from __future__ import annotations
@@ -27,10 +32,15 @@ from vmambair_arch.evaluation.evaluate import evaluate
 from vmambair_arch.files import replacing
 from vmambair_arch.options import load_options, option_file
 
+from .. import rivals
+from ..shapes import check_data, one_thread
 from . import tables
 
 VARIANTS = ('full', 'v1', 'v2', 'v3', 'v4', 'one_way', 'no_pool')
 ITERATIONS = 2000
+DERAINED = ('full', 'v1', 'v2', 'v3', 'one_way')
+"""What is trained on deraining: V4 is the full network's function, and to scan every pixel's channels takes long."""
+SEEDS, STEPS = 3, 400
 METRICS = ('psnr_y', 'ssim_y')
 BASE = 'demo_realsr.yml'
 LIGHT = {name: value for name, value in PRESETS['light'].items() if name != 'channel_width'}
@@ -115,6 +125,29 @@ def train(folder: Path) -> dict[str, dict[str, float]]:
     return scores
 
 
+def derained(variant: str) -> VmambaIR:
+    """An ablation in small that removes rain."""
+    return VmambaIR(**arguments(variant) | LIGHT | LIGHT_BLOCKS.get(variant, {}) | {'scale': 1})
+
+
+def derain(folder: Path, data: Path, steps: int) -> dict[str, Any]:
+    """Train the ablations of `DERAINED` on deraining with each seed, where that is not done, and score them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scores: dict[str, list[float]] = {variant: [] for variant in DERAINED}
+    for seed in range(SEEDS):
+        for variant in DERAINED:
+            done = folder / f'{variant}_{seed}_{steps}.json'
+            if not done.exists():
+                torch.manual_seed(seed)
+                network = derained(variant)
+                rivals.train(network, data, seed, steps=steps)
+                with replacing(done) as temporary:
+                    temporary.write_text(json.dumps(rivals.score(network, data)), encoding='utf-8')
+            scores[variant].append(round(json.loads(done.read_text(encoding='utf-8')), 3))
+            print(f'{variant}, seed {seed}: {scores[variant][-1]:.3f} dB')
+    return {'steps': steps, 'input': round(rivals.score(torch.nn.Identity(), data), 2), 'psnr_y': scores}
+
+
 def _means(path: Path, metric: str) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     with path.open(encoding='utf-8') as file:
@@ -129,7 +162,12 @@ def main() -> None:
         '--repeats', type=int, default=5, help='timed rounds; 0 keeps what was measured (default: %(default)s)'
     )
     parser.add_argument('--train', metavar='FOLDER', type=Path, help='also train all in small there')
+    parser.add_argument('--derain', metavar='FOLDER', type=Path, help='also train some on deraining there')
+    parser.add_argument('--data', type=Path, help='for --derain: with train and val, each with target and input')
+    parser.add_argument('--steps', type=int, default=STEPS, help='of each on deraining (default: %(default)s)')
     options = parser.parse_args()
+    if (options.derain is None) != (options.data is None):
+        parser.error('--derain and --data go together')
     results = json.loads(tables.ABLATION.read_text(encoding='utf-8')) if tables.ABLATION.exists() else {}
     if options.repeats or 'networks' not in results:
         results['threads'], results['rounds'] = torch.get_num_threads(), max(options.repeats, 1)
@@ -137,6 +175,11 @@ def main() -> None:
     if options.train:
         results['iterations'] = ITERATIONS
         results['trained'] = train(options.train)
+    if options.derain:
+        one_thread()
+        data = options.data.resolve()
+        check_data(data)
+        results['derained'] = derain(options.derain, data, options.steps)
     with replacing(tables.ABLATION) as temporary:
         temporary.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
     print(tables.write())
