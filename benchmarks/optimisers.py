@@ -117,9 +117,14 @@ def shortened(name: str, iterations: int, data: Path, folder: Path) -> dict[str,
 
 def train(name: str, iterations: int, data: Path, folder: Path) -> dict[str, Any]:
     """Train with one optimiser: CPU milliseconds a step, the loss of the last iterations, PSNR by weights in dB."""
+    return train_by(shortened(name, iterations, data, folder), data)
+
+
+def train_by(options: dict[str, Any], data: Path) -> dict[str, Any]:
+    """Train by shortened options: CPU milliseconds a step, the loss of the last iterations, PSNR by weights in dB."""
     from basicsr.models import build_model
 
-    options = shortened(name, iterations, data, folder)
+    name, iterations = options['name'], options['train']['total_iter']
     patches = PairedProgressiveDataset(options['datasets']['train'])
     torch.manual_seed(options['manual_seed'])
     model = build_model(options)
