@@ -88,7 +88,8 @@ EXTRAS = {
     'mamba': ['mamba-ssm', 'causal-conv1d'],  # built with nvcc: see docs/gpu.md
     'docs': ['mkdocs-material', 'mkdocstrings[python]'],
 }
-TOOLS = ['pytest', 'pytest-timeout', 'hypothesis', 'jsonschema', 'ruff', 'mypy', 'types-PyYAML', 'types-tqdm']
+TOOLS = ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'jsonschema']
+TOOLS += ['ruff', 'mypy', 'types-PyYAML', 'types-tqdm']
 TRIED = ('optim', 'video', 'heic', 'hub', 'export', 'losses')
 """What the tests try beside `train`; without it they skip."""
 EXTRAS['test'] = [*TOOLS, *(name for extra in TRIED for name in EXTRAS[extra]), 'spandrel', 'openvino']

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,12 @@ def change(opt: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def write_options(path: Path, opt: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(opt, sort_keys=False))
     return path
+
+
+def listen() -> None:
+    """For `preexec_fn`: Ctrl-C and a closed terminal count, also where a shell's background job or nohup started us."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def run(*command: str, cwd: Path, python: str | Path = sys.executable, **env: str) -> subprocess.CompletedProcess:

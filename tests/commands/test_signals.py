@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from experiment import ROOT, options, write_image, write_options, write_pairs
+from experiment import ROOT, listen, options, write_image, write_options, write_pairs
 
 from vmambair_arch.files import METRICS_FILE, STALE, append_record, is_temporary
 
@@ -95,6 +95,7 @@ def stop(command: tuple[str, ...], number: int, event: str, at: int, cwd: Path) 
     return subprocess.run(
         [sys.executable, '-c', WRAPPER, str(int(number)), event, str(at), *command],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False,
+        preexec_fn=listen,
     )  # fmt: skip
 
 

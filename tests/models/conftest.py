@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from experiment import ROOT, write_options, write_pairs
+from experiment import ROOT, listen, write_options, write_pairs
 
 RUNNER = Path(__file__).with_name('run_tiny.py')
 
@@ -92,7 +92,7 @@ class Experiment:
         command += [str(RUNNER), '-opt', str(file), *arguments]
         command += ['--launcher', 'pytorch'] if ranks else []
         environment = os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': str(ROOT)}
-        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True, 'preexec_fn': listen}
         return subprocess.Popen(command, cwd=self.folder, env=environment, **pipes | popen)
 
     def run(self, *arguments: str, ranks: int = 0, code: int = 0, timeout: float = 120) -> str:
