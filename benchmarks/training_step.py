@@ -35,8 +35,9 @@ def work(preset: str, batch: int, side: int, threads: int, gradients: str) -> No
     from vmambair_arch.archs import VmambaIR
     from vmambair_arch.models.optimizers import build_optimizer
 
-    with contextlib.suppress(ImportError):  # an older checkout
-        importlib.import_module('vmambair_arch.models.memory').keep_freed_memory()
+    for home in ('host', 'models.memory'):  # now, and in an older checkout
+        with contextlib.suppress(ImportError, AttributeError):
+            importlib.import_module(f'vmambair_arch.{home}').keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     network = VmambaIR.from_preset(preset)

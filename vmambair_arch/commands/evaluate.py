@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..evaluation.evaluate import evaluate
+    from ..host import keep_freed_memory
 
+    keep_freed_memory(of_pictures=True)
     data = args.data or [['data', args.truth, args.lq]]
     evaluated = evaluate(args.methods, data, args.metrics, args.output, **pick(args, OPTIONS))
     if evaluated:

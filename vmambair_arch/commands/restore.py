@@ -73,9 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
+    from ..host import keep_freed_memory
     from ..inference.restore_files import check_arguments, restore_files
     from ..inference.restorer import Restorer
 
+    keep_freed_memory(of_pictures=True)
     inputs = list(args.input)
     if not inputs:
         raise UserError('name at least one image, video or folder')

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from ..errors import UserError
+from ..host import freed_memory
 from ..ops.faults import is_out_of_memory, is_too_large
 
 
@@ -244,7 +245,8 @@ def free_memory(device: torch.device) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(0.8 * (unused + cached))
     free = free_system_memory()
-    return CPU_BUDGET if free is None else min(CPU_BUDGET, free // 2)
+    # What this process freed and keeps it can use again: a picture must not change what fits after it.
+    return CPU_BUDGET if free is None else min(CPU_BUDGET, (free + freed_memory()) // 2)
 
 
 def free_system_memory() -> int | None:

@@ -29,6 +29,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from ..checkpoints.load import digest
 from ..errors import UserError
+from ..host import keep_freed_memory
 from ..inference.tiles import run_in_tiles
 from ..ranks.distributed import barrier, gather
 from ..ranks.signals import StopRequest
@@ -38,7 +39,6 @@ from .checkpointing import CheckpointFolder, load_averages, network_content, on_
 from .ema import FIRST, Averages, decays
 from .loss_schedules import loss_schedules
 from .lr_schedulers import build_scheduler
-from .memory import keep_freed_memory
 from .optimizers import build_optimizer, evaluated, settings, training
 from .progress import ProgressBar
 from .rng import rng_state, set_rng_state, unchanged_rng
