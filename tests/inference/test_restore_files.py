@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -453,9 +454,14 @@ def test_a_pipe(tmp_path, checkpoint, tiny):
     done = pipe(['-', '-m', checkpoint], b'no picture')
     assert (done.returncode, done.stdout) == (2, b'')
     assert b'error: stdin: is no PNG' in done.stderr
-    done = pipe(['-', '-m', checkpoint, '-o', tmp_path / 'x.gif'], data)
-    assert done.returncode == 2
-    assert b'x.gif' in done.stderr
+
+
+def test_a_pipe_into_a_format_that_is_not_written(tmp_path, checkpoint, monkeypatch, capsys):
+    data = make(tmp_path / 'a.webp', size=(40, 50)).read_bytes()
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(data)))
+    assert cli.main(['restore', '-', '-m', str(checkpoint), '-o', str(tmp_path / 'x.gif')]) == 2
+    assert 'x.gif' in capsys.readouterr().err
+    assert not (tmp_path / 'x.gif').exists()
 
 
 def test_short_flags_of_real_esrgan(photos, tmp_path, checkpoint):

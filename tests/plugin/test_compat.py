@@ -116,9 +116,16 @@ def test_missing_opencv_libraries_are_named(tmp_path):
     (tmp_path / 'cv2.py').write_text(
         "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')\n"
     )
-    code = 'import sys; sys.path.insert(0, "."); from vmambair_arch.cli import main; sys.exit(main(sys.argv[1:]))'
-    for command in ['train', '-opt', 'a.yml'], ['doctor']:
-        done = run('-c', code, *command, cwd=tmp_path)
-        assert done.returncode == (1 if command == ['doctor'] else 2), done.stderr
-        assert 'apt install libgl1 libglib2.0-0' in done.stdout + done.stderr
-        assert 'Traceback' not in done.stderr
+    code = (
+        'import sys; sys.path.insert(0, "."); from vmambair_arch.cli import main\n'
+        'for words in ["train", "-opt", "a.yml"], ["doctor"]:\n'
+        '    code = main(words)\n'
+        '    for stream in sys.stdout, sys.stderr: print("ended with", code, file=stream, flush=True)\n'
+    )
+    done = run('-c', code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = [stream.split('ended with') for stream in (done.stdout, done.stderr)]
+    for number, code in enumerate((2, 1)):  # of train, of doctor
+        assert 'apt install libgl1 libglib2.0-0' in ''.join(parts[number] for parts in said), done.stderr
+        assert said[0][number + 1].split()[0] == str(code), done.stderr
+    assert 'Traceback' not in done.stderr
