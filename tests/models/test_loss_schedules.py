@@ -38,3 +38,20 @@ def test_a_loss_is_scaled_by_its_factor(build):
     model.current_iter = 2
     output, batch = torch.zeros(1, 3, 8, 8), {'gt': torch.ones(1, 3, 8, 8)}
     assert model.restoration_losses(output, batch)['l_pix'].item() == pytest.approx(0.75)
+
+
+def test_a_loss_may_have_any_name_and_none_replaces_another(build):
+    """A loss of one term named as those of two, one of two terms under a name of its own, and two names for one."""
+
+    class Two(torch.nn.Module):
+        def forward(self, pred, target):
+            return (pred - target).abs().mean(), None
+
+    loss = {'type': 'L1Loss'}
+    model = build(pixel_opt=loss, pix_opt=loss, perceptual_opt=loss, vgg_opt=loss)
+    model.criteria['vgg'] = Two()
+    image = torch.zeros(1, 3, 8, 8)
+    terms = model.restoration_losses(image, {'gt': image + 0.5})
+    assert {name: float(value) for name, value in terms.items()} == dict.fromkeys(
+        ('l_pix', 'l_pix_2', 'l_percep', 'l_vgg'), 0.5
+    )

@@ -538,7 +538,7 @@ def test_clean_photographs_of_a_training_are_read_and_their_keys_known(check, tm
     [
         ({'ema_decay': [0.9, 0.99], 'ema_power': 0.75, 'loss_schedules': {'pixel': [[0, 1], [2, 0.5]]}}, ''),
         ({'ema_decay': [0.9, 0.9]}, 'train: ema_decay names an average twice'),
-        ({'ema_power': -1}, 'train: ema_power must lie in 0..1'),
+        ({'ema_power': -1}, 'train: ema_power must be a number from 0 to 1, not -1'),
         ({'loss_schedules': {'pixl': [[0, 1]]}}, "no loss 'pixl_opt' (did you mean 'pixel'?)"),
         ({'loss_schedules': {'pixel': [[0, -1]]}}, 'loss_schedules: pixel must be'),
         ({'optim_g': {'type': 'Adann', 'lr': 1e-3}}, "did you mean 'Adan'"),

@@ -91,6 +91,59 @@ def test_what_once_trained_and_ended_well_is_refused_by_name(check: Any, key: st
         assert any(named in fault for fault in faults), (value, faults)
 
 
+ENDED_THE_FIRST_ITERATION = {
+    'train__x_opt': (
+        {'type': 'MSSIMLoss'},  # patches of 16 pixels, a window of 11 but for this one
+        {'type': 'MSSIMLoss', 'window_size': 17},
+        {'type': 'LDLLoss', 'ksize': 33},
+        {'type': 'GridLoss', 'period': 0},
+        {'type': 'GridLoss', 'period': 17},
+        {'type': 'L1Loss', 'reduction': 'none'},
+        {'type': 'L1Loss', 'loss_weight': 0, 'reduction': 'none'},
+        {'type': 'WaveletLoss', 'levels': 2000},
+    ),
+    'train__ema_power': ('x', True, [0.5], -1, 2, None),
+    'train__ema_gamma': ('x', 0, {}),
+    'train__ema_update_after_step': (-1, 1.5, 'x', [1]),
+    'train__loss_schedules': ('x', 3, [1], {'pixel': 1}, {'pixl': [[0, 1]]}),
+    'val__param_key': (3, '', 'params_ema_0.5', 'params_ema'),
+    'train__optim_g': (
+        {'type': 'AdamW', 'lr': 1e-3, 'betas': [0.9]},
+        {'type': 'Muon', 'lr': 1e-3, 'ns_steps': 'x'},
+        {'type': 'Muon', 'lr': 1e-3, 'ns_coefficients': 3},
+        {'type': 'Lion', 'lr': 1e-3, 'betas': [0.9]},
+        {'type': 'Adan', 'lr': 1e-3, 'betas': [0.9, 0.9]},
+        {'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.9, 0.9]},
+        {'type': 'Rprop', 'lr': 1e-3, 'etas': 0.5},
+    ),
+}  # fmt: skip
+"""Values that only the first iteration, or the first validation, would have found."""
+
+
+@pytest.mark.parametrize('key', ENDED_THE_FIRST_ITERATION)
+def test_what_would_end_the_first_iteration_is_refused_by_name(check: Any, key: str) -> None:
+    for value in ENDED_THE_FIRST_ITERATION[key]:
+        report = check(**{'model_type': 'VmambaIRModel', key: value})
+        if value == {'type': 'MSSIMLoss'}:
+            assert report.faults == []  # 16 pixels have room for one scale
+            continue
+        assert any(key.replace('__', ': ') in fault for fault in report.faults), (value, report.faults)
+
+
+def test_labels_may_stand_in_sources(check: Any) -> None:
+    folder = {'dataroot_gt': 'train/gt', 'dataroot_lq': 'train/lq'}
+    changes = {
+        'model_type': 'VmambaIRModel',
+        'datasets__train__type': 'PairedProgressiveDataset',
+        'datasets__train__dataroot_gt': ...,
+        'datasets__train__dataroot_lq': ...,
+        'datasets__train__sources': [folder | {'dataroot_label': 'train/gt'}],
+    }
+    assert check(**changes, train__label_pixel_opt={'type': 'L1Loss'}).faults == []
+    (fault,) = check(**changes).faults
+    assert 'no loss looks at the labels' in fault
+
+
 def test_what_is_wrong_hides_nothing_else(check: Any, capsys: pytest.CaptureFixture) -> None:
     """A fault of the data, one of a number and the warning of a short run stand in one report."""
     cosine = {'type': 'CosineAnnealingRestartLR', 'periods': [300000], 'restart_weights': [1], 'eta_min': 1e-7}

@@ -30,7 +30,7 @@ def decays(value: Any) -> tuple[float, ...]:
 
 def key_of(decay: float, first: float) -> str:
     """`params_ema` for the first average, `params_ema_0.9999` for another."""
-    return FIRST if decay == first else f'{FIRST}_{decay:g}'
+    return FIRST if decay == first else f'{FIRST}_{decay:.12g}'
 
 
 class Averages:

@@ -36,7 +36,7 @@ from ..ranks.signals import StopRequest
 from . import scan_choice
 from .bad_steps import BadSteps, suspects
 from .checkpointing import CheckpointFolder, load_averages, network_content, on_cpu
-from .ema import FIRST, Averages, decays
+from .ema import FIRST, Averages, decays, key_of
 from .loss_schedules import loss_schedules
 from .lr_schedulers import build_scheduler
 from .optimizers import build_optimizer, evaluated, settings, training
@@ -46,6 +46,9 @@ from .validation import Schedule, log_scores, validate
 
 RESTORMER_CLIP = 0.01
 """Largest gradient norm under Restormer's `use_grad_clip: true`."""
+
+SHORT = {'pixel': 'pix', 'perceptual': 'percep'}
+"""What the log calls losses, as BasicSR does."""
 
 AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -104,8 +107,11 @@ class VmambaIRModel(SRModel):
         cls._build_averages(train)
         losses = [key.removesuffix('_opt') for key in train if key.endswith('_opt') and key != 'gan_opt']
         loss_schedules(train.get('loss_schedules') or {}, losses)
+        cls._check_validated(train, opt.get('val') or {})
         of_labels = [key for key, options in train.items() if key.endswith('_opt') and options and _of_label(key)]
-        labels = opt['datasets']['train'].get('dataroot_label')
+        data = opt['datasets']['train']
+        folders = data.get('sources') if isinstance(data.get('sources'), list) else []
+        labels = any(isinstance(one, dict) and one.get('dataroot_label') for one in (data, *folders))
         if of_labels and not cls.takes_labels:
             raise UserError(
                 f'train: {of_labels[0]}: {cls.__name__} has no labels, as it makes its inputs while training'
@@ -126,6 +132,16 @@ class VmambaIRModel(SRModel):
             train.get('ema_gamma', 1),
             train.get('ema_update_after_step', 0),
         )
+
+    @staticmethod
+    def _check_validated(train: dict[str, Any], val: dict[str, Any]) -> None:
+        """Raise a UserError where `val: param_key` names weights that the run will not have."""
+        key = val.get('param_key', 'params')
+        averages = decays(train.get('ema_decay', 0))
+        known = ['params', *(key_of(decay, averages[0]) for decay in averages)]
+        if key not in known:
+            more = '' if averages else '; without train: ema_decay nothing is averaged'
+            raise UserError(f"val: param_key: there is no '{key}'; there are {', '.join(known)}{more}")
 
     def init_training_settings(self) -> None:
         self.check_options(self.opt)
@@ -286,10 +302,12 @@ class VmambaIRModel(SRModel):
         for name, criterion in self.criteria.items():
             label, kind = ('label_', name.removeprefix('label_')) if _of_label(name) else ('', name)
             values = criterion(output, batch['label'] if label else self.target(name, batch))
-            if kind == 'perceptual':
-                names = [f'l_{label}percep', f'l_{label}style']
+            short = f'l_{label}{SHORT.get(kind, kind)}'
+            if isinstance(values, tuple):  # BasicSR's perceptual losses: features and style
+                names = [short, f'l_{label}style' if kind == 'perceptual' else f'{short}_style']
             else:
-                names, values = [f'l_{label}{"pix" if kind == "pixel" else kind}'], (values,)
+                names, values = [short], (values,)
+            names = [f'{n}_2' if n in terms else n for n in names]  # pixel_opt beside pix_opt
             factor = self.loss_schedules[name](self.current_iter) if name in self.loss_schedules else 1
             terms |= {n: value * factor for n, value in zip(names, values, strict=True) if value is not None}
         return terms

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -106,12 +109,43 @@ def _optimizer(section: Any, where: str, ours: bool, report: Report) -> torch.op
     given = {key: value for key, value in section.items() if key not in ('type', 'decay_state_space')}
     if not check_arguments(known[name], given, where, report, supplied=('params',)):
         return None
+    for key, parameter in inspect.signature(known[name]).parameters.items():
+        count = len(parameter.default) if isinstance(parameter.default, tuple) else 0
+        if key in given and count and len(given[key]) != count:
+            report.faults.append(f'{where}: {key} must be a list of {count} for {name}, not {given[key]!r}')
+            return None
     arguments = {**section} if ours else {'type': name, **given}
     weight = nn.Parameter(torch.zeros(1))
     optimizer, complaint = errors_of(lambda: build_optimizer([('weight', weight)], arguments))
+    if not complaint:
+        _, complaint = errors_of(_try_steps, arguments)
     if complaint:
         report.faults.append(f'{where}: {complaint}')
     return optimizer
+
+
+def _try_steps(arguments: Options) -> None:
+    """Two steps on a vector, a matrix and a convolution: what the first iterations would end with shows now.
+
+    Raises:
+        ValueError: weights are not finite afterwards; whatever the optimiser itself raises.
+    """
+    from ..models.optimizers import build_optimizer, training
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        shapes = {'norm.weight': (4,), 'linear.weight': (4, 8), 'conv.weight': (8, 4, 3, 3), 'A_logs': (4, 2)}
+        weights = {name: nn.Parameter(torch.rand(shape, generator=generator)) for name, shape in shapes.items()}
+        optimizer = build_optimizer(weights.items(), arguments)
+        training([optimizer])
+        for _ in range(2):
+            for weight in weights.values():
+                weight.grad = torch.rand(weight.shape, generator=generator) - 0.5
+            optimizer.step()
+        bad = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
+    if bad:
+        raise ValueError('weights are not finite after two steps; take a smaller lr, or an eps above 0')
 
 
 def _check_scheduler(
@@ -173,7 +207,8 @@ def check_model(options: Options, model: type | None, report: Report) -> None:
     try:
         check(options)
     except UserError as error:
-        if not any(str(error) in fault for fault in report.faults):
+        place = ': '.join(re.split(r': | ', str(error))[:2])  # a value of the wrong kind was refused by its rule
+        if not report.has(place) and not any(str(error) in fault for fault in report.faults):
             report.faults.append(str(error))
     except Exception as error:  # over what was refused above; else it is what the run would meet
         if not before:

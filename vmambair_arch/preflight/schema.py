@@ -60,7 +60,7 @@ MEANINGS: dict[Path, str] = {
     ('train', 'warmup_iter'): 'Iterations in which the learning rate rises from 0; -1 for none.',
     ('train', 'ema_decay'): 'Decay of the average over the weights (EMA), which validates and is saved as params_ema; '
     '0 for none.',
-    ('train', 'optim_*'): 'An optimiser: type, and the arguments of that class of torch.optim.',
+    ('train', 'optim_*'): 'An optimiser: type, and the arguments of that class.',
     ('train', 'scheduler'): 'The course of the learning rate.',
     ('train', 'scheduler_*'): 'The course of the learning rate of one network in place of `scheduler`.',
     ('train', '*_opt'): 'A loss: type, and the arguments of that class.',
@@ -487,16 +487,20 @@ def _rain() -> Schema:
 
 
 def _optimizer() -> Schema:
-    """The arguments that most of torch.optim share; the others differ between releases of torch."""
+    """The arguments that most optimisers share; the others differ between them and between releases."""
     return {
         'type': ['object', 'null'],
         'required': ['type'],
         'properties': {
-            'type': {'type': 'string', 'description': 'Class of torch.optim, such as Adam or AdamW.'},
+            'type': {
+                'type': 'string',
+                'description': 'Class of torch.optim or timm.optim, such as AdamW, Adan, Lion or Muon (matrices '
+                'by Muon, the rest by AdamW); with schedulefree and pytorch_optimizer also AdamWScheduleFree and SOAP.',
+            },
             'lr': {'type': 'number', 'minimum': 0, 'description': 'Learning rate.'},
             'weight_decay': {'type': 'number', 'minimum': 0, 'description': 'Pull of the weights towards 0.'},
-            'betas': {'type': 'array', 'items': {'type': 'number'}, 'minItems': 2, 'maxItems': 2,
-                      'description': 'Decay of the averages over gradients and over their squares.'},
+            'betas': {'type': 'array', 'items': {'type': 'number'}, 'minItems': 2, 'maxItems': 3,
+                      'description': 'Decay of the averages over gradients and over their squares; Adan has three.'},
             'decay_state_space': {'type': 'boolean', 'description': 'Let A and D of the scans decay as well.'},
         },
     }  # fmt: skip

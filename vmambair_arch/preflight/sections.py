@@ -52,7 +52,7 @@ def check_sections(options: Options, training: bool, report: Report) -> tuple[Ke
             check_keys(wandb, place, known, strict, report)
     _check_metrics(options, report)
     if training and isinstance(options.get('train'), Mapping):
-        _check_losses(options['train'], report)
+        _check_losses(options, report)
     return known, strict
 
 
@@ -228,19 +228,75 @@ def typed_section(section: Any, registry: Any, where: str, report: Report) -> tu
     return None if code is None else (code, {key: value for key, value in section.items() if key != 'type'})
 
 
-def _check_losses(train: Options, report: Report) -> None:
+def _check_losses(options: Options, report: Report) -> None:
     from basicsr.utils.registry import LOSS_REGISTRY
 
+    train = options['train']
     losses = {key: section for key, section in train.items() if str(key).endswith('_opt') and section}
     if not losses:
         report.faults.append('train: no loss; name one, as pixel_opt: {type: L1Loss}')
+    live = 0
     for key, section in losses.items():
-        named = typed_section(section, LOSS_REGISTRY, f'train: {key}', report)
-        if named and check_arguments(*named, f'train: {key}', report):
+        where = f'train: {key}'
+        named = typed_section(section, LOSS_REGISTRY, where, report)
+        if named and check_arguments(*named, where, report) and not report.has(where):
             loss, given = named
-            _, complaint = errors_of(loss, **given)
+            criterion, complaint = errors_of(loss, **given)
+            if not complaint and key != 'gan_opt':
+                said, complaint = errors_of(_try_loss, criterion, smallest_patch(options))
+                live += bool(said)
             if complaint:
-                report.faults.append(f'train: {key}: {complaint}')
+                report.faults.append(f'{where}: {complaint}')
+    if losses and not live and not any(report.has(f'train: {key}') for key in losses):
+        report.faults.append('train: no loss says anything: all are switched off by their weights; name pixel_opt')
+
+
+LARGEST_TRIED = 256
+"""Side of the largest patch that a loss is tried on: features of more pixels take seconds."""
+
+
+def smallest_patch(options: Options) -> int:
+    """Side in pixels of the smallest patch of the targets that a training will see; 64 where that cannot be told."""
+    sets = options.get('datasets')
+    section = sets.get('train') if isinstance(sets, Mapping) else None
+    data: Options = section if isinstance(section, Mapping) else {}
+    given = [options.get('gt_size'), data.get('gt_size')]
+    stages = data.get('gt_sizes')
+    given += stages if isinstance(stages, list) else []
+    sides = [side for side in given if type(side) is int and side > 0]
+    return min([*sides, LARGEST_TRIED]) if sides else 64
+
+
+def _try_loss(criterion: Callable[..., Any], side: int) -> bool:
+    """One value and its gradient on a patch of the run's size: what the first iteration would end with shows now.
+
+    Returns:
+        Whether the loss says anything: not where all its terms are switched off.
+
+    Raises:
+        ValueError: no single finite number, or no gradient; whatever the loss itself raises.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.manual_seed(0)
+        pred, target = torch.rand(2, 1, 3, side, side)
+        values = criterion(pred.requires_grad_(), target)
+        several = values if isinstance(values, (tuple, list)) else (values,)
+        terms = [value for value in several if value is not None]
+        if not all(isinstance(value, torch.Tensor) and value.numel() == 1 for value in terms):
+            raise ValueError('its value is not one number, which a step needs (reduction: mean)')
+        if not terms:
+            return False
+        total = torch.stack([value.reshape(()) for value in terms]).sum()
+        on = f'on a patch of {side} x {side} pixels'
+        if not total.requires_grad:
+            raise ValueError('it has no gradient: nothing can be trained by it')
+        total.backward()
+        if not math.isfinite(float(total)) or pred.grad is None or not bool(pred.grad.isfinite().all()):
+            raise ValueError(f'its value or gradient {on} is not finite')
+        return True
 
 
 def _check_metrics(options: Options, report: Report) -> None:
