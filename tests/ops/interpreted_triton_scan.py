@@ -118,6 +118,23 @@ def test_every_cut_for_a_number_of_multiprocessors(monkeypatch, multiprocessors,
     compare(scan_inputs(*shape, directions), directions)
 
 
+@pytest.mark.parametrize(
+    ('chunk', 'piece', 'shape', 'directions'),
+    [
+        (2, 1, (1, 2, 3, 3, 2, 1), (3,)),
+        pytest.param(2, 1, (1, 3, 3, 5, 2, 2), (3, 0), marks=pytest.mark.slow),
+        pytest.param(4, 1, (1, 1, 7, 2, 2, 1), SEQUENCE_DIRECTIONS, marks=pytest.mark.slow),
+        pytest.param(4, 2, (1, 3, 3, 9, 16, 2), PLANE_DIRECTIONS, marks=pytest.mark.slow),
+    ],
+)
+def test_a_chunk_whose_states_are_too_many_is_taken_in_pieces(monkeypatch, chunk, piece, shape, directions):
+    monkeypatch.setattr(triton_scan, 'CHUNK_PIXELS', chunk)
+    monkeypatch.setattr(triton_scan, 'PIECE_PIXELS', piece)
+    monkeypatch.setattr(triton_scan, 'STATES_OF_A_LANE', 0)
+    assert triton_scan._Problem(*shape, directions).gradient_tile()['PIECES'] == chunk // piece
+    compare(scan_inputs(*shape, directions), directions)
+
+
 def test_a_short_sequence_is_one_launch_and_the_same(monkeypatch):
     """As in a channel scan: one segment, whatever a segment of a plane is."""
     inputs = scan_inputs(2, 1, 9, 3, 4, 2, SEQUENCE_DIRECTIONS)

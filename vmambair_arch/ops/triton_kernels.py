@@ -44,7 +44,9 @@ the segment, gives both e and the true states on its way, for one exp a state:
 4. `chunk_states_kernel`: the state at every chunk border, and e of every segment as if it received nothing.
 5. `carry_kernel` against the direction: e_received of every segment.
 6. `gradients_kernel`: chunks from the last to the first; the T states of a chunk are computed again from its border,
-   then g runs back over them. Nothing is ever divided by a decay, so that no delta is too large.
+   then g runs back over them. Nothing is ever divided by a decay, so that no delta is too large. Where the states of a
+   chunk are too many for registers, it is taken in PIECES of fewer pixels, the last first, and the states before a
+   piece are walked to from the border once more.
 
 Layout
 ------
@@ -237,6 +239,21 @@ def _step_size(dt, weight, bias, live):
     return tl.where(exists, softplus, 0.0), tl.where(exists, sigmoid, 0.0)
 
 
+@triton.jit
+def _walk(state, x, rows, pixel, live, channel, decay, weight, bias, d: tl.constexpr, N: tl.constexpr,
+          R: tl.constexpr, NP: tl.constexpr, RP: tl.constexpr, T: tl.constexpr):  # fmt: skip
+    """The state (P, NP, Q) after T pixels, and their delta (T, P, Q); rows are pointers (T,) into x_dbl."""
+    u = _load_pixels(x, pixel, live, channel, d)
+    dt = _load_columns(rows, live, 0, R, RP)
+    B = _load_columns(rows, live, R, N, NP)
+    delta, _ = _step_size(dt, weight, bias, live)
+    a = tl.exp2(delta[:, :, None, :] * decay[None])
+    write = (delta * u)[:, :, None, :] * B[:, None, :, None]
+    for t in tl.static_range(T):
+        state = _row(a, t, T) * state + _row(write, t, T)
+    return state, delta
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # kernels
 #
@@ -273,14 +290,7 @@ def local_states_kernel(
     for chunk in range(chunks):
         pixel, live = _pixels(code, segment, chunk, h, w, chunks, T)
         rows = x_dbl + pixel * (K * (R + 2 * N))
-        u = _load_pixels(x, pixel, live, channel, d)
-        dt = _load_columns(rows, live, 0, R, RP)
-        B = _load_columns(rows, live, R, N, NP)
-        delta, _ = _step_size(dt, weight, bias, live)
-        a = tl.exp2(delta[:, :, None, :] * decay[None])
-        write = (delta * u)[:, :, None, :] * B[:, None, :, None]
-        for t in tl.static_range(T):
-            state = _row(a, t, T) * state + _row(write, t, T)
+        state, delta = _walk(state, x, rows, pixel, live, channel, decay, weight, bias, d, N, R, NP, RP, T)
         total += tl.sum(delta, 0)
     at = sequence * segments + segment
     _store_states(added + at * N * d, state, block, row, d, N, P, NP, Q)
@@ -429,14 +439,14 @@ def gradients_kernel(
     x, x_dbl, dy, dt_weight, dt_bias, A, D, borders, received,
     dx, dx_dbl, ddt_weight, ddt_bias, dA, dD, h, w, segments, chunks, images, row,
     CODES: tl.constexpr, AXES: tl.constexpr, K: tl.constexpr, d: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
-    NP: tl.constexpr, RP: tl.constexpr, T: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
+    NP: tl.constexpr, RP: tl.constexpr, T: tl.constexpr, PIECES: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """All gradients, as partial sums, all float32.
 
     borders: (b, K, segments, chunks, N, d), the state before each chunk. received: (b, K, segments, N, d), the e that a
     segment receives. Writes dx (AXES, b, h, w, d), dx_dbl (blocks, b, h, w, K * (R + 2N)), and for every segment
     ddt_weight (b, segments, K, d, R), dA (b, segments, K, d, N), ddt_bias and dD (b, segments, K, d).
-    Grid: blocks x segments x b * AXES.
+    A chunk is PIECES of T pixels here. Grid: blocks x segments x b * AXES.
     """
     block, segment, sequence = _program(segments, d, P * Q)
     channel = _channels(block, P, Q)
@@ -461,21 +471,26 @@ def gradients_kernel(
         sum_weight = tl.zeros((P, RP, Q), tl.float32)
         sum_bias = tl.zeros((P, Q), tl.float32)
         sum_D = tl.zeros((P, Q), tl.float32)
-        for turned in range(chunks):
-            chunk = chunks - 1 - turned
-            pixel, live = _pixels(code, segment, chunk, h, w, chunks, T)
+        for turned in range(chunks * PIECES):
+            piece = chunks * PIECES - 1 - turned
+            chunk = piece // PIECES
+            state = _load_states(borders + (at * chunks + chunk) * N * d, block, row, d, N, P, NP, Q)
+            for earlier in range(chunk * PIECES, piece):
+                pixel, live = _pixels(code, segment, earlier, h, w, chunks * PIECES, T)
+                rows = x_dbl + pixel * (K * (R + 2 * N)) + k * (R + 2 * N)
+                state, _ = _walk(state, x, rows, pixel, live, channel, decay, weight, bias, d, N, R, NP, RP, T)
+            pixel, live = _pixels(code, segment, piece, h, w, chunks * PIECES, T)
             at_row = pixel * (K * (R + 2 * N)) + k * (R + 2 * N)
             u = _load_pixels(x, pixel, live, channel, d)
             dout = _load_pixels(dy, pixel, live, channel, d)
             dt = _load_columns(x_dbl + at_row, live, 0, R, RP)
             B = _load_columns(x_dbl + at_row, live, R, N, NP)
             C = _load_columns(x_dbl + at_row, live, R + N, N, NP)
-            state = _load_states(borders + (at * chunks + chunk) * N * d, block, row, d, N, P, NP, Q)
             delta, sigmoid = _step_size(dt, weight, bias, live)
             a = tl.exp2(delta[:, :, None, :] * decay[None])
             write = (delta * u)[:, :, None, :] * B[:, None, :, None]
 
-            # The states of the chunk: kept is a_t h_{t-1}, and h_t is that plus what pixel t writes.
+            # The states of the piece: kept is a_t h_{t-1}, and h_t is that plus what pixel t writes.
             kept = tl.zeros((T, P, NP, Q), tl.float32)
             for t in tl.static_range(T):
                 state = _row(a, t, T) * state
@@ -507,6 +522,8 @@ def gradients_kernel(
             _store_columns(dx_dbl + at_row, dC, live, R + N, N, NP)
             _write_pixels(dx, delta * to_input + skip[None] * dout, pixel, live, channel, d, turn > 0)
         at = (image * segments + segment) * K + k
+        # The same channels, to a compiler that does not know it and keeps no addresses from above in registers.
+        channel = _channels(block + row - d, P, Q)
         _store_table(dA + at * d * N, sum_A, channel, d, N, NP)
         _store_table(ddt_weight + at * d * R, sum_weight, channel, d, R, RP)
         tl.store(ddt_bias + at * d + channel, sum_bias, mask=channel < d)
