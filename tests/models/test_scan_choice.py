@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import torch
 from test_exact_resume import run
 
 from vmambair_arch.models import scan_choice
-from vmambair_arch.ops import BACKENDS, Choice, choose, forget
+from vmambair_arch.ops import BACKENDS, Choice, choose, choose_depthwise, depthwise, forget
 from vmambair_arch.ops.self_check import Verdict
 
 CPU = torch.device('cpu')
@@ -70,6 +71,65 @@ def test_a_state_from_before_is_read(build, options):
     state = torch.load(f'{options["path"]["training_states"]}/1.state', weights_only=True)
     del state['scans']
     build().resume_training(state)
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """Depthwise convolutions that have a choice on the CPU, as on a GPU: 'triton' is there and found right."""
+
+    def verdicts(device, dtype, candidates, fresh):
+        return tuple(Verdict(candidate.name, 'right') for candidate in candidates)
+
+    monkeypatch.delenv(depthwise.ENV, raising=False)
+    monkeypatch.setattr(depthwise, 'DEVICES', ('cuda', 'cpu'))
+    here = dataclasses.replace(scan_choice.CONVOLUTIONS, devices=('cuda', 'cpu'))
+    monkeypatch.setattr(scan_choice, 'CONVOLUTIONS', here)
+    monkeypatch.setattr(depthwise.Backend, 'unavailable', lambda way, device, dtype: None)
+    monkeypatch.setattr(depthwise.self_check, 'check', verdicts)
+    depthwise.forget_depthwise()
+    yield
+    depthwise.forget_depthwise()
+
+
+def test_rank_1_convolves_as_rank_0_chose(ways, monkeypatch):
+    monkeypatch.setattr(scan_choice, 'gather', lambda own: [{'float32': 'torch'}, own])
+    assert choose_depthwise(CPU, torch.float32).backend.name == 'triton', 'its own choice'
+    assert scan_choice.agree(CPU, [torch.float32], 1, False, scan_choice.CONVOLUTIONS) == {'float32': 'torch'}
+    choice = choose_depthwise(CPU, torch.float32)
+    assert (choice.backend.name, choice.why) == ('torch', 'the choice of rank 0')
+
+
+def test_a_state_brings_its_convolutions_along(ways, build, options, monkeypatch):
+    del options['val']
+    model = build()
+    assert model.convolutions == {'float32': 'triton'}
+    model.convolutions = {'float32': 'torch'}
+    state = model._state(1, [], {})
+    assert state['convolutions'] == {'float32': 'torch'}
+    resumed = build()
+    resumed.resume_training(state)
+    assert resumed.convolutions == {'float32': 'torch'}
+    assert choose_depthwise(CPU, torch.float32).why == 'that of the training state'
+
+
+@pytest.mark.parametrize(
+    ('name', 'setting', 'said'),
+    [('triton', 'torch', 'VMAMBAIR_DEPTHWISE=torch is set'), ('magic', '', "there is no way 'magic'")],
+)
+def test_convolutions_that_cannot_be_had_are_said(ways, caplog, monkeypatch, name, setting, said):
+    monkeypatch.setenv(depthwise.ENV, setting)
+    own = choose_depthwise(CPU, torch.float32).backend.name
+    monkeypatch.setattr(scan_choice.get_root_logger(), 'propagate', True)
+    with caplog.at_level(logging.WARNING, 'basicsr'):
+        used = scan_choice.use({'float32': name}, CPU, 'that of the training state', scan_choice.CONVOLUTIONS)
+    assert used == {'float32': own}
+    assert f"The depthwise convolution '{name}' in float32" in caplog.text
+    assert said in caplog.text
+
+
+def test_on_a_cpu_convolutions_leave_no_choice(build, options):
+    del options['val']
+    assert build().convolutions == {}
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ class VmambaIRModel(SRModel):
         self.setup_schedulers()
 
     def _settle_numerics(self) -> None:
-        """What decides the last bits: precision, algorithms, and the scan, which all ranks have in common."""
+        """What decides the last bits: precision, algorithms, and the kernels, which all ranks have in common."""
         train = self.opt['train']
         self.amp = self._amp_type(train.get('amp'))
         if train.get('deterministic'):
@@ -194,7 +194,9 @@ class VmambaIRModel(SRModel):
         if train.get('tf32') is not None:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(train['tf32'])
         dtypes = [torch.float32, *([self.amp] if self.amp else [])]
-        self.scans = scan_choice.agree(self.device, dtypes, self.opt['rank'], bool(train.get('deterministic')))
+        repeatable, rank = bool(train.get('deterministic')), self.opt['rank']
+        self.scans = scan_choice.agree(self.device, dtypes, rank, repeatable)
+        self.convolutions = scan_choice.agree(self.device, dtypes, rank, repeatable, scan_choice.CONVOLUTIONS)
 
     def net(self, label: str) -> nn.Module:
         """The network of a label as it is trained, with its wrapper."""
@@ -604,6 +606,7 @@ class VmambaIRModel(SRModel):
             'owed': self.schedule.owed(current_iter),
             'ranks': ranks,
             'scans': self.scans,
+            'convolutions': self.convolutions,
         }
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
@@ -629,6 +632,8 @@ class VmambaIRModel(SRModel):
         self.schedule.resumed = resume_state.get('owed', [])
         kept = {kind: name for kind, name in resume_state.get('scans', {}).items() if kind in self.scans}
         self.scans |= scan_choice.use(kept, self.device, 'that of the training state')
+        kept = {kind: name for kind, name in resume_state.get('convolutions', {}).items() if kind in self.convolutions}
+        self.convolutions |= scan_choice.use(kept, self.device, 'that of the training state', scan_choice.CONVOLUTIONS)
         ranks = resume_state.get('ranks', [])
         if len(ranks) == self.opt['world_size']:
             self.load_rank_state(ranks[self.opt['rank']])

@@ -1,6 +1,6 @@
 """The selective scan and nothing else: knows torch, not the networks above it."""
 
-from .depthwise import choose_depthwise, depthwise_gelu_gate, depthwise_silu
+from .depthwise import choose_depthwise, depthwise_gelu_gate, depthwise_silu, settle_depthwise
 from .products import linear, linear_add, linear_silu
 from .reference import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, scan_order
 from .selective_scan import BACKENDS, Choice, choose, forget, in_use, omni_scan, settle, using, using_now
@@ -23,6 +23,7 @@ __all__ = [
     'omni_scan',
     'scan_order',
     'settle',
+    'settle_depthwise',
     'using',
     'using_now',
 ]
