@@ -137,7 +137,9 @@ def _try_steps(arguments: Options) -> None:
         warnings.simplefilter('ignore')
         shapes = {'norm.weight': (4,), 'linear.weight': (4, 8), 'conv.weight': (8, 4, 3, 3), 'A_logs': (4, 2)}
         weights = {name: nn.Parameter(torch.rand(shape, generator=generator)) for name, shape in shapes.items()}
-        optimizer = build_optimizer(weights.items(), arguments)
+        # The steps are tried on the CPU, where `capturable`, which is for CUDA graphs, is refused.
+        on_cpu = {key: value for key, value in arguments.items() if key != 'capturable'}
+        optimizer = build_optimizer(weights.items(), on_cpu)
         training([optimizer])
         for _ in range(2):
             for weight in weights.values():
