@@ -36,13 +36,13 @@ def keep_freed_memory(*, of_pictures: bool = False) -> bool:
 
     By default glibc hands large pieces back to the system at once, and what comes next waits for the system to clear
     the same pages again: in a process that only trains, 14 000 page faults a step of the preset `light` and 5 to 9 % of
-    its time; 600 000 faults and 40 % of the CPU time of a 720x480 photograph (`benchmarks.folder`). What the
-    process holds afterwards is its peak.
+    its time; 600 000 faults for a 720x480 photograph by `derain`. What the process holds afterwards is its peak.
 
     Args:
         of_pictures: pieces of any size, as the maps of a whole photograph are, from one heap for all threads (those of
-            others are too small for them). Pieces that no longer fit where others were leave gaps: up to a third more
-            memory. To be called before there are threads. Where the user set up the allocator, nothing is changed.
+            others are too small for them). Pieces that no longer fit where others were leave gaps: a third
+            more memory, or somewhat above. To be called before there are threads. Where the user set up the allocator,
+            nothing is changed.
 
     Returns:
         Whether it could be set: with glibc (most of Linux) only, and only for tensors in the memory of the CPU.
