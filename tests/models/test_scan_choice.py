@@ -114,7 +114,7 @@ def test_a_state_brings_its_convolutions_along(ways, build, options, monkeypatch
 
 @pytest.mark.parametrize(
     ('name', 'setting', 'said'),
-    [('triton', 'torch', 'VMAMBAIR_DEPTHWISE=torch is set'), ('magic', '', "there is no way 'magic'")],
+    [('triton', 'torch', 'VMAMBAIR_DEPTHWISE=torch is set'), ('magic', '', "there is no backend 'magic'")],
 )
 def test_convolutions_that_cannot_be_had_are_said(ways, caplog, monkeypatch, name, setting, said):
     monkeypatch.setenv(depthwise.ENV, setting)

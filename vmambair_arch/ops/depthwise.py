@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from ctypes import c_int32, c_int64, c_void_p
@@ -20,7 +19,17 @@ import torch
 from torch import Tensor
 
 from . import c_library, fallback, faults, self_check, torch_depthwise
-from .selective_scan import Backend, Choice, _with_index, best, constant_result, left_to_torch, using_now
+from .selective_scan import (
+    Backend,
+    Choice,
+    best,
+    constant_result,
+    left_to_torch,
+    named_by,
+    take,
+    using_now,
+    with_index,
+)
 from .torch_depthwise import GELU_GATE, SILU
 
 logger = logging.getLogger('vmambair_arch')
@@ -108,7 +117,7 @@ def choose_depthwise(device: torch.device, dtype: torch.dtype, *, fresh: bool = 
     Raises:
         ValueError: the variable names an unknown way, or one that cannot be used on this device.
     """
-    device, wanted = _with_index(device), _wanted()
+    device, wanted = with_index(device), named_by(ENV)
     key = str(device), dtype, wanted
     with _CHOOSING:
         if fresh or key not in _CHOICES:
@@ -127,26 +136,8 @@ def settle_depthwise(device: torch.device, dtype: torch.dtype, name: str, why: s
     Returns:
         Why that cannot be; None where it is done.
     """
-    device, wanted = _with_index(device), _wanted()
-    if wanted != 'auto':
-        return None if wanted == name else f'{ENV}={wanted} is set'
-    way = next((way for way in WAYS if way.name == name), None)
-    reason = f"there is no way '{name}'" if way is None else way.unavailable(device, dtype)
-    if way is None or reason:
-        return reason
     with _CHOOSING:
-        known = _CHOICES.get((str(device), dtype, wanted), Choice(way, why))
-        verdict = next((v for v in known.verdicts if v.name == name), None)
-        if verdict and verdict.outcome not in ('right', 'not checked'):
-            return f"'{name}' {verdict.outcome} here ({verdict.reason})"
-        _CHOICES[str(device), dtype, wanted] = Choice(way, why, known.missing, known.verdicts)
-        if name != 'torch':
-            fallback.guard('depthwise', device, dtype)
-    return None
-
-
-def _wanted() -> str:
-    return os.environ.get(ENV, '').strip().lower() or 'auto'
+        return take(_CHOICES, WAYS, ENV, 'depthwise', device, dtype, name, why)
 
 
 def forget_depthwise() -> None:

@@ -114,7 +114,7 @@ def choose(device: torch.device, dtype: torch.dtype, *, fresh: bool = False) -> 
     Raises:
         ValueError: the variable names an unknown backend, or one that cannot be used on this device.
     """
-    device, wanted = _with_index(device), _wanted()
+    device, wanted = with_index(device), named_by(ENV)
     key = str(device), dtype, wanted
     with _CHOOSING:
         if fresh or key not in _CHOICES:
@@ -133,20 +133,42 @@ def settle(device: torch.device, dtype: torch.dtype, name: str, why: str) -> str
     Returns:
         Why that cannot be; None where it is done.
     """
-    device, wanted = _with_index(device), _wanted()
+    with _CHOOSING:
+        return take(_CHOICES, BACKENDS, ENV, name, device, dtype, name, why)
+
+
+def take(
+    choices: dict[tuple[str, torch.dtype, str], Choice],
+    backends: Sequence[Backend],
+    variable: str,
+    guarded: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str,
+    why: str,
+) -> str | None:
+    """`settle` for whatever there are several ways to compute.
+
+    Args:
+        choices: by device, dtype and what the variable says; what is taken is noted here.
+        variable: of the environment, by which a user names a way.
+        guarded: the name by which `fallback` knows what fails.
+    """
+    device, wanted = with_index(device), named_by(variable)
     if wanted != 'auto':
-        return None if wanted == name else f'{ENV}={wanted} is set'
-    backend = next((b for b in BACKENDS if b.name == name), None)
+        return None if wanted == name else f'{variable}={wanted} is set'
+    backend = next((b for b in backends if b.name == name), None)
     reason = f"there is no backend '{name}'" if backend is None else backend.unavailable(device, dtype)
     if backend is None or reason:
         return reason
-    with _CHOOSING:
-        known = _CHOICES.get((str(device), dtype, wanted), Choice(backend, why))
-        verdict = next((v for v in known.verdicts if v.name == name), None)
-        if verdict and verdict.outcome not in ('right', 'not checked'):
-            return f"'{name}' {verdict.outcome} here ({verdict.reason})"
-        _CHOICES[str(device), dtype, wanted] = Choice(backend, why, known.missing, known.verdicts)
-        fallback.guard(name, device, dtype)
+    key = str(device), dtype, wanted
+    known = choices.get(key, Choice(backend, why))
+    verdict = next((v for v in known.verdicts if v.name == name), None)
+    if verdict and verdict.outcome not in ('right', 'not checked'):
+        return f"'{name}' {verdict.outcome} here ({verdict.reason})"
+    choices[key] = Choice(backend, why, known.missing, known.verdicts)
+    if name != 'torch':  # which is what a failing one falls back to
+        fallback.guard(guarded, device, dtype)
     return None
 
 
@@ -157,11 +179,12 @@ def forget() -> None:
         fallback.forget()
 
 
-def _wanted() -> str:
-    return os.environ.get(ENV, '').strip().lower() or 'auto'
+def named_by(variable: str) -> str:
+    """The way that a variable of the environment names; 'auto' where it names none."""
+    return os.environ.get(variable, '').strip().lower() or 'auto'
 
 
-def _with_index(device: torch.device) -> torch.device:
+def with_index(device: torch.device) -> torch.device:
     """Two GPUs of a machine may differ."""
     if device.type != 'cuda' or device.index is not None:
         return device
