@@ -196,6 +196,16 @@ def test_such_a_run_trains(workplace: Path) -> None:
     assert (workplace / 'experiments/011_ESRGAN_x4_f64b23_DIV2K_400k_B16G1/models/net_g_latest.pth').is_file()
 
 
+@pytest.mark.parametrize(('model', 'refused'), [('SRGANModel', False), ('VmambaIRModel', True)])
+def test_losses_that_others_call_in_their_own_way_are_built_and_not_called(
+    check: Callable[..., Any], model: str, refused: bool
+) -> None:
+    """GFPGAN's `gan_component_opt` gets a label where ours get a target."""
+    loss = {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 1.0}
+    faults = check(model_type=model, train__gan_component_opt=loss).faults
+    assert any('gan_component_opt' in fault for fault in faults) == refused
+
+
 # ---------------------------------------------------------------- what a resume cannot repeat
 
 SWINIR = {

@@ -52,7 +52,7 @@ def check_sections(options: Options, training: bool, report: Report) -> tuple[Ke
             check_keys(wandb, place, known, strict, report)
     _check_metrics(options, report)
     if training and isinstance(options.get('train'), Mapping):
-        _check_losses(options, report)
+        _check_losses(options, strict, report)
     return known, strict
 
 
@@ -228,7 +228,8 @@ def typed_section(section: Any, registry: Any, where: str, report: Report) -> tu
     return None if code is None else (code, {key: value for key, value in section.items() if key != 'type'})
 
 
-def _check_losses(options: Options, report: Report) -> None:
+def _check_losses(options: Options, tried: bool, report: Report) -> None:
+    """Build every loss; `tried`: call it as our models do (others' models may call theirs in other ways)."""
     from basicsr.utils.registry import LOSS_REGISTRY
 
     train = options['train']
@@ -242,12 +243,12 @@ def _check_losses(options: Options, report: Report) -> None:
         if named and check_arguments(*named, where, report) and not report.has(where):
             loss, given = named
             criterion, complaint = errors_of(loss, **given)
-            if not complaint and key != 'gan_opt':
+            if tried and not complaint and key != 'gan_opt':
                 said, complaint = errors_of(_try_loss, criterion, smallest_patch(options))
                 live += bool(said)
             if complaint:
                 report.faults.append(f'{where}: {complaint}')
-    if losses and not live and not any(report.has(f'train: {key}') for key in losses):
+    if tried and losses and not live and not any(report.has(f'train: {key}') for key in losses):
         report.faults.append('train: no loss says anything: all are switched off by their weights; name pixel_opt')
 
 
