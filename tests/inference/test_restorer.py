@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from vmambair_arch.checkpoints.interpolate import interpolate
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import restorer as restorer_module
+from vmambair_arch.inference import tiles
 from vmambair_arch.ops import choose
 
 
@@ -315,6 +318,29 @@ def test_threads_share_one_restorer(tiny):
     for seen in counts:  # nobody's progress counts another's blocks
         assert [done for done, _ in seen] == sorted(done for done, _ in seen)
         assert seen[-1][0] == seen[-1][1]
+
+
+def test_threads_measure_a_network_one_after_the_other_and_once(tiny, monkeypatch):
+    busy, measured = threading.Lock(), []
+
+    def cost(network, device):
+        assert busy.acquire(blocking=False), 'two at one time'
+        time.sleep(0.02)
+        measured.append(network)
+        busy.release()
+        return 1000.0
+
+    monkeypatch.setattr(tiles, 'memory_per_pixel', cost)
+    restorer, together = Restorer(tiny), threading.Barrier(3)
+
+    def ask():
+        together.wait()
+        return restorer._most_pixels()
+
+    with ThreadPoolExecutor(3) as pool:
+        for job in [pool.submit(ask) for _ in range(3)]:
+            assert job.result() > 0
+    assert len(measured) == 1
 
 
 def test_floats_outside_of_0_to_1_are_refused_with_the_range(halve):

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -44,6 +45,8 @@ Back = Callable[[Image], Any]
 """Makes a restored image a picture of the kind that was given."""
 Precision = Literal['fp32', 'bf16', 'fp16']
 logger = logging.getLogger('vmambair_arch')
+_MEASURING = threading.RLock()
+"""The first picture of a network measures what a pixel costs: once, and with nobody else in the network's hooks."""
 BATCH = 16
 """Most pictures that go through the network at one time."""
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -427,10 +430,10 @@ class Restorer:
 
     def _cost(self) -> float:
         """Bytes of working memory for an input pixel."""
-        if self._bytes_per_pixel is None:
-            with torch.inference_mode():
+        with _MEASURING, torch.inference_mode():
+            if self._bytes_per_pixel is None:
                 self._bytes_per_pixel = tiles.memory_per_pixel(self._measured, self.device)
-        return self._bytes_per_pixel
+            return self._bytes_per_pixel
 
     def _most_pixels(self) -> float:
         """Input pixels that can go through the network at one time."""
@@ -438,8 +441,8 @@ class Restorer:
         pixels = max(tiles.free_memory(self.device) - held, 0) / self._cost()
         if self.device.type == 'cpu':
             return pixels
-        if self._elements_per_pixel is None:
-            with torch.inference_mode():
+        with _MEASURING, torch.inference_mode():
+            if self._elements_per_pixel is None:
                 self._elements_per_pixel = tiles.elements_per_pixel(self._measured, self.device)
         return min(pixels, tiles.MOST_ELEMENTS / self._elements_per_pixel)
 
