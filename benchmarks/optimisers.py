@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from tqdm import tqdm
 from vmambair_arch.archs import VmambaIR
 from vmambair_arch.data.paired_progressive_dataset import PairedProgressiveDataset
 from vmambair_arch.errors import guard
-from vmambair_arch.files import replacing
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.metrics.psnr_ssim import psnr
 from vmambair_arch.models.optimizers import OPTIMIZERS
 from vmambair_arch.options import load_options, option_file
 
+from .kept import once, publish
 from .shapes import check_data, one_thread
 from .shipped import folder_pairs
 
@@ -163,6 +163,11 @@ def middles(data: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(middle(lq), middle(gt)) for lq, gt in folder_pairs('derain', data / 'val/target', data / 'val/input')]
 
 
+def input_psnr(data: Path) -> float:
+    """Mean PSNR on Y of the middles as they are, in dB."""
+    return round(statistics.fmean(psnr(lq, gt, y_channel=True) for lq, gt in middles(data)), 3)
+
+
 def table(results: dict[str, Any]) -> str:
     """What was found, as Markdown."""
     lines = [
@@ -203,21 +208,12 @@ def _compare() -> None:
             continue
         # The length is part of the name, or a short run would stand for a long one.
         kept = args.folder / f'{name}_{args.iterations}.json'
-        if not kept.exists():
-            args.folder.mkdir(parents=True, exist_ok=True)
-            row = train(name, args.iterations, args.data, args.folder)
-            with replacing(kept) as temporary:
-                temporary.write_text(json.dumps(row), encoding='utf-8')
-        results[name] = json.loads(kept.read_text(encoding='utf-8'))
+        results[name] = once(kept, partial(train, name, args.iterations, args.data, args.folder))
         print(f'{name}: {results[name]}', flush=True)
     if args.only is not None:
         return
-    inputs = statistics.fmean(psnr(lq, gt, y_channel=True) for lq, gt in middles(args.data))
-    whole = {'iterations': args.iterations, 'input': round(inputs, 3), 'optimisers': results}
-    for suffix, text in (('.json', json.dumps(whole, indent=2) + '\n'), ('.md', table(whole))):
-        with replacing(RESULTS.with_suffix(suffix)) as temporary:
-            temporary.write_text(text, encoding='utf-8')
-    print(table(whole))
+    whole = {'iterations': args.iterations, 'input': input_psnr(args.data), 'optimisers': results}
+    publish(RESULTS, whole, table(whole))
 
 
 if __name__ == '__main__':

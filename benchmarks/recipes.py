@@ -11,18 +11,16 @@ held-out pairs. A finished row is kept in the folder, and the command may be sta
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vmambair_arch.errors import guard
-from vmambair_arch.files import replacing
-from vmambair_arch.metrics.psnr_ssim import psnr
 
 from . import optimisers
+from .kept import once, publish
 from .shapes import check_data, one_thread
 
 
@@ -110,20 +108,12 @@ def _compare() -> None:
     check_data(args.data)
     results = {}
     for number, name in enumerate(RECIPES):
+        options = shortened(name, args.iterations, args.data, args.folder)
         kept = args.folder / f'{number}_{args.iterations}.json'
-        if not kept.exists():
-            args.folder.mkdir(parents=True, exist_ok=True)
-            row = optimisers.train_by(shortened(name, args.iterations, args.data, args.folder), args.data)
-            with replacing(kept) as temporary:
-                temporary.write_text(json.dumps({'name': name, **row}), encoding='utf-8')
-        results[name] = json.loads(kept.read_text(encoding='utf-8'))
-        print(f'{results[name]}', flush=True)
-    inputs = statistics.fmean(psnr(lq, gt, y_channel=True) for lq, gt in optimisers.middles(args.data))
-    whole = {'iterations': args.iterations, 'input': round(inputs, 3), 'recipes': results}
-    for suffix, text in (('.json', json.dumps(whole, indent=2) + '\n'), ('.md', table(whole))):
-        with replacing(RESULTS.with_suffix(suffix)) as temporary:
-            temporary.write_text(text, encoding='utf-8')
-    print(table(whole))
+        results[name] = once(kept, partial(optimisers.train_by, options, args.data))
+        print(f'{name}: {results[name]}', flush=True)
+    whole = {'iterations': args.iterations, 'input': optimisers.input_psnr(args.data), 'recipes': results}
+    publish(RESULTS, whole, table(whole))
 
 
 if __name__ == '__main__':

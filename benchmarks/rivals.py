@@ -18,7 +18,6 @@ What is done is kept in the folder, and the command may be started again, or sev
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -35,10 +34,10 @@ from tqdm import tqdm
 from vmambair_arch.archs import VmambaIR
 from vmambair_arch.data.paired_progressive_dataset import PairedProgressiveDataset
 from vmambair_arch.errors import guard
-from vmambair_arch.files import replacing
 from vmambair_arch.metrics.psnr_ssim import psnr
 
 from .deraining import eight_bits, pairs_of
+from .kept import once, publish
 from .shapes import check_data, one_thread
 
 PATCHES, SIZE, MIDDLE = 4, 64, 128
@@ -237,15 +236,14 @@ def score(network: nn.Module, data: Path) -> float:
 
 def run(name: str, seed: int, minutes: float, folder: Path, data: Path) -> dict[str, float]:
     """Train and score one network with one seed, where that is not done."""
-    done = folder / f'{list(RIVALS).index(name)}_{seed}_{minutes:g}.json'
-    if not done.exists():
+
+    def trained() -> dict[str, float]:
         torch.manual_seed(seed)
         network = RIVALS[name]()
         steps = train(network, data, seed, seconds=60 * minutes)
-        result = {'psnr_y': score(network, data), 'steps': steps}
-        with replacing(done) as temporary:
-            temporary.write_text(json.dumps(result), encoding='utf-8')
-    return json.loads(done.read_text(encoding='utf-8'))
+        return {'psnr_y': score(network, data), 'steps': steps}
+
+    return once(folder / f'{list(RIVALS).index(name)}_{seed}_{minutes:g}.json', trained)
 
 
 def table(results: dict) -> str:
@@ -278,7 +276,6 @@ def _compare() -> None:
     one_thread()
     data = args.data.resolve()
     check_data(data)
-    args.folder.mkdir(parents=True, exist_ok=True)
     wanted = [name for number, name in enumerate(RIVALS) if args.only is None or number in args.only]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
     for seed in range(args.seeds):  # a seed of every network before the next, so that what is there can be compared
@@ -300,10 +297,7 @@ def _compare() -> None:
             for name, rows in found.items()
         },
     }
-    for suffix, text in (('.json', json.dumps(results, indent=2) + '\n'), ('.md', table(results))):
-        with replacing(RESULTS.with_suffix(suffix)) as temporary:
-            temporary.write_text(text, encoding='utf-8')
-    print(table(results))
+    publish(RESULTS, results, table(results))
 
 
 def main() -> int:

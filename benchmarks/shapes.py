@@ -11,7 +11,6 @@ and the command may be started again, or several times at once with different `-
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -26,11 +25,11 @@ from tqdm import tqdm
 from vmambair_arch.archs import VmambaIR
 from vmambair_arch.commands import demo
 from vmambair_arch.errors import UserError, guard
-from vmambair_arch.files import replacing
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.metrics.psnr_ssim import psnr
 from vmambair_arch.options import load_options, option_file
 
+from .kept import once, publish
 from .shipped import figures, folder_pairs
 
 BASE = 'train_derain_light.yml'
@@ -154,10 +153,7 @@ def _compare() -> None:
     check_data(data)
     folder.mkdir(parents=True, exist_ok=True)
     measured = folder / 'steps.json'  # decides how long each is trained: once
-    if not measured.exists():
-        with replacing(measured) as temporary:
-            temporary.write_text(json.dumps(step_times(args.rounds)), encoding='utf-8')
-    steps = json.loads(measured.read_text(encoding='utf-8'))
+    steps = once(measured, lambda: step_times(args.rounds))
     iterations = {name: round(args.iterations * steps[FIRST] / step) for name, step in steps.items()}
     wanted = [name for number, name in enumerate(SHAPES) if args.only is None or number in args.only]
     scores = {name: train(name, iterations[name], folder, data) for name in wanted}
@@ -179,10 +175,7 @@ def _compare() -> None:
             for name, changes in SHAPES.items()
         },
     }
-    for suffix, text in (('.json', json.dumps(results, indent=2) + '\n'), ('.md', table(results))):
-        with replacing(RESULTS.with_suffix(suffix)) as temporary:
-            temporary.write_text(text, encoding='utf-8')
-    print(table(results))
+    publish(RESULTS, results, table(results))
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ import csv
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ from vmambair_arch.archs import PRESETS, VmambaIR
 from vmambair_arch.commands import demo
 from vmambair_arch.evaluation.complexity import count
 from vmambair_arch.evaluation.evaluate import evaluate
-from vmambair_arch.files import replacing
 from vmambair_arch.options import load_options, option_file
 
 from .. import rivals
+from ..kept import once, write
 from ..shapes import check_data, one_thread
 from . import tables
 
@@ -132,18 +133,18 @@ def derained(variant: str) -> VmambaIR:
 
 def derain(folder: Path, data: Path, steps: int) -> dict[str, Any]:
     """Train the ablations of `DERAINED` on deraining with each seed, where that is not done, and score them."""
-    folder.mkdir(parents=True, exist_ok=True)
     scores: dict[str, list[float]] = {variant: [] for variant in DERAINED}
+
+    def trained(variant: str, seed: int) -> float:
+        torch.manual_seed(seed)
+        network = derained(variant)
+        rivals.train(network, data, seed, steps=steps)
+        return rivals.score(network, data)
+
     for seed in range(SEEDS):
         for variant in DERAINED:
-            done = folder / f'{variant}_{seed}_{steps}.json'
-            if not done.exists():
-                torch.manual_seed(seed)
-                network = derained(variant)
-                rivals.train(network, data, seed, steps=steps)
-                with replacing(done) as temporary:
-                    temporary.write_text(json.dumps(rivals.score(network, data)), encoding='utf-8')
-            scores[variant].append(round(json.loads(done.read_text(encoding='utf-8')), 3))
+            found = once(folder / f'{variant}_{seed}_{steps}.json', partial(trained, variant, seed))
+            scores[variant].append(round(found, 3))
             print(f'{variant}, seed {seed}: {scores[variant][-1]:.3f} dB')
     return {'steps': steps, 'input': round(rivals.score(torch.nn.Identity(), data), 2), 'psnr_y': scores}
 
@@ -180,8 +181,7 @@ def main() -> None:
         data = options.data.resolve()
         check_data(data)
         results['derained'] = derain(options.derain, data, options.steps)
-    with replacing(tables.ABLATION) as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    write(tables.ABLATION, results, indent=2)
     print(tables.write())
 
 
