@@ -140,7 +140,8 @@ def _by_ffmpeg(pixels: NDArray[np.uint8], codec: str, setting: int) -> NDArray[n
     below, right = max(h % 2, least - h), max(w % 2, least - w)
     padded = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode='edge')
     options = {
-        'h264': {'crf': str(setting), 'preset': 'veryfast'},
+        # Without mbtree: what x264's look-ahead then adds up holds memory that it never wrote (other bits each time).
+        'h264': {'crf': str(setting), 'preset': 'veryfast', 'mbtree': '0'},
         'hevc': {'crf': str(setting), 'preset': 'ultrafast', 'x265-params': _X265},
         'vp9': {'crf': str(setting), 'b': '0', 'deadline': 'realtime', 'cpu-used': '8'},
         'mpeg2': {'qmin': str(setting), 'qmax': str(setting)},

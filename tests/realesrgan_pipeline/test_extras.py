@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from realesrgan_pipeline import Degradation, DegradationConfig, image_generator
 from realesrgan_pipeline.config import CODECS, SUBSAMPLINGS
 from realesrgan_pipeline.draws import draw, select
-from realesrgan_pipeline.extras import add_halos, encode_and_decode, print_dots, recode, subsample
+from realesrgan_pipeline.extras import add_halos, encode_and_decode, missing_codecs, print_dots, recode, subsample
 from realesrgan_pipeline.jpeg import TO_YCBCR
 
 ALL = {'screentone_prob': 1, 'halo_prob': 1, 'subsampling_prob': 1, 'codec_prob': 1, 'codec_prob2': 1}
@@ -114,6 +117,37 @@ def test_any_size_and_quality(h, w, codec, quality):
     video(codec)
     pixels = np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
     assert encode_and_decode(pixels, codec, quality).shape == (h, w, 3)
+
+
+ENCODE = """
+import hashlib, sys
+import numpy as np
+from realesrgan_pipeline.extras import encode_and_decode
+for codec in sys.argv[1:]:
+    digest, rng = hashlib.sha256(), np.random.default_rng(1)
+    for h, w in [(16, 16), (65, 81), (32, 48)] * 20:
+        tiles = rng.integers(0, 256, (h // 4 + 1, w // 4 + 1, 3), dtype=np.uint8)
+        pixels = np.kron(tiles, np.ones((4, 4, 1), np.uint8))[:h, :w]
+        digest.update(encode_and_decode(pixels, codec, float(rng.random())).tobytes())
+    print(codec, digest.hexdigest())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='MALLOC_PERTURB_ is of glibc')
+def test_what_memory_held_before_is_in_no_picture():
+    codecs = [codec for codec in CODECS if not missing_codecs([codec])]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', ENCODE, *codecs],
+            env=os.environ | {'MALLOC_PERTURB_': filling, 'OMP_NUM_THREADS': '1'},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for filling in ('37', '165')
+    ]
+    one, other = (process.communicate()[0].splitlines() for process in processes)
+    assert len(one) == len(codecs)
+    assert one == other
 
 
 def test_only_the_drawn_images_are_recoded(picture):
