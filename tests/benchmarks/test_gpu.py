@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu_trials import TRIALS
+from benchmarks.gpu_trials import TRIALS, Machine
 from benchmarks.released_block import ReleasedBlock, scan_by_scan
 from vmambair_arch.archs.oss_block import BlockOptions, OSSBlock
 
@@ -70,33 +75,146 @@ def test_the_trials_in_processes_of_their_own_run_dry(tmp_path):
     assert results['without a C compiler']['finite']
 
 
-def test_what_fails_and_what_has_no_time_left_is_written_too(tmp_path, monkeypatch, capsys):
-    """The results of the trials before are on disk when one fails."""
+# --- trials that fail ------------------------------------------------------------------------------------------------
+#
+# Functions of this module, for the process that runs them imports it.
+
+
+def works(machine: Machine) -> dict[str, Any]:
+    return {'process': os.getpid()}
+
+
+def sees(machine: Machine) -> dict[str, Any]:
+    """What is on disk already, and the seconds that there are."""
+    return {'written': list(json.loads(Path(os.environ['SEEN']).read_text())), 'seconds': machine.seconds_left}
+
+
+def raises(machine: Machine) -> dict[str, Any]:
+    raise RuntimeError('no kernel image is available')
+
+
+def loses_the_device(machine: Machine) -> dict[str, Any]:
+    raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+
+def aborts(machine: Machine) -> dict[str, Any]:
+    os.abort()
+
+
+def leaves(machine: Machine) -> dict[str, Any]:
+    os._exit(7)
+
+
+def hangs(machine: Machine) -> dict[str, Any]:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    time.sleep(600)
+    return {}
+
+
+def sleeps(machine: Machine) -> dict[str, Any]:
+    time.sleep(600)
+    return {}
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that puts trials in the place of the real ones."""
+
+    def put(*trials: Callable[[Machine], dict[str, Any]]) -> None:
+        for name in list(TRIALS):
+            monkeypatch.delitem(TRIALS, name)
+        for i, trial in enumerate(trials):
+            monkeypatch.setitem(TRIALS, f'{i} {trial.__name__}', trial)
+
+    return put
+
+
+def test_what_raises_or_crashes_costs_one_trial(tmp_path, monkeypatch, capfd, stand_ins):
     out = tmp_path / 'gpu.json'
-    seen = []
-
-    def fail(machine):
-        seen.append(json.loads(out.read_text()))
-        raise RuntimeError('no kernel image is available')
-
-    monkeypatch.setitem(gpu.TRIALS, 'block', fail)
-    assert gpu.main(['--dry', '--only', 'depthwise', 'block', 'tiles', '--out', str(out)]) == 1
-    assert 'torch NHWC' in seen[0]['depthwise']['gate bfloat16']
+    monkeypatch.setenv('SEEN', str(out))
+    stand_ins(works, raises, sees, aborts, works, loses_the_device, leaves, works)
+    assert gpu.main(['--dry', '--out', str(out)]) == 1
     results = json.loads(out.read_text())
-    assert 'no kernel image' in results['block']['error']
-    assert 'error' not in results['tiles']
-    assert 'failed: block' in capsys.readouterr().err
-    assert gpu.main(['--dry', '--minutes', '0', '--only', 'tiles', '--out', str(out)]) == 0
-    assert json.loads(out.read_text())['tiles']['skipped'] == 'no time was left'
+    assert list(results) == ['dry', *TRIALS]
+    assert results['1 raises']['error'] == 'RuntimeError: no kernel image is available'
+    assert results['2 sees']['written'] == ['dry', '0 works', '1 raises']
+    assert results['2 sees']['seconds'] == pytest.approx(160, abs=5)
+    assert results['3 aborts'] == {'error': 'crashed (signal 6)'}
+    assert 'illegal memory access' in results['5 loses_the_device']['error']
+    assert results['6 leaves'] == {'error': 'ended with exit code 7'}
+    processes = {results[name]['process'] for name in ('0 works', '4 works', '7 works')}
+    assert len(processes) == 3, 'a new one behind a crash'
+    assert os.getpid() not in processes
+    said = capfd.readouterr()
+    assert 'failed: 1 raises, 3 aborts, 5 loses_the_device, 6 leaves' in said.err
+    assert 'in aborts' in said.err, 'where it crashed'
+    assert [line.partition(':')[0] for line in said.out.splitlines()] == list(TRIALS)
 
 
-def test_a_device_that_is_lost_costs_one_trial(tmp_path, monkeypatch):
-    def fail(machine):
-        raise RuntimeError('CUDA error: an illegal memory access was encountered')
-
+def test_what_hangs_is_ended_after_its_share(tmp_path, monkeypatch, capfd, stand_ins):
     out = tmp_path / 'gpu.json'
-    monkeypatch.setitem(gpu.TRIALS, 'block', fail)
-    assert gpu.main(['--dry', '--only', 'block', 'depthwise', '--out', str(out)]) == 1
+    monkeypatch.setattr(gpu, 'SHARE', 1 / 240)
+    monkeypatch.setattr(gpu, 'GRACE_S', 1.0)
+    stand_ins(hangs, works)
+    assert gpu.main(['--dry', '--minutes', '8', '--out', str(out)]) == 1
     results = json.loads(out.read_text())
-    assert 'illegal memory access' in results['block']['error']
-    assert 'torch NHWC' in results['depthwise']['silu float32'], 'tried by another process'
+    assert results['0 hangs'] == {'error': 'ran past 2 s'}
+    assert 'process' in results['1 works']
+
+
+def test_a_process_that_does_not_begin_is_charged_to_its_first_trial(tmp_path, monkeypatch, stand_ins):
+    monkeypatch.setattr(gpu, 'START_S', 0.0)
+    monkeypatch.setattr(gpu, 'GRACE_S', 0.0)
+    stand_ins(works)
+    out = tmp_path / 'gpu.json'
+    assert gpu.main(['--dry', '--out', str(out)]) == 1
+    assert json.loads(out.read_text())['0 works'] == {'error': 'ran past 0 s'}
+
+
+def test_what_has_no_time_left_is_written_and_kept_results_stay(tmp_path, stand_ins):
+    out = tmp_path / 'gpu.json'
+    out.write_text('{"dry": true, "earlier": {"ms": 1}}')
+    stand_ins(works)
+    assert gpu.main(['--dry', '--keep', '--minutes', '0', '--out', str(out)]) == 0
+    assert json.loads(out.read_text()) == {'dry': True, 'earlier': {'ms': 1}, '0 works': gpu.SKIPPED}
+
+
+INTERRUPTED = """
+import sys
+sys.path[:0] = {path!r}
+import test_gpu
+from benchmarks import gpu
+gpu.TRIALS.clear()
+gpu.TRIALS.update(works=test_gpu.works, sleeps=test_gpu.sleeps)
+sys.exit(gpu.main(['--dry', '--out', sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize(('with_what', 'code'), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_the_process_ends_with_its_parent_and_results_are_kept(tmp_path, root, with_what, code):
+    """Only the parent is told; at a terminal, Ctrl-C tells both."""
+    out = tmp_path / 'gpu.json'
+    script = INTERRUPTED.format(path=[str(Path(__file__).parent), str(root)])
+    parent = subprocess.Popen([sys.executable, '-c', script, str(out)], stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 120
+        while 'works' not in (json.loads(out.read_text()) if out.exists() else ()) and time.monotonic() < until:
+            time.sleep(0.1)
+        child = json.loads(out.read_text())['works']['process']
+        os.kill(parent.pid, with_what)
+        said = parent.communicate(timeout=60)[1]
+    finally:
+        parent.kill()
+    assert parent.returncode == code
+    assert code < 0 or said.strip() == f'benchmarks.gpu: interrupted; what was found is in {out}'
+    until = time.monotonic() + 30
+    while is_alive(child) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_alive(child)
+    assert list(json.loads(out.read_text())) == ['dry', 'works']
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that has ended stays in the table until somebody asks how."""
+    state = subprocess.run(['ps', '-o', 'stat=', '-p', str(process)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith('Z')
