@@ -33,6 +33,16 @@ def key_of(decay: float, first: float) -> str:
     return FIRST if decay == first else f'{FIRST}_{decay:.12g}'
 
 
+def follow(averages: list[Tensor], values: list[Tensor], share: float) -> None:
+    """Move averages by `share` of their way to the values, in place; all the way with 1, exactly.
+
+    Half the launches of BasicSR's `average * (1 - share) + value * share`, of which it differs by rounding: a weight
+    that does not change is its own average to the bit here.
+    """
+    if averages:
+        torch._foreach_lerp_(averages, values, share)
+
+
 class Averages:
     """Averages of one network's parameters beyond the first, which BasicSR keeps as `net_g_ema`.
 
@@ -78,8 +88,10 @@ class Averages:
         current = network.state_dict()
         for decay in self.decays[1:]:
             share = 1 - self.decay_at(iteration, decay)
-            for name, average in self.states[key_of(decay, self.decays[0])].items():
-                if average.is_floating_point():
-                    average.lerp_(current[name].to(average.dtype), share)
-                else:
-                    average.copy_(current[name])
+            averages = self.states[key_of(decay, self.decays[0])]
+            smooth = [name for name, average in averages.items() if average.is_floating_point()]
+            follow(
+                [averages[name] for name in smooth], [current[name].to(averages[name].dtype) for name in smooth], share
+            )
+            for name in averages.keys() - smooth:
+                averages[name].copy_(current[name])

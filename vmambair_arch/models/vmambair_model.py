@@ -36,7 +36,7 @@ from ..ranks.signals import StopRequest
 from . import scan_choice
 from .bad_steps import BadSteps, suspects
 from .checkpointing import CheckpointFolder, load_averages, network_content, on_cpu
-from .ema import FIRST, Averages, decays, key_of
+from .ema import FIRST, Averages, decays, follow, key_of
 from .loss_schedules import loss_schedules
 from .lr_schedulers import build_scheduler
 from .optimizers import build_optimizer, evaluated, settings, training
@@ -391,13 +391,12 @@ class VmambaIRModel(SRModel):
         self._bar.advance(self.current_iter, next(iter(self.log_dict.values())))
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """BasicSR's average of the parameters, in two launches on a GPU; buffers are copied as well."""
+        """BasicSR's average of the parameters, in one launch on a GPU; buffers are copied as well."""
         averaged = dict(self.net_g_ema.named_parameters())
         trained = dict(self.get_bare_model(self.net_g).named_parameters())
         ours, theirs = [averaged[name] for name in trained], list(trained.values())
         with torch.no_grad():
-            torch._foreach_mul_(ours, decay)
-            torch._foreach_add_(ours, theirs, alpha=1 - decay)
+            follow(ours, theirs, 1 - decay)
         buffers = dict(self.get_bare_model(self.net_g).named_buffers())
         for name, buffer in self.net_g_ema.named_buffers():
             buffer.copy_(buffers[name])
