@@ -2,7 +2,9 @@
 
     git worktree add ../before 2af6626 && (cd ../before && python setup.py build_ext --inplace)
     python -m benchmarks.training_step --against ../before
+    python -m benchmarks.training_step --forms
 
+The second command measures this checkout alone: float32, `train: amp`, and `train: compile`, in turns.
 A step is what `vmambair train` does on a CPU: the network forward, an L1 loss, backward, gradients clipped, AdamW.
 Wall time says what a user waits for on a quiet machine; CPU time is what can be compared on a busy one.
 """
@@ -28,8 +30,8 @@ HERE = Path(__file__).resolve()
 # --- one checkout, in a process of its own ---------------------------------------------------------------------------
 
 
-def work(preset: str, batch: int, side: int, threads: int, gradients: str) -> None:
-    """Wait for numbers of steps on stdin, answer with [wall seconds, CPU seconds] a step."""
+def prepare(preset: str, batch: int, side: int, threads: int) -> tuple[Any, ...]:
+    """Network, optimiser, input and target of a training on a CPU."""
     import torch
 
     from vmambair_arch.archs import VmambaIR
@@ -43,13 +45,29 @@ def work(preset: str, batch: int, side: int, threads: int, gradients: str) -> No
     network = VmambaIR.from_preset(preset)
     optimizer = build_optimizer(network.named_parameters(), {'type': 'AdamW', 'lr': 1e-4})
     x = torch.rand(batch, 3, side, side)
-    target = torch.rand(batch, 3, side * network.scale, side * network.scale)
+    return network, optimizer, x, torch.rand(batch, 3, side * network.scale, side * network.scale)
+
+
+def take_step(network: Any, optimizer: Any, x: Any, target: Any, amp: Any = None) -> None:
+    """What `vmambair train` does in an iteration; `amp`: torch's dtype of `train: amp`."""
+    import torch
+
+    optimizer.zero_grad()
+    with torch.autocast('cpu', dtype=amp or torch.bfloat16, enabled=amp is not None):
+        output = network(x)
+    (output.float() - target).abs().mean().backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+
+
+def work(preset: str, batch: int, side: int, threads: int, gradients: str) -> None:
+    """Wait for numbers of steps on stdin, answer with [wall seconds, CPU seconds] a step."""
+    import torch
+
+    network, optimizer, x, target = prepare(preset, batch, side, threads)
 
     def step() -> None:
-        optimizer.zero_grad()
-        (network(x) - target).abs().mean().backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        take_step(network, optimizer, x, target)
 
     # Of squares: the L1 loss has a jump in its gradient wherever a pixel hits its target.
     (network(x) - target).square().mean().backward()
@@ -131,6 +149,30 @@ def compare(against: Path, arguments: list[str], rounds: int, steps: int) -> dic
     return row
 
 
+def compare_forms(preset: str, batch: int, side: int, threads: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """Seconds of wall time of the first step, and the median of CPU seconds of a step in all threads, by form."""
+    import torch
+
+    network, optimizer, x, target = prepare(preset, batch, side, threads)
+    forms = {
+        'float32': (network, None),
+        'amp: bf16': (network, torch.bfloat16),
+        'amp: fp16': (network, torch.float16),
+        'compile: true': (torch.compile(network), None),
+    }
+    first: dict[str, float] = {}
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for i in range(1 + rounds):
+        for name, (form, amp) in forms.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            take_step(form, optimizer, x, target, amp)
+            if i == 0:
+                first[name] = time.perf_counter() - wall
+            else:
+                times[name].append(time.process_time() - cpu)
+    return {name: (first[name], statistics.median(taken)) for name, taken in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--against', type=Path, help='a checkout of this repository with its kernels built in place')
@@ -140,10 +182,17 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--steps', type=int, default=3, help='in a round')
+    parser.add_argument('--forms', action='store_true', help='float32, bf16, fp16 and compiled, of this checkout')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         work(args.preset, args.batch, args.side, args.threads, args.worker)
+        return
+    if args.forms:
+        rows = compare_forms(args.preset, args.batch, args.side, args.threads, args.rounds)
+        print('| form | first step, s | CPU ms a step | of float32 |\n| --- | ---: | ---: | ---: |')
+        for name, (first, taken) in rows.items():
+            print(f'| {name} | {first:.1f} | {taken * 1e3:.0f} | {taken / rows["float32"][1]:.2f} |')
         return
     if not args.against:
         parser.error('--against CHECKOUT is needed')

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # malloc.h of the GNU C library
 _LARGEST_OF_STEPS = 1 << 25
@@ -80,6 +81,16 @@ class _MallInfo(ctypes.Structure):
             'arena', 'ordblks', 'smblks', 'hblks', 'hblkhd', 'usmblks', 'fsmblks', 'uordblks', 'fordblks', 'keepcost',
         )
     ]  # fmt: skip
+
+
+def computes_in_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself: AVX512-BF16 or AMX, bf16 on ARM. True where nobody says."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return True
+    flags = next((line.split() for line in lines if line.lower().startswith(('flags', 'features'))), None)
+    return flags is None or not {'avx512_bf16', 'amx_bf16', 'bf16'}.isdisjoint(flags)
 
 
 def _glibc() -> ctypes.CDLL | None:

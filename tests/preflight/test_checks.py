@@ -34,6 +34,30 @@ def words(lines: list[str], *expected: str) -> bool:
     return any(all(word in line for word in expected) for line in lines)
 
 
+# ---------------------------------------------------------------- what costs time on a CPU
+
+
+@pytest.mark.parametrize(
+    ('keys', 'has_bf16', 'said'),
+    [
+        ({'amp': 'fp16'}, True, 'amp: fp16 makes a step on a CPU ten times as long'),
+        ({'amp': 'bf16'}, False, 'amp: bf16: this processor has no instructions for bf16'),
+        ({'amp': 'bf16'}, True, ''),
+        ({'amp': None}, False, ''),
+        ({'compile': True}, True, 'compile: true: on a CPU it compiles for minutes'),
+        ({'compile': False}, True, ''),
+    ],
+)
+def test_keys_that_cost_time_on_a_processor(check, monkeypatch, keys, has_bf16, said):
+    monkeypatch.setattr(resources, 'computes_in_bf16', lambda: has_bf16)
+    changes = {f'train__{key}': value for key, value in keys.items()}
+    report = check(model_type='VmambaIRModel', num_gpu=0, **changes)
+    found = [line for line in report.warnings if line.startswith(('train: amp', 'train: compile'))]
+    assert report.faults == []
+    assert len(found) == bool(said)
+    assert not said or said in found[0]
+
+
 # ---------------------------------------------------------------- schedules
 
 

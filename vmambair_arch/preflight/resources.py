@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..host import computes_in_bf16
 from ..inference.tiles import free_system_memory
 from ..models.ema import decays
 from ..ops import ScanInputs, choose, choose_depthwise, triton_scan
@@ -35,7 +36,25 @@ def check_devices(options: Options, report: Report) -> int:
     _, complaint = errors_of(lambda: choose(torch.device('cuda' if gpus else 'cpu'), torch.float32))
     if complaint:
         report.faults.append(complaint)
+    if not gpus:
+        _check_cpu(options.get('train') or {}, report)
     return gpus
+
+
+def _check_cpu(train: Options, report: Report) -> None:
+    """Keys that cost time on a processor; the figures are of `benchmarks.training_step --forms` (docs/train.md)."""
+    amp = train.get('amp')
+    if amp == 'fp16':
+        report.warnings.append('train: amp: fp16 makes a step on a CPU ten times as long; take the key out')
+    elif amp == 'bf16' and not computes_in_bf16():
+        report.warnings.append(
+            'train: amp: bf16: this processor has no instructions for bf16, and a step takes 1.6 (with AVX-512) to '
+            '12 times as long as in float32; take the key out'
+        )
+    if train.get('compile') is True:
+        report.warnings.append(
+            'train: compile: true: on a CPU it compiles for minutes, and a step is no shorter then; take the key out'
+        )
 
 
 def check_batches(options: Options, data: Data, ranks: int, gpus: int, known: KeysRead, report: Report) -> None:
