@@ -23,10 +23,11 @@ def init_tb_logger(log_dir: str) -> Any:
 
 
 class RecordingLogger(MessageLogger):
-    """BasicSR's logger, which also writes records, and tells images a second and the memory of the GPU."""
+    """BasicSR's logger, which also writes records, and tells images a second, the memory of the GPU and the time left."""
 
     def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
         super().__init__(opt, start_iter, tb_logger)
+        self.max_iters += 1  # BasicSR leaves one out of the time left, which is "-1 day, 23:59:58" at the last
         self._path = Path(opt['path']['experiments_root']) / METRICS_FILE
 
     def __call__(self, log_vars: dict[str, Any]) -> None:
