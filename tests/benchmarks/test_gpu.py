@@ -216,5 +216,6 @@ def test_the_process_ends_with_its_parent_and_results_are_kept(tmp_path, root, w
 
 def is_alive(process: int) -> bool:
     """Whether it runs; one that has ended stays in the table until somebody asks how."""
-    state = subprocess.run(['ps', '-o', 'stat=', '-p', str(process)], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(['ps', '-o', 'stat=', '-p', str(process)], capture_output=True, text=True, check=False)
+    state = said.stdout
     return bool(state.strip()) and not state.startswith('Z')
