@@ -23,7 +23,7 @@ def init_tb_logger(log_dir: str) -> Any:
 
 
 class RecordingLogger(MessageLogger):
-    """BasicSR's logger, which also writes records, and tells images a second, the memory of the GPU and the time left."""
+    """BasicSR's logger, which also writes records and tells images a second, a GPU's memory and the time left."""
 
     def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
         super().__init__(opt, start_iter, tb_logger)
