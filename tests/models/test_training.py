@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from vmambair_arch.files import METRICS_FILE, read_records
+from vmambair_arch.ops import c_library
 
 
 def differences(a: Any, b: Any, name: str = '') -> list[str]:
@@ -170,6 +172,30 @@ def test_two_ranks_train_as_one_process_does(experiment, finished):
     assert best['val'] == pytest.approx(finished.state(12)['best_metric_results']['three']['psnr']['val'], abs=0.01)
     assert output.count('Validation three at 12') == 2
     assert len(experiment.state(12)['ranks']) == 2
+
+
+def test_rank_0_chooses_the_kernels_for_both_ranks_and_for_the_continuation(experiment):
+    """Two processes that would choose differently; then the same two, each of the other's mind, go on."""
+    if reason := c_library.why_not():
+        pytest.skip(reason)
+
+    def used() -> list[dict[str, list[str]]]:
+        return [json.loads((experiment.folder / f'kernels-{rank}.json').read_text()) for rank in range(2)]
+
+    experiment.options['train']['total_iter'] = 4
+    experiment.run('--choices', 'torch,kernel', ranks=2)
+    first, second = used()
+    assert {name for name, _ in first.values()} == {'torch'}
+    assert second == {'scan': ['torch', 'the choice of rank 0'], 'depthwise': ['torch', 'the choice of rank 0']}
+    state = experiment.state(4)
+    assert state['scans'] == state['convolutions'] == {'float32': 'torch'}
+
+    experiment.options['train']['total_iter'] = 8
+    experiment.run('--choices', 'kernel,torch', '--auto_resume', ranks=2)
+    why = 'that of the training state'
+    assert used() == [{'scan': ['torch', why], 'depthwise': ['torch', why]}] * 2
+    state = experiment.state(8)
+    assert state['scans'] == state['convolutions'] == {'float32': 'torch'}
 
 
 def test_a_rank_that_dies_ends_the_job_with_its_error(experiment):

@@ -186,6 +186,25 @@ def test_what_could_not_be_tried_is_tried_next_time(tried):
     assert len(tried) == 2
 
 
+def test_a_trial_is_announced_before_it_begins_and_only_then(monkeypatch, caplog):
+    """It compiles, which would be a minute of silence."""
+    seen = []
+
+    def examine(device, dtype, them):
+        seen.extend(caplog.messages)
+        return tuple(self_check.Verdict(c.name, 'right') for c in them)
+
+    monkeypatch.setattr(self_check, 'examine', examine)
+    with caplog.at_level(logging.INFO, 'vmambair_arch'):
+        for _ in range(2):
+            self_check.check(CPU, torch.float32, candidates('good'))
+    assert seen == caplog.messages
+    (said,) = seen
+    assert said == (
+        'selective scan: trying what there is on cpu in float32 once for this machine; compiling takes a minute or so'
+    )
+
+
 @pytest.mark.parametrize('content', ['', '{"verdicts": [{"name"', '[]', '{"verdicts": [{"name": "good", "new": 1}]}'])
 def test_a_damaged_memory_is_made_again(tried, content):
     self_check.check(CPU, torch.float32, candidates('good'))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from vmambair_arch.ops import (
     choose,
     omni_scan,
     selective_scan,
+    torch_scan,
     triton_scan,
 )
 
@@ -270,6 +272,51 @@ def test_registers_and_what_is_spilled(target, tmp_path, monkeypatch):
         assert used['spilled'] <= (MOST_SPILLED[target] if name == 'gradients_kernel' else 0), name
         most = 512 if target[0] == 'hip' and name != 'gradients_kernel' else MOST_REGISTERS[target]
         assert used['registers'] <= most, name
+
+
+# --- the first call --------------------------------------------------------------------------------------------------
+
+
+class Compiles:
+    """Kernels that take as long as Triton takes to compile them, on the calls where they are compiled."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock, self.seconds = 0.0, 0.0
+        monkeypatch.setattr(triton_scan, '_explained', False)
+        monkeypatch.setattr(triton_scan, 'INTERPRETED', False)
+        monkeypatch.setattr(triton_scan.time, 'monotonic', lambda: self.clock)
+        monkeypatch.setattr(triton_scan, '_forward', self.forward)
+        monkeypatch.setattr(triton_scan, '_backward', self.backward)
+
+    def forward(self, inputs, directions, keep):
+        self.clock += self.seconds
+        return torch_scan.omni_scan(inputs, directions).contiguous(), inputs.x.new_zeros(1 if keep else 0)
+
+    def backward(self, grad_y, inputs, states, directions):
+        self.clock += self.seconds
+        return ScanInputs(*(torch.zeros_like(t) for t in inputs))
+
+    def scan(self, seconds: float, forward: bool = True) -> None:
+        inputs = ScanInputs(*(t.requires_grad_() for t in scan_inputs(1, 4, 5, 6, 3, 2).values()))
+        self.seconds = seconds if forward else 0
+        y = omni_scan(inputs, backend='triton')
+        self.seconds = 0 if forward else seconds
+        y.sum().backward()
+
+
+@pytest.mark.parametrize('forward', [True, False])
+def test_the_first_compile_is_explained_in_one_line(monkeypatch, caplog, forward):
+    monkeypatch.setenv('TRITON_CACHE_DIR', '/kernels')
+    kernels = Compiles(monkeypatch)
+    with caplog.at_level(logging.INFO, 'vmambair_arch'):
+        kernels.scan(0.01)
+        assert caplog.messages == [], 'compiled by an earlier run'
+        kernels.scan(1.2, forward)
+        (said,) = caplog.messages
+        assert 'Triton compiles the kernels of the scan' in said
+        assert said.endswith('keeps them in /kernels')
+        kernels.scan(1.2, forward)
+        assert caplog.messages == [said], 'once'
 
 
 # --- the choice ------------------------------------------------------------------------------------------------------
