@@ -3,8 +3,9 @@
     git worktree add ../before 2af6626 && (cd ../before && python setup.py build_ext --inplace)
     python -m benchmarks.training_step --against ../before
     python -m benchmarks.training_step --forms
+    python -m benchmarks.training_step --shares
 
-The second command measures this checkout alone: float32, `train: amp`, and `train: compile`, in turns.
+The others measure this checkout: float32, `train: amp` and `train: compile` in turns; the operators of a step.
 A step is what `vmambair train` does on a CPU: the network forward, an L1 loss, backward, gradients clipped, AdamW.
 Wall time says what a user waits for on a quiet machine; CPU time is what can be compared on a busy one.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
+SHOWN = 16  # operators of the longest times
 
 
 # --- one checkout, in a process of its own ---------------------------------------------------------------------------
@@ -173,6 +175,28 @@ def compare_forms(preset: str, batch: int, side: int, threads: int, rounds: int)
     return {name: (first[name], statistics.median(taken)) for name, taken in times.items()}
 
 
+def shares(preset: str, batch: int, side: int, threads: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """CPU milliseconds of this thread in each operator, and calls, of a step."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found: dict[str, list[float]] = {}
+
+    class Clock(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            begun = time.thread_time()
+            result = func(*args, **(kwargs or {}))
+            found.setdefault(func.name(), []).append(time.thread_time() - begun)
+            return result
+
+    arguments = prepare(preset, batch, side, threads)
+    take_step(*arguments)
+    with Clock():
+        for _ in range(rounds):
+            take_step(*arguments)
+    rows = {name: (sum(taken) / rounds * 1e3, len(taken) / rounds) for name, taken in found.items()}
+    return dict(sorted(rows.items(), key=lambda row: -row[1][0]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--against', type=Path, help='a checkout of this repository with its kernels built in place')
@@ -183,6 +207,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--steps', type=int, default=3, help='in a round')
     parser.add_argument('--forms', action='store_true', help='float32, bf16, fp16 and compiled, of this checkout')
+    parser.add_argument('--shares', action='store_true', help='time by operator')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -193,6 +218,14 @@ def main() -> None:
         print('| form | first step, s | CPU ms a step | of float32 |\n| --- | ---: | ---: | ---: |')
         for name, (first, taken) in rows.items():
             print(f'| {name} | {first:.1f} | {taken * 1e3:.0f} | {taken / rows["float32"][1]:.2f} |')
+        return
+    if args.shares:
+        operators = shares(args.preset, args.batch, args.side, args.threads, args.rounds)
+        total = sum(taken for taken, _ in operators.values())
+        print(f'{total:.0f} CPU ms a step in operators')
+        print('| operator | ms | share | calls |\n| --- | ---: | ---: | ---: |')
+        for name, (taken, calls) in list(operators.items())[:SHOWN]:
+            print(f'| `{name}` | {taken:.1f} | {taken / total:.1%} | {calls:.0f} |')
         return
     if not args.against:
         parser.error('--against CHECKOUT is needed')
