@@ -11,8 +11,8 @@ import itertools
 
 import pytest
 import torch
-from scan_cases import NAMES, assert_close, outputs_and_gradients, scan_inputs
-from torch import Tensor, nn
+from scan_cases import NAMES, ScanNetwork, assert_close, outputs_and_gradients, scan_inputs, training_step
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vmambair_arch.ops import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, omni_scan, triton_scan
@@ -210,36 +210,15 @@ def test_non_contiguous_inputs():
 # --- torch -----------------------------------------------------------------------------------------------------------
 
 
-class Scan(nn.Module):
-    """The smallest network with a scan in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        inputs = scan_inputs(1, 1, 1, 3, 2, 1, (1,))
-        self.project = nn.Linear(3, inputs['x_dbl'].shape[-1])
-        self.parameters_of_scan = nn.ParameterList(list(inputs.values())[2:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return omni_scan(ScanInputs(x, self.project(x), *self.parameters_of_scan), (1,), backend='triton')
-
-
 @pytest.fixture
-def network() -> Scan:
+def network() -> ScanNetwork:
     torch.manual_seed(0)
-    return Scan()
+    return ScanNetwork(3, 2, 1, (1,), 'triton')
 
 
 @pytest.fixture
 def x() -> Tensor:
     return torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(3))
-
-
-def step(network: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output and parameter gradients of one training step."""
-    network.zero_grad()
-    y = network(x)
-    y.square().sum().backward()
-    return [y.detach(), *(p.grad.clone() for p in network.parameters())]
 
 
 @pytest.mark.parametrize('keep_states', [pytest.param(False, marks=pytest.mark.slow), True])
@@ -271,7 +250,7 @@ def test_inference_mode_keeps_nothing(network, x, monkeypatch):
 @pytest.mark.slow
 def test_compile_without_a_graph_break(network, x):
     compiled = torch.compile(network, fullgraph=True, backend='aot_eager', dynamic=True)
-    for got, wanted in zip(step(compiled, x), step(network, x), strict=True):
+    for got, wanted in zip(training_step(compiled, x), training_step(network, x), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -286,7 +265,7 @@ def test_export_with_any_size(network, x):
 
 @pytest.mark.slow
 def test_activation_checkpointing(network, x):
-    wanted = step(network, x)
+    wanted = training_step(network, x)
     network.zero_grad()
     checkpoint(network, x, use_reentrant=False).square().sum().backward()
     assert all(torch.equal(p.grad, want) for p, want in zip(network.parameters(), wanted[1:], strict=True))

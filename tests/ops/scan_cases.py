@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vmambair_arch.ops import BACKENDS, PLANE_DIRECTIONS, ScanInputs
+from vmambair_arch.ops import BACKENDS, PLANE_DIRECTIONS, ScanInputs, omni_scan
 
 NAMES = ScanInputs._fields
 
@@ -61,3 +61,33 @@ def outputs_and_gradients(
     y = scan(ScanInputs(**leaves), directions)
     grads = torch.autograd.grad(y, list(leaves.values()), grad_y.to(y.dtype))
     return {'y': y.detach(), **{f'gradient of {name}': grad for name, grad in zip(NAMES, grads, strict=True)}}
+
+
+class ScanNetwork(nn.Module):
+    """The smallest network with a scan in it: maps (b, h, w, d) to such maps."""
+
+    def __init__(
+        self,
+        d: int = 20,
+        N: int = 4,
+        R: int = 2,
+        directions: Sequence[int] = PLANE_DIRECTIONS,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.directions, self.backend = tuple(directions), backend
+        inputs = scan_inputs(1, 1, 1, d, N, R, directions)
+        self.project = nn.Linear(d, inputs['x_dbl'].shape[-1])
+        self.parameters_of_scan = nn.ParameterList(list(inputs.values())[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = ScanInputs(x, self.project(x), *self.parameters_of_scan)
+        return omni_scan(inputs, self.directions, backend=self.backend)
+
+
+def training_step(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output and parameter gradients of one training step."""
+    network.zero_grad()
+    y = network(x)
+    y.square().sum().backward()
+    return [y.detach(), *(p.grad.clone() for p in network.parameters())]

@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
-from scan_cases import assert_close, outputs_and_gradients, scan_inputs
+from scan_cases import ScanNetwork, assert_close, outputs_and_gradients, scan_inputs, training_step
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -32,36 +32,15 @@ def c(*args) -> Tensor:
     return omni_scan(*args, backend='c')
 
 
-class Scan(nn.Module):
-    """The smallest network with a scan in it."""
-
-    def __init__(self, d: int = 20, N: int = 4, R: int = 2) -> None:
-        super().__init__()
-        inputs = scan_inputs(1, 1, 1, d, N, R)
-        self.project = nn.Linear(d, inputs['x_dbl'].shape[-1])
-        self.parameters_of_scan = nn.ParameterList(list(inputs.values())[2:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return omni_scan(ScanInputs(x, self.project(x), *self.parameters_of_scan))
-
-
 @pytest.fixture
-def network() -> Scan:
+def network() -> ScanNetwork:
     torch.manual_seed(0)
-    return Scan()
+    return ScanNetwork()
 
 
 @pytest.fixture
 def x() -> Tensor:
     return torch.randn(2, 5, 7, 20, generator=torch.Generator().manual_seed(3))
-
-
-def step(network: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output and parameter gradients of one training step."""
-    network.zero_grad()
-    y = network(x)
-    y.square().sum().backward()
-    return [y.detach(), *(p.grad.clone() for p in network.parameters())]
 
 
 def assert_same_step(got: list[Tensor], wanted: list[Tensor]) -> None:
@@ -198,15 +177,15 @@ def test_no_states_are_kept_without_a_gradient(network, x, monkeypatch):
 def test_compile_without_a_graph_break(network, x, dynamic):
     torch._dynamo.reset()
     compiled = torch.compile(network, fullgraph=True, backend='aot_eager', dynamic=dynamic)
-    assert_same_step(step(compiled, x), step(network, x))
+    assert_same_step(training_step(compiled, x), training_step(network, x))
     other = torch.randn(1, 9, 4, 20)
-    assert_same_step(step(compiled, other), step(network, other))
+    assert_same_step(training_step(compiled, other), training_step(network, other))
 
 
 @pytest.mark.slow
 def test_compile_with_inductor(network, x):
     torch._dynamo.reset()
-    assert_same_step(step(torch.compile(network, fullgraph=True), x), step(network, x))
+    assert_same_step(training_step(torch.compile(network, fullgraph=True), x), training_step(network, x))
 
 
 @pytest.mark.parametrize('strict', [False, True])
@@ -236,23 +215,23 @@ def test_activation_checkpointing(network, x, use_reentrant):
         def forward(self, x: Tensor) -> Tensor:
             return checkpoint(self.inner, x.requires_grad_(), use_reentrant=use_reentrant)
 
-    wanted = step(network, x)
-    for got, want in zip(step(Checkpointed(), x.clone()), wanted, strict=True):
+    wanted = training_step(network, x)
+    for got, want in zip(training_step(Checkpointed(), x.clone()), wanted, strict=True):
         assert torch.equal(got, want)
 
 
 def test_a_deep_copy_is_independent(network, x):
     twin = copy.deepcopy(network)
-    wanted = step(network, x)
-    assert all(torch.equal(a, b) for a, b in zip(step(twin, x), wanted, strict=True))
+    wanted = training_step(network, x)
+    assert all(torch.equal(a, b) for a, b in zip(training_step(twin, x), wanted, strict=True))
     assert all(a.grad is not b.grad for a, b in zip(twin.parameters(), network.parameters(), strict=True))
 
 
 def test_distributed_data_parallel(network, x, tmp_path):
     dist.init_process_group('gloo', init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1)
     try:
-        wanted = step(copy.deepcopy(network), x)
-        assert_same_step(step(nn.parallel.DistributedDataParallel(network), x), wanted)
+        wanted = training_step(copy.deepcopy(network), x)
+        assert_same_step(training_step(nn.parallel.DistributedDataParallel(network), x), wanted)
     finally:
         dist.destroy_process_group()
 
@@ -296,8 +275,8 @@ def test_without_the_library_torch_serves_and_one_warning_names_the_fix(fresh_ch
     monkeypatch.setattr(sys, 'path', [])
     with caplog.at_level(logging.WARNING, 'vmambair_arch'):
         assert choose(torch.device('cpu'), torch.float32).backend.name == 'torch'
-        Scan()(x)
-        Scan()(x)
+        ScanNetwork()(x)
+        ScanNetwork()(x)
     assert [record.levelname for record in caplog.records] == ['WARNING']
     assert 'install gcc or clang' in caplog.text
     assert 'not built' in caplog.text
@@ -327,7 +306,7 @@ def test_a_checkout_before_an_installed_copy_uses_the_library_of_that(fresh_choi
     monkeypatch.setattr(sys, 'path', ['', str(tmp_path), installed(tmp_path)])
     monkeypatch.setattr(c_library, 'LIBRARY', tmp_path / '_kernels.so')
     assert choose(torch.device('cpu'), torch.float32).backend.name == 'c'
-    Scan()(x)
+    ScanNetwork()(x)
 
 
 def test_a_library_of_other_sources_is_not_loaded(fresh_choice, monkeypatch, tmp_path, caplog):
