@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -195,7 +196,9 @@ def compile_kernel(name: str, problem: dict, target: tuple, dtype: str) -> dict:
     }  # fmt: skip
     aligned = {(i,): [['tt.divisibility', 16]] for i, arg in enumerate(kernel.arg_names) if signature[arg][0] == '*'}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    return triton.compile(source, target=GPUTarget(*target), options=triton_scan.ONE_WARP).asm
+    of_gradients = triton_scan.gradient_options(target[0] == 'hip')
+    options = of_gradients if name == 'gradients_kernel' else triton_scan.ONE_WARP
+    return triton.compile(source, target=GPUTarget(*target), options=options).asm
 
 
 def name_of(parameter: tuple | dict | str) -> str:
@@ -262,9 +265,10 @@ MOST_SPILLED = {SM_80: 8, SM_90: 0, GFX942: 0}
 """Bytes a thread of the gradients' kernel, none of them for each pixel; nothing else spills."""
 MOST_REGISTERS = {SM_80: 255, SM_90: 255, GFX942: 256}
 """Of a thread of the gradients' kernel: with 256 of its 512, two programs share a lane of an MI300."""
+SLOW_TARGETS = [pytest.param(SM_80, marks=pytest.mark.slow), SM_90, GFX942]
 
 
-@pytest.mark.parametrize('target', [pytest.param(SM_80, marks=pytest.mark.slow), SM_90, GFX942], ids=name_of)
+@pytest.mark.parametrize('target', SLOW_TARGETS, ids=name_of)
 def test_registers_and_what_is_spilled(target, tmp_path, monkeypatch):
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     for name in KERNELS:
@@ -272,6 +276,41 @@ def test_registers_and_what_is_spilled(target, tmp_path, monkeypatch):
         assert used['spilled'] <= (MOST_SPILLED[target] if name == 'gradients_kernel' else 0), name
         most = 512 if target[0] == 'hip' and name != 'gradients_kernel' else MOST_REGISTERS[target]
         assert used['registers'] <= most, name
+
+
+WIDE_SPILL = {
+    (384, 16): {SM_80: 280, SM_90: 104, GFX942: 16},
+    (192, 8): {SM_80: 168, SM_90: 96, GFX942: 16},
+}
+"""Likewise, by channels and states: what a tile that spills nothing costs more is said at `TWO_OF_A_LANE`."""
+
+
+@pytest.mark.parametrize(('d', 'N'), WIDE_SPILL)
+@pytest.mark.parametrize('target', SLOW_TARGETS, ids=name_of)
+def test_registers_of_many_channels(target, d, N, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    problem = {**PLANE, 'd': d, 'N': N, 'R': d // 16}
+    made = compile_kernel('gradients_kernel', problem, target, 'fp32')
+    used = resources_of(made, target)
+    assert used['registers'] <= MOST_REGISTERS[target]
+    assert used['spilled'] <= WIDE_SPILL[d, N][target]
+    if target[0] == 'hip':
+        of_pixels = [loop for loop in loops(made['amdgcn']) if 'v_exp_f32' in loop and '_store_' in loop]
+        chunks, *_, directions = of_pixels
+        assert 'scratch_' not in chunks, 'nothing for each pixel'
+        assert 'scratch_' in directions
+
+
+def loops(code: str) -> list[str]:
+    """The loops in AMD's assembly, those inside others first."""
+    lines = code.splitlines()
+    labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r'(\.LBB\w+):', line))}
+    back = [
+        (labels[m[1]], i)
+        for i, line in enumerate(lines)
+        if (m := re.search(r's_c?branch\w*\s+(\.LBB\w+)', line)) and labels[m[1]] < i
+    ]
+    return ['\n'.join(lines[first:last]) for first, last in sorted(back, key=lambda loop: loop[1] - loop[0])]
 
 
 # --- the first call --------------------------------------------------------------------------------------------------

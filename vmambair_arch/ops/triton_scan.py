@@ -237,6 +237,18 @@ def _on_device_of(t: Tensor) -> torch.cuda.device | nullcontext:
 
 ONE_WARP = {'num_warps': 1, 'num_stages': 1, 'enable_fp_fusion': True}
 """Launch options; a multiplication and an addition become one instruction, which newer Tritons do on request only."""
+TWO_OF_A_LANE = {'waves_per_eu': 2}
+"""On ROCm: at most half of the registers, so that two programs share a lane and one works while the other waits. With
+384 or 192 channels the gradients would take 272 and 260 of 512; what goes to memory instead does so once a direction.
+
+CUDA has no more than 255, and of these kernels some of 1800 instructions, about 20, go by memory in each piece of a
+chunk. Tiles without them were compiled: they take a third more instructions for all channels, or write twice as many
+partial sums of dx_dbl."""
+
+
+def gradient_options(is_rocm: bool) -> dict[str, Any]:
+    """Launch options of the kernel of the gradients."""
+    return ONE_WARP | TWO_OF_A_LANE if is_rocm else ONE_WARP
 
 
 def _carry(problem: _Problem, added: Tensor, delta_sum: Tensor, A: Tensor, against: bool) -> Tensor:
@@ -324,7 +336,8 @@ def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Se
         )
         _kernels().gradients_kernel[(blocks * segments * b * problem.axes,)](
             x, x_dbl, grad_y, dt_weight, dt_bias, A, D, borders, received, *sums,
-            problem.h, problem.w, segments, chunks, b, d, AXES=problem.axes, **(sizes | tile), **ONE_WARP,
+            problem.h, problem.w, segments, chunks, b, d, AXES=problem.axes, **(sizes | tile),
+            **gradient_options(torch.version.hip is not None),
         )  # fmt: skip
     return ScanInputs(*(_total(gradient, t) for gradient, t in zip(sums, inputs, strict=True)))
 
