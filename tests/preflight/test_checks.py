@@ -18,6 +18,7 @@ from vmambair_arch.data.prepare.derive import make_lmdb
 from vmambair_arch.models.checkpointing import write_checkpoint
 from vmambair_arch.ops import depthwise
 from vmambair_arch.preflight import resources
+from vmambair_arch.preflight.values import values_at
 
 COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [2], 'restart_weights': [1], 'eta_min': 0.0001}
 PROGRESSIVE = {
@@ -512,6 +513,14 @@ CASES = [(sketch, place, value) for sketch in SKETCHES for place in places(sketc
 
 def test_no_value_anywhere_makes_the_check_fail(workplace):
     check_odd_values(workplace, CASES[::23])
+
+
+def test_sections_that_are_none(workplace):
+    """Each section in turn, for many a reader takes for granted that it is one."""
+    sketch = SKETCHES[1]
+    sections = [place for place in places(sketch) for _, value in values_at(sketch, place) if isinstance(value, dict)]
+    assert len(sections) > 8
+    check_odd_values(workplace, [(sketch, place, value) for place in sections for value in ('x', [1, 'a'])])
 
 
 @pytest.mark.slow

@@ -36,8 +36,9 @@ def check_devices(options: Options, report: Report) -> int:
     _, complaint = errors_of(lambda: choose(torch.device('cuda' if gpus else 'cpu'), torch.float32))
     if complaint:
         report.faults.append(complaint)
-    if not gpus:
-        _check_cpu(options.get('train') or {}, report)
+    train = options.get('train')
+    if not gpus and isinstance(train, Mapping):
+        _check_cpu(train, report)
     return gpus
 
 
