@@ -129,6 +129,8 @@ def serve(machine: Machine, trials: dict[str, Trial], path: Path, limit_s: float
     faulthandler.enable()
     # torch would run the release's 1x1 convolutions in TF32, and the matrix products that they are here in float32.
     torch.backends.cudnn.allow_tf32 = False
+    if machine.dry:
+        torch.set_num_threads(1)  # what is tiny gains nothing by more, and waits for them where others compute
     try:
         for name, trial in trials.items():
             left = machine.seconds_left

@@ -52,7 +52,7 @@ QUICK = [name for name in TRIALS if name not in ('trainer', 'tests', 'without a 
 
 def test_every_trial_runs_dry_and_its_result_is_written(tmp_path):
     out = tmp_path / 'gpu.json'
-    assert gpu.main(['--dry', '--only', *QUICK, '--out', str(out)]) == 0
+    assert gpu.main(['--dry', '--minutes', '30', '--only', *QUICK, '--out', str(out)]) == 0
     results = json.loads(out.read_text())
     assert results['dry']
     assert set(results) == {'dry', *QUICK}
@@ -61,14 +61,32 @@ def test_every_trial_runs_dry_and_its_result_is_written(tmp_path):
     assert results['scan above 2^31 elements']['direction 2'] < 1e-2
     assert results['out of memory']['tiles_tried'][-1] <= 48
     assert results['graphs']['light tiles of 32']['deviation'] == 0
-    assert results['launches']['operators'] > 100
+    assert set(results['launches']) == {'vmambair', 'rrdbnet', 'trial_seconds'}
+    assert results['launches']['vmambair']['operators'] > 100
+    assert results['launches']['rrdbnet']['batch 2']['host_ms'] > 0
     assert results['training modes']['checkpointed']['deviation'] < 1e-6
 
 
 @pytest.mark.slow
 def test_the_trials_in_processes_of_their_own_run_dry(tmp_path):
     out = tmp_path / 'gpu.json'
-    assert gpu.main(['--dry', '--only', 'trainer', 'tests', 'without a C compiler', 'network', '--out', str(out)]) == 0
+    assert (
+        gpu.main(
+            [
+                '--dry',
+                '--minutes',
+                '30',
+                '--only',
+                'trainer',
+                'tests',
+                'without a C compiler',
+                'network',
+                '--out',
+                str(out),
+            ]
+        )
+        == 0
+    )
     results = json.loads(out.read_text())
     assert results['trainer']['largest_difference_after_a_kill'] == 0
     assert results['tests']['exit_code'] == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+
 from vmambair_arch.cli import main
 from vmambair_arch.commands import doctor
 
@@ -111,3 +114,27 @@ def test_a_gpu_has_a_table_of_what_was_tried(monkeypatch):
         '  torch   right       forward     2.00 ms, backward     6.00 ms',
     ]
     assert [line.well for line in lines] == [True, False, True, True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ('cuda', 'hip', 'built'), [('12.8', None, 'torch built for CUDA 12.8'), (None, '6.4', 'torch built for ROCm 6.4')]
+)
+def test_every_gpu_is_examined_in_every_dtype_and_named_for_what_it_is(monkeypatch, cuda, hip, built):
+    examined = []
+
+    def examine_gpu(device, dtype):
+        examined.append((str(device), dtype))
+        return iter(())
+
+    monkeypatch.setattr(torch.version, 'cuda', cuda)
+    monkeypatch.setattr(torch.version, 'hip', hip)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda index: f'Card {index}')
+    monkeypatch.setattr(doctor, 'examine_gpu', examine_gpu)
+    said = [line.text for line in doctor._examine_scan()]
+    assert [line for line in said if line.startswith('GPU')] == [
+        f'GPU cuda:{index}: Card {index}, {built}' for index in range(2)
+    ]
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    assert examined == [(f'cuda:{index}', dtype) for index in range(2) for dtype in dtypes]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import scan_stand_ins  # noqa: F401 registers the stand-ins
@@ -15,7 +16,18 @@ import torch
 from scan_cases import scan_inputs
 
 from vmambair_arch import files
-from vmambair_arch.ops import ScanInputs, choose, fallback, in_use, omni_scan, selective_scan, self_check, settle, using
+from vmambair_arch.ops import (
+    ScanInputs,
+    choose,
+    fallback,
+    faults,
+    in_use,
+    omni_scan,
+    selective_scan,
+    self_check,
+    settle,
+    using,
+)
 from vmambair_arch.ops.selective_scan import Backend
 
 CPU = torch.device('cpu')
@@ -286,6 +298,49 @@ def test_the_first_right_one_is_used_unless_another_is_clearly_faster(backends, 
     assert (choice.backend.name, choice.why) == (chosen, why)
     assert choose(CPU, torch.float32) is choice
     assert len(tried) == 1
+
+
+def test_two_gpus_of_a_machine_are_tried_and_chosen_for_each_by_itself(backends, monkeypatch):
+    """One may be older than the other, or broken."""
+
+    def examine(device, dtype, them):
+        wrong = 'good' if device.index else None
+        return tuple(self_check.Verdict(c.name, 'wrong' if c.name == wrong else 'right', 'a reason') for c in them)
+
+    backends('good')
+    monkeypatch.setattr(
+        selective_scan, 'BACKENDS', tuple(Backend(b.name, b.module, (), '') for b in selective_scan.BACKENDS)
+    )
+    monkeypatch.setattr(selective_scan, 'TRIED_ON', ('cuda',))
+    monkeypatch.setattr(self_check, 'examine', examine)
+    gpu = SimpleNamespace(name='Card', major=9, minor=0, total_memory=1, uuid='')
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: gpu)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 1)
+    names = {str(d): choose(d, torch.float32).backend.name for d in map(torch.device, ('cuda:0', 'cuda:1', 'cuda'))}
+    assert names == {'cuda:0': 'good', 'cuda:1': 'torch', 'cuda': 'torch'}
+    assert len(list(self_check.cache_folder().glob('*.json'))) == 2
+
+
+@pytest.mark.parametrize(
+    ('error', 'remedy'),
+    [
+        ('fatal error: Python.h: No such file or directory', 'apt install python3-dev'),
+        (RuntimeError('Failed to find C compiler. Please specify via CC environment variable.'), 'apt install gcc'),
+        (FileNotFoundError(2, 'No such file or directory', 'gcc'), 'apt install gcc'),
+        (PermissionError(13, 'Permission denied', '/root/.triton/cache'), 'TRITON_CACHE_DIR'),
+        (OSError(30, 'Read-only file system', '/home/me/.triton'), 'TRITON_CACHE_DIR'),
+        (RuntimeError('Could not determine home directory.'), 'TRITON_CACHE_DIR'),
+        (OSError(28, 'No space left on device'), 'free disk space'),
+        ("name 'selective_scan_cuda' is not defined", 'MAMBA_KEEP_CUDA_BUILD=TRUE'),
+        ('CUDA error: no kernel image is available for execution on the device', 'built for this GPU'),
+        ('the provided PTX was compiled with an unsupported toolchain', 'driver'),
+        ('something else', None),
+    ],
+)
+def test_a_fault_that_is_known_has_its_remedy(error, remedy):
+    said = faults.fix(error)
+    assert said is None if remedy is None else remedy in said
 
 
 def test_one_warning_names_what_failed_and_the_fix(backends, tried, caplog, monkeypatch):
