@@ -6,12 +6,13 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from experiment import options
 
 from vmambair_arch.options import load_options
+from vmambair_arch.preflight.kinds import unlike
 from vmambair_arch.preflight.report import Report
 from vmambair_arch.preflight.values import VALUES, check_values, values_at
 
@@ -163,3 +164,40 @@ def test_what_is_wrong_hides_nothing_else(check: Any, capsys: pytest.CaptureFixt
         report.refuse()
     assert 'total_iter is 4' in capsys.readouterr().err
     assert options()['train']['total_iter'] == 4
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'wanted'),
+    [
+        ('num_blocks', 1, 'a list, each a whole number'),
+        ('num_blocks', [1, 1, 'a', 1], 'a list, each a whole number'),
+        ('dim', 8.5, 'a whole number'),
+        ('dim', True, 'a whole number'),
+        ('num_refinement_blocks', [], 'a whole number'),
+        ('LayerNorm_type', 'None', 'WithBias or BiasFree'),
+        ('bias', 0, 'true or false'),
+    ],
+)
+def test_an_argument_of_another_kind_than_its_type_is_refused_by_name(
+    check: Any, key: str, value: Any, wanted: str
+) -> None:
+    (fault,) = check(**{f'network_g__{key}': value}).faults
+    assert fault == f'network_g: {key} must be {wanted}, not {value!r}'
+
+
+@pytest.mark.parametrize(
+    ('hint', 'fine', 'wrong', 'words'),
+    [
+        (str | Path | None, ['a', None], [1, ['a']], 'text or ~'),
+        (dict[str, float] | None, [{'a': 1}, None], [1, []], 'a section or ~'),
+        (tuple[float, float], [[1, 2.5]], [1, ['a']], 'a list, each a number'),
+        (list, [[], ['a', 1]], [{}], 'a list'),
+        (Literal['a', 'b'], ['a'], ['c', 1], 'a or b'),
+        (bool, [True], [1, None], 'true or false'),
+        (Any, [1, 'a'], [], ''),
+        (Iterator | int, [1, 'a'], [], ''),
+    ],
+)
+def test_kinds_of_values_by_type(hint: Any, fine: list[Any], wrong: list[Any], words: str) -> None:
+    assert [unlike(value, ..., hint) for value in fine] == ['' for _ in fine]
+    assert [unlike(value, ..., hint) for value in wrong] == [words for _ in wrong]

@@ -26,13 +26,13 @@ _TIMM = (
 )  # fmt: skip
 """Of `timm.optim`, those that torch does not have and that need no second derivatives and no GPU."""
 
-_EXTRA = {
+PACKAGES = {
     'AdamWScheduleFree': 'schedulefree',
     'RAdamScheduleFree': 'schedulefree',
     'SGDScheduleFree': 'schedulefree',
     'SOAP': 'pytorch_optimizer',
 }
-"""Of packages that the extra `optim` installs."""
+"""Of packages that the extra `optim` installs, by the optimiser."""
 
 _BY_ADAMW = ('patch_embed.', 'conv_first.', 'output.', 'tail.', 'conv_last.', *STATE_SPACE)
 """Parts of names whose parameters Muon leaves to AdamW: first and last layers (as in Muon's own recipe), A and D."""
@@ -57,7 +57,7 @@ def _installed(package: str, names: Iterable[str]) -> dict[str, type[Optimizer]]
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     **_torch_optimizers(),
     **_installed('timm.optim', _TIMM),
-    **{name: kind for name, package in _EXTRA.items() for kind in _installed(package, (name,)).values()},
+    **{name: kind for name, package in PACKAGES.items() for kind in _installed(package, (name,)).values()},
 }
 """By the name that an option file gives as `optim_g: type`."""
 
@@ -125,8 +125,8 @@ def build_optimizer(parameters: Iterable[tuple[str, Tensor]], options: Mapping[s
     arguments = dict(options)
     name = arguments.pop('type')
     if name not in OPTIMIZERS:
-        if name in _EXTRA:
-            raise UserError(f'optimiser: {name} needs {_EXTRA[name]}; pip install {_EXTRA[name]}')
+        if name in PACKAGES:
+            raise UserError(f'optimiser: {name} needs {PACKAGES[name]}; pip install {PACKAGES[name]}')
         raise UserError(f"optimiser: there is no '{name}'{nearest(str(name), list(OPTIMIZERS))}")
     kind = OPTIMIZERS[name]
     default = inspect.signature(kind).parameters.get('weight_decay')

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError, nearest
+from ..errors import UserError
+from .elsewhere import type_hint
 from .report import Report
 from .sections import Options, check_arguments, errors_of, look_up, typed_section
 
@@ -95,7 +96,7 @@ def check_optimizers(options: Options, model: type | None, report: Report) -> No
 
 
 def _optimizer(section: Any, where: str, ours: bool, report: Report) -> torch.optim.Optimizer | None:
-    from ..models.optimizers import OPTIMIZERS, build_optimizer
+    from ..models.optimizers import OPTIMIZERS, PACKAGES, build_optimizer
 
     known = OPTIMIZERS if ours else {'Adam': torch.optim.Adam}
     if not isinstance(section, Mapping) or 'type' not in section:
@@ -103,7 +104,10 @@ def _optimizer(section: Any, where: str, ours: bool, report: Report) -> torch.op
         return None
     name = section['type']
     if not isinstance(name, str) or name not in known:
-        hint = nearest(str(name), list(known)) if ours else '; this model knows Adam, VmambaIRModel all of torch.optim'
+        hint = '; this model knows Adam, VmambaIRModel all of torch.optim and timm.optim'
+        if ours:
+            package = PACKAGES.get(str(name))
+            hint = f': pip install {package}' if package else type_hint('optimizer', str(name), list(known))
         report.faults.append(f"{where}: there is no '{name}'{hint}")
         return None
     given = {key: value for key, value in section.items() if key not in ('type', 'decay_state_space')}
@@ -158,7 +162,8 @@ def _check_scheduler(
     known = list(SCHEDULERS) if ours else list(BASICSR_SCHEDULERS)
     name = section.get('type')
     if not isinstance(name, str) or name not in known:
-        fault = f"{where}: there is no '{name}'{nearest(str(name), known) or '; there are ' + ', '.join(known)}"
+        hint = type_hint('scheduler', str(name), known) or '; there are ' + ', '.join(known)
+        fault = f"{where}: there is no '{name}'{hint}"
         if fault not in report.faults:  # several optimisers may share it
             report.faults.append(fault)
         return

@@ -21,6 +21,7 @@ from realesrgan_pipeline.realesrgan_dataset import SOURCE_KEYS as SINGLE_KEYS
 
 from ..data.pairs import SOURCE_KEYS as PAIRED_KEYS
 from .keys import KeysRead, Path, keys_read_by
+from .kinds import hints
 from .sections import OURS, READ_BY_LAUNCHER, READ_BY_NOBODY, SET_BY_BASICSR
 from .values import VALUES
 
@@ -161,7 +162,7 @@ def argument_schemas(code: Callable[..., Any], supplied: Collection[str] = ()) -
     texts = described(code)
     for base in getattr(code, '__mro__', ())[1:]:
         texts = described(base) | texts if _of(base) in ('basicsr', *OURS) else texts
-    hints = _hints(code)
+    of = hints(code)
     properties: Schema = {'type': True}
     required, free = ['type'], False
     for name, parameter in parameters.items():
@@ -169,20 +170,13 @@ def argument_schemas(code: Callable[..., Any], supplied: Collection[str] = ()) -
             free = True
         if name in (*supplied, 'type') or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        properties[name] = _value_schema(hints.get(name), parameter.default)
+        properties[name] = _value_schema(of.get(name), parameter.default)
         if name in texts:
             properties[name]['description'] = texts[name]
         if parameter.default is parameter.empty:
             required.append(name)
     section: Schema = {'properties': properties, 'required': required}
     return section if free else section | {'additionalProperties': False}
-
-
-def _hints(code: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(code.__init__ if inspect.isclass(code) else code)
-    except (NameError, TypeError):  # names that are there for type checkers only
-        return {}
 
 
 def _value_schema(hint: Any, default: Any) -> Schema:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any
 
-from ..errors import nearest
+from .elsewhere import key_hint, type_hint
 from .keys import KeysRead, Path, keys_read_by, uses
+from .kinds import hints, unlike
+from .partners import check_partners
 from .report import Report, dotted
-from .values import NUMBER, check_values, is_number, looks_like_number, values_at
+from .values import NUMBER, check_values, looks_like_number, values_at
 
 Options = Mapping[str, Any]
 
@@ -53,7 +55,20 @@ def check_sections(options: Options, training: bool, report: Report) -> tuple[Ke
     _check_metrics(options, report)
     if training and isinstance(options.get('train'), Mapping):
         _check_losses(options, strict, report)
+        _check_partners(options, report)
     return known, strict
+
+
+def _check_partners(options: Options, report: Report) -> None:
+    """Keys without effect, where it is a model of ours that reads them."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    from ..models.vmambair_model import VmambaIRModel
+
+    kind = options.get('model_type')
+    model = dict(iter(MODEL_REGISTRY)).get(kind) if isinstance(kind, str) else None
+    if model is not None and is_ours(model) and issubclass(model, VmambaIRModel):
+        check_partners(options, model.labels, report)
 
 
 # ---------------------------------------------------------------- keys
@@ -110,7 +125,10 @@ def look_up(registry: Any, name: Any, where: str, report: Report) -> Any:
         if candidate in registry:
             return dict(iter(registry))[candidate]
     names = [key.removesuffix('_basicsr') for key in registry.keys()]  # noqa: SIM118 not a mapping
-    remedy = nearest(name, names) + '; a package of your own that registers it is named by import: [package]'
+    remedy = (
+        type_hint(registry._name, name, names)
+        + '; a package of your own that registers it is named by import: [package]'
+    )
     report.faults.append(f"{where}: there is no '{name}'{remedy}, or by --import package")
     return None
 
@@ -144,7 +162,7 @@ def check_keys(section: Options, path: Path, known: KeysRead, strict: bool, repo
     for key in map(str, section):
         if not known.knows(path, key) and key not in silent:
             names = [name for name in known.keys(path) if '*' not in name]
-            text = f"{dotted(*path) + ': ' if path else ''}nothing reads '{key}'{nearest(key, names)}"
+            text = f"{dotted(*path) + ': ' if path else ''}nothing reads '{key}'{key_hint((*path, key), names)}"
             (report.faults if strict else report.warnings).append(text)
 
 
@@ -190,30 +208,21 @@ def check_arguments(
     names = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     free = any(p.kind == p.VAR_KEYWORD and uses(code, name) for name, p in parameters.items())
     takes = [name for name in names if name not in supplied]
+    types = hints(code) if is_ours(code) else {}  # those of others may be wrong
     for key in map(str, given):
         if key not in takes and not free:
-            report.faults.append(
-                f"{where}: {code.__name__} has no '{key}'{nearest(key, takes) or '; it takes ' + ', '.join(takes)}"
-            )
+            hint = key_hint((*where.split(': '), key), takes) or '; it takes ' + ', '.join(takes)
+            report.faults.append(f"{where}: {code.__name__} has no '{key}'{hint}")
     for name in takes:
         default = parameters[name].default
         if name not in given:
             if default is inspect.Parameter.empty:
                 report.faults.append(f"{where}: '{name}' is missing, which {code.__name__} needs")
-        elif not looks_like_number(name, given[name]) and (kind := _unlike(given[name], default)):
+            continue
+        said = looks_like_number(name, given[name]) or report.has(f'{where}: {name}')
+        if not said and (kind := unlike(given[name], default, types.get(name))):
             report.faults.append(f'{where}: {name} must be {kind}, not {given[name]!r}')
     return not report.has(where)
-
-
-def _unlike(value: Any, default: Any) -> str:
-    """What a value must be to stand for a default; '' where it may."""
-    if type(default) is bool:
-        return '' if isinstance(value, bool) else 'true or false'
-    if type(default) in (int, float):
-        return '' if is_number(value) else 'a number'
-    if isinstance(default, (list, tuple)):
-        return '' if isinstance(value, list) else 'a list'
-    return ''
 
 
 # ---------------------------------------------------------------- what is named by type

@@ -158,7 +158,9 @@ VALUES: dict[Path, Rule] = {
     ('train', 'net_d_iters'): count(1),
     ('train', 'net_d_init_iters'): count(0),
     ('train', 'use_grad_clip'): FLAG,
-    ('train', 'grad_clip'): number(0, above=True),
+    ('train', 'grad_clip'): number(0, above=True)._replace(
+        what='a number above 0, the largest norm (use_grad_clip: true alone takes 0.01)'
+    ),
     ('train', 'compile'): FLAG,
     ('train', 'deterministic'): FLAG,
     ('train', 'tf32'): FLAG,
