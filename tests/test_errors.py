@@ -10,7 +10,7 @@ import sys
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from vmambair_arch.errors import UserError, guard, nearest
+from vmambair_arch.errors import UserError, guard, nearest, no_folder
 
 
 class BadData(Dataset):
@@ -86,3 +86,17 @@ def default_handler():
 def test_what_a_library_makes_of_a_signal_is_still_the_signal(capsys):
     assert guard(unwinding_badly) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == 'vmambair: ended by SIGTERM\n'
+
+
+def test_a_folder_whose_name_the_locale_has_no_letters_for_is_not_said_to_be_missing(monkeypatch):
+    assert no_folder('träin') == 'träin: no such folder'
+
+    def encode(name: str) -> bytes:
+        return name.encode('ascii', 'surrogateescape')  # as Python does under LC_ALL=C
+
+    monkeypatch.setattr(os, 'fsencode', encode)
+    assert no_folder('tr\udcc3in') == 'tr\udcc3in: no such folder'
+    assert no_folder('träin') == (
+        'träin: no folder can have this name here, because the locale knows only ascii; set PYTHONUTF8=1, or a UTF-8 '
+        'locale'
+    )

@@ -33,6 +33,16 @@ def nearest(name: str, valid: Sequence[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ''
 
 
+def no_folder(folder: object) -> str:
+    """The message about a folder that is not there, with the reason where the locale has no letters for its name."""
+    try:
+        os.fsencode(str(folder))
+    except UnicodeEncodeError as error:
+        known = f'the locale knows only {error.encoding}'
+        return f'{folder}: no folder can have this name here, because {known}; set PYTHONUTF8=1, or a UTF-8 locale'
+    return f'{folder}: no such folder'
+
+
 @contextmanager
 def as_user_error(what: str = '') -> Iterator[None]:
     """Turn a ValueError of `realesrgan_pipeline`, which has one-line messages but no UserError, into one.

@@ -128,6 +128,26 @@ def test_the_page_follows_the_training(finished):
         server.server_close()
 
 
+def test_a_training_may_be_watched_before_its_first_figures(tmp_path):
+    folder = tmp_path / 'soon'
+    folder.mkdir()
+    with pytest.raises(UserError, match='name the folder of an experiment'):
+        watch(folder, port=0)
+    (folder / 'models').mkdir()
+    server = watch(folder, port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        curves = f'http://127.0.0.1:{server.server_port}/curves.png'
+        with pytest.raises(urllib.error.HTTPError, match='404'):
+            urllib.request.urlopen(curves)
+        append_record(folder / 'metrics.jsonl', {'iter': 1, 'epoch': 0, 'lrs': [1e-5], 'l_pix': 0.001})
+        with urllib.request.urlopen(curves) as picture:
+            assert picture.read(4) == b'\x89PNG'
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_trainings_are_compared_in_a_table_and_a_picture(finished, tmp_path, capsys):
     other = tmp_path / 'muon'
     other.mkdir()

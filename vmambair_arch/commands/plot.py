@@ -215,10 +215,11 @@ def watch(experiment: str | Path, port: int = 8008) -> http.server.HTTPServer:
         The server; `serve_forever` runs it.
 
     Raises:
-        UserError: no figures yet, or the port is taken.
+        UserError: that is no experiment, or the port is taken. One that has no figures yet may be watched.
     """
     folder = Path(experiment)
-    read_logs(folder)
+    if not (folder / 'models').is_dir():  # which is made before the first iteration
+        read_logs(folder)
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # the name is http.server's
@@ -228,7 +229,7 @@ def watch(experiment: str | Path, port: int = 8008) -> http.server.HTTPServer:
                 self._send('text/html; charset=utf-8', _PAGE.format(title=html.escape(folder.name)).encode())
             elif place in pictures:
                 if place == '/curves.png':
-                    with contextlib.suppress(UserError):  # the old picture stays
+                    with contextlib.suppress(UserError):  # nothing to draw yet, or the old picture stays
                         plot(folder)
                 try:
                     self._send('image/png', pictures[place].read_bytes())
@@ -258,7 +259,8 @@ def watch(experiment: str | Path, port: int = 8008) -> http.server.HTTPServer:
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>body{{font-family:sans-serif;margin:1em;max-width:75em}} img{{max-width:100%}}
 @media (prefers-color-scheme: dark){{body{{background:#111;color:#ddd}}}}</style>
-<h1>{title}</h1><img id="c" alt="curves" src="/curves.png"><img id="v" alt="" src="/validation.png">
+<h1>{title}</h1><img id="c" alt="Curves, from the first figures on" src="/curves.png">
+<img id="v" alt="" src="/validation.png">
 <script>setInterval(() => {{ for (const id of ['c', 'v']) {{
   const next = new Image(), old = document.getElementById(id);
   next.onload = () => old.src = next.src; next.src = old.src.split('?')[0] + '?' + Date.now(); }} }}, 5000)</script>

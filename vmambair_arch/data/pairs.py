@@ -24,7 +24,7 @@ from realesrgan_pipeline import database, imresize
 from realesrgan_pipeline.name_list import read_lines, read_names, read_pairs
 from realesrgan_pipeline.sources import read_sources, read_weights
 
-from ..errors import UserError, as_user_error
+from ..errors import UserError, as_user_error, no_folder
 from ..files import read_patiently
 from ..images.fast import decode_pixels
 from ..images.image_io import FORMATS
@@ -276,7 +276,7 @@ def folder_images(folder: str | Path, recursive: bool = False) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f'{folder}: no such folder')
+        raise UserError(no_folder(folder))
     below = _walk(folder) if recursive else folder.iterdir()
     images = sorted(
         (p for p in below if p.suffix.lower() in FORMATS and not p.name.startswith('.') and p.is_file()),
