@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -280,3 +281,11 @@ def test_validation_and_saving_leave_a_schedule_free_run_as_it_was(build, option
     saved = torch.load(f'{options["path"]["models"]}/net_g_3.pth', weights_only=True)['params']
     assert all(torch.allclose(p, trained[name], atol=1e-6) for name, p in model.net_g.named_parameters())
     assert any(not torch.allclose(saved[name], p, atol=1e-6) for name, p in trained.items()), 'the average is saved'
+
+
+def test_the_rows_that_the_documentation_names_are_here():
+    table = (Path(__file__).resolve().parents[2] / 'docs' / 'recipes.md').read_text(encoding='utf-8')
+    rows = {'data': DATA, 'averages': TRAIN, 'optimisers': DOCUMENTED, 'losses': LOSSES, 'degradations': DEGRADATIONS}
+    named = re.findall(r'`(data|averages|optimisers|losses|degradations)\[(.+?)\]`', table)
+    assert len(named) > 5
+    assert [(test, row) for test, row in named if row not in rows[test]] == []
