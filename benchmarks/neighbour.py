@@ -1,6 +1,10 @@
 """What a busy neighbour costs: the scan and a network on all cores, alone and beside a process that takes one of them.
 
     python -m benchmarks.neighbour
+    python -m benchmarks.neighbour --spinning
+
+Threads sleep while they wait for each other, as in our commands; with `--spinning` they do what torch does by itself in
+a program of one's own, unless that sets `OMP_WAIT_POLICY=PASSIVE` before it imports torch.
 
 A neighbour that takes half of one core of two leaves three quarters of the machine; twice the time is lost where
 every step waits for the slower core. Rounds alternate; medians. On a machine with other work the two columns come
@@ -17,6 +21,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from vmambair_arch.host import let_threads_sleep
 
 BUSY = 'while True: pass'
 
@@ -48,7 +54,10 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=os.cpu_count())
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--seconds', type=float, default=1.0, help='of a measurement')
+    parser.add_argument('--spinning', action='store_true', help='leave threads as torch has them')
     args = parser.parse_args()
+    if not args.spinning:
+        let_threads_sleep()  # before torch is imported
 
     import torch
 
