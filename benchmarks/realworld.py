@@ -128,8 +128,13 @@ def bicubic(image: Pixels) -> Pixels:
     return imresize(image, SCALE)
 
 
-def teacher(path: Path, kept: Path | None) -> Enlarge:
+def teacher(path: Path, kept: Path | None, bf16: bool = False) -> Enlarge:
     """Real-ESRGAN's x4plus; a result that lies in the folder `kept`, if any, is not computed again.
+
+    Args:
+        path: the generator's file.
+        kept: folder of its results, or None.
+        bf16: compute in bfloat16: half the time on CPUs that have it, 0.3 levels of 255 from single precision.
 
     Raises:
         UserError: the file is of another network.
@@ -148,9 +153,9 @@ def teacher(path: Path, kept: Path | None) -> Enlarge:
         name = f'{hashlib.sha256(image.tobytes() + repr(image.shape).encode()).hexdigest()[:24]}.png'
         if kept and (kept / name).exists():
             return read(kept / name)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled=bf16):
             x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 255
-            result = network(x)[0].clamp(0, 1).permute(1, 2, 0).numpy()
+            result = network(x)[0].float().clamp(0, 1).permute(1, 2, 0).numpy()
         if kept:
             write_image(kept / name, Image(result))
         return np.rint(result * 255).astype(np.uint8)

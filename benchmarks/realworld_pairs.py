@@ -6,8 +6,9 @@
 Crops of clean photographs at random sizes, their degradations (Real-ESRGAN's, one 64 x 64 patch each), and what the
 teacher makes of those, as `gt`, `lq` and `label` under one name: what `dataroot_label` of an option file reads. The
 teacher shifts colours by some levels; its labels get the low frequencies of the truth, so that the student does not
-learn that. About 1.2 s a patch on one core; a run that was broken off goes on where it was. Draws depend on the seed
-and the number of the patch alone.
+learn that. About 1.2 s a patch on one core, half of it with `--bf16` on a CPU that computes in it; a run that was
+broken off goes on where it was. Draws depend on the seed and the number of the patch alone. `--facades 0.2` draws a
+fifth of the truths (`benchmarks.facades`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vmambair_arch.data.pairs import folder_images
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import Image, write_image
 
+from .facades import facade
 from .realworld import SCALE, Pixels, read, teacher
 
 SIZE, TRIES, SMALLEST, SIGMA = 256, 3, 0.22, 16.0
@@ -59,7 +61,16 @@ def with_colours_of(truth: Pixels, label: Pixels) -> Pixels:
     return np.rint((label + difference).clip(0, 255)).astype(np.uint8)
 
 
-def make(folders: list[Path], teacher_file: Path, out: Path, count: int, seed: int) -> int:
+def make(
+    folders: list[Path],
+    teacher_file: Path,
+    out: Path,
+    count: int,
+    seed: int,
+    *,
+    facades: float = 0,
+    bf16: bool = False,
+) -> int:
     """Write the patches that are not there yet.
 
     Args:
@@ -68,6 +79,8 @@ def make(folders: list[Path], teacher_file: Path, out: Path, count: int, seed: i
         out: gets the folders `gt`, `lq` and `label`.
         count: patches in all.
         seed: of every draw.
+        facades: share of truths that are drawn, 0 to 1.
+        bf16: see `realworld.teacher`.
 
     Returns:
         How many were made.
@@ -76,7 +89,7 @@ def make(folders: list[Path], teacher_file: Path, out: Path, count: int, seed: i
         UserError: no photographs, or a teacher that cannot be read.
     """
     files = [path for folder in folders for path in folder_images(folder)]
-    enlarge = teacher(teacher_file, None)
+    enlarge = teacher(teacher_file, None, bf16)
     degrade = Degradation(DegradationConfig(scale=SCALE))
     made = 0
     for number in tqdm(range(count), desc='patches', disable=None):
@@ -84,7 +97,10 @@ def make(folders: list[Path], teacher_file: Path, out: Path, count: int, seed: i
         if (out / 'gt' / name).exists():  # written last
             continue
         rng = np.random.default_rng((seed, number))
+        drawn = facades > 0 and rng.random() < facades
         truth = crop(read(files[int(rng.integers(len(files)))]), rng)
+        if drawn:
+            truth = facade(rng, SIZE, truth)
         gt = torch.from_numpy(truth.transpose(2, 0, 1).copy())[None].float() / 255
         lq, _ = degrade(gt, [image_generator(seed, number)])
         small = np.rint(lq[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
@@ -102,9 +118,11 @@ def main() -> int:
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--count', type=int, default=800)
     parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--facades', type=float, default=0, metavar='SHARE', help='of truths that are drawn walls')
+    parser.add_argument('--bf16', action='store_true', help='the teacher computes in bfloat16')
     args = parser.parse_args()
     try:
-        made = make(args.folders, args.teacher, args.out, args.count, args.seed)
+        made = make(args.folders, args.teacher, args.out, args.count, args.seed, facades=args.facades, bf16=args.bf16)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return error.exit_code

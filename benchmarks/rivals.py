@@ -2,7 +2,7 @@
 
     python -m benchmarks.rivals FOLDER --data datasets/Rain100L --minutes 5 --seeds 3
 
-trains each network of `RIVALS` on `DATA/train/{target,input}` by one recipe (patches of 64, four a step, AdamW, one
+trains each network of `RIVALS` on `DATA/train/{target,input}` by one recipe (patches of 64, four a step, Muon, one
 cosine, L1, mirrored) for the same CPU time of one thread, and scores it on the middle of `DATA/val`'s pairs. The rate
 falls by the time that has passed, so that each network ends its cosine however many steps it makes. The rivals are
 written for this comparison after the papers' figures and have the parameters of `light` within 5 %:
@@ -12,18 +12,21 @@ written for this comparison after the papers' figures and have the parameters of
 - PReNet (arXiv 1901.09221): a recurrent residual network at full size whose stages share their parameters; its own size
   is 0.17 M, here it is wider.
 
-What is done is kept in the folder, and the command may be started again, or several times at once with `--only`.
+What is done is kept in the folder, and the command may be started again, or several times at once with `--only`. With
+`--optimiser AdamW` the same by another; the table has a column for each that was tried with as many minutes and seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +38,7 @@ from vmambair_arch.archs import VmambaIR
 from vmambair_arch.data.paired_progressive_dataset import PairedProgressiveDataset
 from vmambair_arch.errors import guard
 from vmambair_arch.metrics.psnr_ssim import psnr
+from vmambair_arch.models.optimizers import build_optimizer
 
 from .deraining import eight_bits, pairs_of
 from .kept import once, publish
@@ -42,6 +46,10 @@ from .shapes import check_data, one_thread
 
 PATCHES, SIZE, MIDDLE = 4, 64, 128
 RATE, LAST_RATE = 1e-3, 1e-6
+OPTIMISERS: dict[str, dict[str, Any]] = {
+    name: {'type': name, 'lr': RATE, 'weight_decay': 1e-4} for name in ('Muon', 'AdamW')
+}
+"""`optim_g` of the recipe; Muon's rate is AdamW's, first and last layers are AdamW's with either."""
 WARM_UP = 0.02
 """Share of the training in which the rate rises."""
 RESULTS = Path(__file__).parent / 'results' / 'rivals'
@@ -122,7 +130,7 @@ class UNet(nn.Module):
         def blocks(level: int) -> nn.Module:
             return nn.Sequential(*(block(widths[level]) for _ in range(depths[level])))
 
-        self.first, self.last = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
+        self.conv_first, self.conv_last = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
         self.encoders = nn.ModuleList(blocks(level) for level in range(len(depths)))
         self.decoders = nn.ModuleList(blocks(level) for level in range(len(depths) - 1))
         self.down = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
@@ -130,7 +138,7 @@ class UNet(nn.Module):
         self.refine = nn.Sequential(*(block(width) for _ in range(refine)))
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.first(image)
+        x = self.conv_first(image)
         skips = []
         for encoder, down in zip(self.encoders, self.down, strict=False):
             skips.append(encoder(x))
@@ -138,7 +146,7 @@ class UNet(nn.Module):
         x = self.encoders[-1](x)
         for decoder, up, skip in reversed(list(zip(self.decoders, self.up, skips, strict=True))):
             x = decoder(up(x) + skip)
-        return image + self.last(self.refine(x))
+        return image + self.conv_last(self.refine(x))
 
 
 class PReNet(nn.Module):
@@ -147,7 +155,7 @@ class PReNet(nn.Module):
     def __init__(self, width: int, stages: int = 6, blocks: int = 5) -> None:
         super().__init__()
         self.stages = stages
-        self.first = nn.Conv2d(6, width, 3, padding=1)
+        self.conv_first = nn.Conv2d(6, width, 3, padding=1)
         self.gates = nn.Conv2d(2 * width, 4 * width, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -155,12 +163,12 @@ class PReNet(nn.Module):
             )
             for _ in range(blocks)
         )
-        self.last = nn.Conv2d(width, 3, 3, padding=1)
+        self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         result, hidden, cell = image, None, None
         for _ in range(self.stages):
-            x = F.relu(self.first(torch.cat((image, result), 1)))
+            x = F.relu(self.conv_first(torch.cat((image, result), 1)))
             hidden = torch.zeros_like(x) if hidden is None else hidden
             cell = torch.zeros_like(x) if cell is None else cell
             remember, add, show, new = self.gates(torch.cat((x, hidden), 1)).chunk(4, dim=1)
@@ -169,7 +177,7 @@ class PReNet(nn.Module):
             x = hidden
             for block in self.blocks:
                 x = F.relu(block(x) + x)
-            result = image + self.last(x)
+            result = image + self.conv_last(x)
         return result
 
 
@@ -189,7 +197,15 @@ def rate(share: float) -> float:
     return LAST_RATE + (RATE - LAST_RATE) * (1 + math.cos(math.pi * min(share, 1))) / 2
 
 
-def train(network: nn.Module, data: Path, seed: int, *, seconds: float = math.inf, steps: float = math.inf) -> int:
+def train(
+    network: nn.Module,
+    data: Path,
+    seed: int,
+    *,
+    seconds: float = math.inf,
+    steps: float = math.inf,
+    optimiser: str = 'Muon',
+) -> int:
     """Train for so many seconds of this thread's CPU time, or so many steps; the number of steps made."""
     section = {
         'dataroot_gt': str(data / 'train/target'),
@@ -202,7 +218,7 @@ def train(network: nn.Module, data: Path, seed: int, *, seconds: float = math.in
         'total_iter': 10**9,
     }
     dataset = PairedProgressiveDataset(section)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4)
+    optimizer = build_optimizer(network.named_parameters(), OPTIMISERS[optimiser])
     network.train()
     step, start = 0, time.thread_time()
     with tqdm(total=100, unit='%', leave=False) as bar:
@@ -234,34 +250,39 @@ def score(network: nn.Module, data: Path) -> float:
     return statistics.fmean(found)
 
 
-def run(name: str, seed: int, minutes: float, folder: Path, data: Path) -> dict[str, float]:
+def run(name: str, seed: int, minutes: float, folder: Path, data: Path, optimiser: str = 'Muon') -> dict[str, float]:
     """Train and score one network with one seed, where that is not done."""
 
     def trained() -> dict[str, float]:
         torch.manual_seed(seed)
         network = RIVALS[name]()
-        steps = train(network, data, seed, seconds=60 * minutes)
+        steps = train(network, data, seed, seconds=60 * minutes, optimiser=optimiser)
         return {'psnr_y': score(network, data), 'steps': steps}
 
-    return once(folder / f'{list(RIVALS).index(name)}_{seed}_{minutes:g}.json', trained)
+    return once(folder / f'{optimiser}_{list(RIVALS).index(name)}_{seed}_{minutes:g}.json', trained)
 
 
 def table(results: dict) -> str:
     """What was found, as Markdown."""
+    tried = [optimiser for optimiser in OPTIMISERS if optimiser in results['psnr_y']]
     lines = [
         f'{results["minutes"]:g} minutes of CPU time each, one thread, {PATCHES} patches of {SIZE} x {SIZE} a step; '
         f'the middle {MIDDLE} x {MIDDLE} of the held-out pairs, {results["input"]:.2f} dB as they are; '
-        f'{results["seeds"]} seeds.',
+        f'{results["seeds"]} seeds. PSNR (Y) in dB, the mean and from lowest to highest.',
         '',
-        '| network | parameters, M | steps | PSNR (Y), dB | lowest to highest |',
-        '| --- | ---: | ---: | ---: | ---: |',
+        f'| network | parameters, M | {" | ".join(f"{name}: steps | PSNR | from to" for name in tried)} |',
+        f'| --- | ---: |{" ---: | ---: | --- |" * len(tried)}',
     ]
-    for name, row in results['networks'].items():
-        scores = row['psnr_y']
-        lines.append(
-            f'| {name} | {row["parameters"]:.3f} | {round(statistics.fmean(row["steps"]))} '
-            f'| {statistics.fmean(scores):.2f} | {min(scores):.2f} to {max(scores):.2f} |'
-        )
+    for name, parameters in results['parameters'].items():
+        cells = [name, f'{parameters:.3f}']
+        for optimiser in tried:
+            scores = results['psnr_y'][optimiser][name]
+            cells += [
+                f'{round(statistics.fmean(results["steps"][optimiser][name]))}',
+                f'{statistics.fmean(scores):.2f}',
+                f'{min(scores):.2f} to {max(scores):.2f}',
+            ]
+        lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -271,6 +292,7 @@ def _compare() -> None:
     parser.add_argument('--data', type=Path, required=True, help='with train and val, each with target and input')
     parser.add_argument('--minutes', type=float, default=5, help='CPU time of each training (default: %(default)s)')
     parser.add_argument('--seeds', type=int, default=3, help='trainings of each network (default: %(default)s)')
+    parser.add_argument('--optimiser', choices=OPTIMISERS, default='Muon', help='(default: %(default)s)')
     parser.add_argument('--only', type=int, nargs='*', metavar='K', help='train these, by number; no table')
     args = parser.parse_args()
     one_thread()
@@ -280,23 +302,22 @@ def _compare() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
     for seed in range(args.seeds):  # a seed of every network before the next, so that what is there can be compared
         for name in wanted:
-            found[name].append(run(name, seed, args.minutes, args.folder, data))
+            found[name].append(run(name, seed, args.minutes, args.folder, data, args.optimiser))
             print(f'{name}, seed {seed}: {found[name][-1]["psnr_y"]:.3f} dB')
     if args.only is not None:
         return
-    results = {
-        'minutes': args.minutes,
-        'seeds': args.seeds,
+    setting = {'minutes': args.minutes, 'seeds': args.seeds}
+    path = RESULTS.with_suffix('.json')
+    before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    if any(before.get(key) != value for key, value in setting.items()):
+        before = {}
+    results = setting | {
         'input': score(nn.Identity(), data),
-        'networks': {
-            name: {
-                'parameters': sum(p.numel() for p in RIVALS[name]().parameters()) / 1e6,
-                'steps': [row['steps'] for row in rows],
-                'psnr_y': [round(row['psnr_y'], 3) for row in rows],
-            }
-            for name, rows in found.items()
-        },
+        'parameters': {name: sum(p.numel() for p in make().parameters()) / 1e6 for name, make in RIVALS.items()},
     }
+    for key, digits in (('steps', 0), ('psnr_y', 3)):
+        rows = {name: [round(row[key], digits) for row in rows] for name, rows in found.items()}
+        results[key] = before.get(key, {}) | {args.optimiser: rows}
     publish(RESULTS, results, table(results))
 
 
