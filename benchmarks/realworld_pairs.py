@@ -25,6 +25,7 @@ from tqdm import tqdm
 from realesrgan_pipeline import Degradation, DegradationConfig, image_generator
 from vmambair_arch.data.pairs import folder_images
 from vmambair_arch.errors import UserError
+from vmambair_arch.host import computes_in_bf16
 from vmambair_arch.images.image_io import Image, write_image
 
 from .facades import facade
@@ -86,8 +87,10 @@ def make(
         How many were made.
 
     Raises:
-        UserError: no photographs, or a teacher that cannot be read.
+        UserError: no photographs, a teacher that cannot be read, or `bf16` where it would be slower.
     """
+    if bf16 and not computes_in_bf16():
+        raise UserError('--bf16: this processor computes in bfloat16 only by detours, far slower than without')
     files = [path for folder in folders for path in folder_images(folder)]
     enlarge = teacher(teacher_file, None, bf16)
     degrade = Degradation(DegradationConfig(scale=SCALE))
