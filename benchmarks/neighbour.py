@@ -3,8 +3,8 @@
     python -m benchmarks.neighbour
     python -m benchmarks.neighbour --spinning
 
-Threads sleep while they wait for each other, as in our commands; with `--spinning` they do what torch does by itself in
-a program of one's own, unless that sets `OMP_WAIT_POLICY=PASSIVE` before it imports torch.
+Threads sleep when they have waited a little for each other, as in our commands, or as `GOMP_SPINCOUNT` and
+`OMP_WAIT_POLICY` say; with `--spinning` they do what torch does by itself in a program of one's own.
 
 A neighbour that takes half of one core of two leaves three quarters of the machine; twice the time is lost where
 every step waits for the slower core. Rounds alternate; medians. On a machine with other work the two columns come

@@ -14,6 +14,8 @@ _LARGEST_OF_STEPS = 1 << 25
 """Of an allocation that glibc takes from the heap and not from the system: before 2.35 it accepts no more."""
 _LARGEST_OF_PICTURES = 1 << 26
 _NEVER = (1 << 31) - 1
+SPINS = 1000
+"""Turns that a thread of GNU's OpenMP waits before it sleeps."""
 
 
 def import_basicsr() -> None:
@@ -23,14 +25,18 @@ def import_basicsr() -> None:
 
 
 def let_threads_sleep() -> None:
-    """Let the threads of torch and of our kernels sleep while they wait for each other, unless the user said otherwise.
+    """Let the threads of torch and of our kernels sleep when they have waited some microseconds for each other, unless
+    the user said otherwise.
 
     By default they spin for milliseconds. Beside a process that takes one of the cores the spinning thread then often
-    holds the very core that the other one needs: ten times the time of one thread alone. OpenMP reads the variable when
-    it is loaded, so this must come before torch.
+    holds the very core that the other one needs: ten times the time of one thread alone. To sleep at once is nearly as
+    bad on an idle machine, for a network of small maps waits a thousand times: `GOMP_SPINCOUNT`, in turns of GNU's
+    OpenMP that take 10 to 40 ns each, is between the two (`benchmarks.neighbour`). Other OpenMP libraries do not read
+    it and sleep at once. OpenMP reads the variables when it is loaded, so this must come before torch.
     """
     if not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & os.environ.keys():
         os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
+        os.environ['GOMP_SPINCOUNT'] = str(SPINS)
 
 
 def keep_freed_memory(*, of_pictures: bool = False) -> bool:
