@@ -2,13 +2,16 @@
 
     python -m benchmarks.realworld_pairs datasets/photographs --teacher RealESRGAN_x4plus.pth \\
         --out datasets/RealSRPairs/train --count 800
+    python -m benchmarks.realworld_pairs datasets/photographs datasets/buildings --weights 0.6 0.4 --facades 0.15 \\
+        --out datasets/RealSRTruths --count 2400
 
 Crops of clean photographs at random sizes, their degradations (Real-ESRGAN's, one 64 x 64 patch each), and what the
 teacher makes of those, as `gt`, `lq` and `label` under one name: what `dataroot_label` of an option file reads. The
 teacher shifts colours by some levels; its labels get the low frequencies of the truth, so that the student does not
 learn that. About 1.2 s a patch on one core, half of it with `--bf16` on a CPU that computes in it; a run that was
 broken off goes on where it was. Draws depend on the seed and the number of the patch alone. `--facades 0.2` draws a
-fifth of the truths (`benchmarks.facades`).
+fifth of the truths (`benchmarks.facades`). Without a teacher there are truths only, in `gt`, for trainings that degrade
+as they go.
 """
 
 from __future__ import annotations
@@ -64,35 +67,42 @@ def with_colours_of(truth: Pixels, label: Pixels) -> Pixels:
 
 def make(
     folders: list[Path],
-    teacher_file: Path,
+    teacher_file: Path | None,
     out: Path,
     count: int,
     seed: int,
     *,
     facades: float = 0,
+    weights: list[float] | None = None,
     bf16: bool = False,
 ) -> int:
     """Write the patches that are not there yet.
 
     Args:
-        folders: of clean photographs; each photograph is as likely as any other.
-        teacher_file: see `realworld.teacher`.
+        folders: of clean photographs.
+        teacher_file: see `realworld.teacher`; None makes truths alone.
         out: gets the folders `gt`, `lq` and `label`.
         count: patches in all.
         seed: of every draw.
         facades: share of truths that are drawn, 0 to 1.
+        weights: how often a folder is drawn from, one each; None: each photograph is as likely as any other.
         bf16: see `realworld.teacher`.
 
     Returns:
         How many were made.
 
     Raises:
-        UserError: no photographs, a teacher that cannot be read, or `bf16` where it would be slower.
+        UserError: no photographs, weights that are not one for each folder, a teacher that cannot be read, or `bf16`
+            where it would be slower.
     """
     if bf16 and not computes_in_bf16():
         raise UserError('--bf16: this processor computes in bfloat16 only by detours, far slower than without')
-    files = [path for folder in folders for path in folder_images(folder)]
-    enlarge = teacher(teacher_file, None, bf16)
+    if weights and len(weights) != len(folders):
+        raise UserError(f'--weights: {len(weights)} for {len(folders)} folders; one for each')
+    found = [folder_images(folder) for folder in folders]
+    files = [path for paths in found for path in paths]
+    chances = np.cumsum(weights) / np.sum(weights) if weights else None
+    enlarge = teacher(teacher_file, None, bf16) if teacher_file else None
     degrade = Degradation(DegradationConfig(scale=SCALE))
     made = 0
     for number in tqdm(range(count), desc='patches', disable=None):
@@ -101,9 +111,14 @@ def make(
             continue
         rng = np.random.default_rng((seed, number))
         drawn = facades > 0 and rng.random() < facades
-        truth = crop(read(files[int(rng.integers(len(files)))]), rng)
+        drawn_from = files if chances is None else found[int(np.searchsorted(chances, rng.random(), 'right'))]
+        truth = crop(read(drawn_from[int(rng.integers(len(drawn_from)))]), rng)
         if drawn:
             truth = facade(rng, SIZE, truth)
+        if enlarge is None:
+            write_image(out / 'gt' / name, Image(truth / np.float32(255)))
+            made += 1
+            continue
         gt = torch.from_numpy(truth.transpose(2, 0, 1).copy())[None].float() / 255
         lq, _ = degrade(gt, [image_generator(seed, number)])
         small = np.rint(lq[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
@@ -117,7 +132,8 @@ def make(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('folders', nargs='+', type=Path, help='of clean photographs')
-    parser.add_argument('--teacher', type=Path, required=True, help="Real-ESRGAN's x4plus generator")
+    parser.add_argument('--teacher', type=Path, help="Real-ESRGAN's x4plus generator; without it truths only")
+    parser.add_argument('--weights', type=float, nargs='+', metavar='W', help='how often each folder is drawn from')
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--count', type=int, default=800)
     parser.add_argument('--seed', type=int, default=1)
@@ -125,7 +141,16 @@ def main() -> int:
     parser.add_argument('--bf16', action='store_true', help='the teacher computes in bfloat16')
     args = parser.parse_args()
     try:
-        made = make(args.folders, args.teacher, args.out, args.count, args.seed, facades=args.facades, bf16=args.bf16)
+        made = make(
+            args.folders,
+            args.teacher,
+            args.out,
+            args.count,
+            args.seed,
+            facades=args.facades,
+            weights=args.weights,
+            bf16=args.bf16,
+        )
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return error.exit_code

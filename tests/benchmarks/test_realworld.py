@@ -153,6 +153,20 @@ def test_some_truths_are_drawn_and_bfloat16_is_refused_where_it_is_slow(tmp_path
         realworld_pairs.make(photos, teacher_file, drawn, count=1, seed=3, bf16=True)
 
 
+def test_truths_without_a_teacher_come_from_folders_by_weight(tmp_path, monkeypatch):
+    monkeypatch.setattr(realworld_pairs, 'SIZE', 32)
+    for name, level in (('dark', 40), ('light', 200), ('unused', 120)):
+        write_image(tmp_path / name / 'one.png', Image(np.full((48, 48, 3), level / 255, np.float32)))
+    folders = [tmp_path / name for name in ('dark', 'unused', 'light')]
+    assert realworld_pairs.make(folders, None, tmp_path / 'out', 40, 1, weights=[3, 0, 1]) == 40
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['gt']
+    levels = [realworld.read(path).mean() for path in (tmp_path / 'out' / 'gt').iterdir()]
+    assert set(np.round(levels)) == {40, 200}
+    assert 20 <= sum(level < 100 for level in levels) <= 38
+    with pytest.raises(UserError, match='--weights: 1 for 3 folders'):
+        realworld_pairs.make(folders, None, tmp_path / 'out', 1, 1, weights=[1])
+
+
 def test_a_label_has_the_colours_of_the_truth_and_its_own_detail():
     truth = picture(64, 64)
     detail = np.zeros((64, 64, 1), int)
