@@ -88,7 +88,8 @@ def through(library: str) -> Iterator[None]:
     """Products of any size by 'torch' or 'onednn', or by 'rule': what an AMD processor gets."""
     before = products._library, products._smallest
     products._library = lambda: 'torch' if library == 'torch' else 'onednn'  # type: ignore[assignment]
-    products._smallest = lambda: products.SMALLEST if library == 'rule' else 0  # type: ignore[assignment]
+    if library != 'rule':
+        products._smallest = lambda: 0  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -175,7 +176,7 @@ def by(library: str, run: Callable[[], object]) -> Callable[[], object]:
 
 
 def print_networks(kind: Callable[[nn.Module, int], Callable], name: str, rounds: int) -> None:
-    print(f'\n{name}: ms by torch; by oneDNN for all; for products of at least {products.SMALLEST} multiplications')
+    print(f'\n{name}: ms by torch; by oneDNN for all; for products of at least {products._smallest()} multiplications')
     for preset, side in SIDES.items():
         run = kind(VmambaIR.from_preset(preset), side)
         times = in_turns({library: by(library, run) for library in ('torch', 'onednn', 'rule')}, rounds, 0.1)

@@ -226,3 +226,14 @@ print(loss.item(), sum(p.grad.abs().sum().item() for p in network.parameters()))
         )
         values.append([float(number) for number in result.stdout.split()])
     assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('capability', 'wanted'),
+    [('AVX512', products.SMALLEST), ('AVX2', products.SMALLEST_AVX2), ('DEFAULT', products.SMALLEST_AVX2)],
+)
+def test_what_is_small_depends_on_the_width_of_the_vectors(capability, wanted, monkeypatch):
+    monkeypatch.delenv(products.ENV)
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
+    products._smallest.cache_clear()
+    assert products._smallest() == wanted

@@ -3,8 +3,8 @@
 torch hands float32 products to MKL, which keeps its best code for Intel's processors; torch's other library, oneDNN,
 has one code for all and can apply an activation on the way out. On an AMD processor the products of these networks are
 faster there, up to twice as fast where the vectors are 512 bits wide (Zen 5), but for the small ones, in which its
-longer preparations cost more than they bring. The choice is made by vendor and size and not by measuring: the libraries
-round differently, and a training that resumes must go on with the same bits.
+longer preparations cost more than they bring. The choice is made by vendor, width of the vectors and size and not by
+measuring: the libraries round differently, and a training that resumes must go on with the same bits.
 
 The environment variable `VMAMBAIR_PRODUCTS` (torch, onednn) overrules it, for products of any size. The gradient of a
 weight is left to MKL anywhere: a thin product over many pixels, in which oneDNN is mostly slower. `benchmarks.products`
@@ -29,8 +29,9 @@ from .selective_scan import in_use
 ENV = 'VMAMBAIR_PRODUCTS'
 NARROWEST = 16
 """Channels below which there is nothing to be gained."""
-SMALLEST = 1 << 23
-"""Multiplications (0.2 ms on one core of a Zen 4) below which MKL is as fast or faster."""
+SMALLEST, SMALLEST_AVX2 = 1 << 23, 1 << 25
+"""Multiplications below which MKL is as fast or faster: 0.2 ms on one core of a Zen 4, 1.1 ms on a Zen 3, which has no
+vectors of 512 bits and where MKL loses less."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -75,7 +76,9 @@ _library = cache(library)
 @cache
 def _smallest() -> int:
     """Multiplications from which on oneDNN is used where it is."""
-    return 0 if os.environ.get(ENV, '').strip().lower() == 'onednn' else SMALLEST
+    if os.environ.get(ENV, '').strip().lower() == 'onednn':
+        return 0
+    return SMALLEST if 'AVX512' in torch.backends.cpu.get_cpu_capability() else SMALLEST_AVX2
 
 
 @cache
