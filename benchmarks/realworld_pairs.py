@@ -99,6 +99,10 @@ def make(
         raise UserError('--bf16: this processor computes in bfloat16 only by detours, far slower than without')
     if weights and len(weights) != len(folders):
         raise UserError(f'--weights: {len(weights)} for {len(folders)} folders; one for each')
+    if weights and not (min(weights) >= 0 and 0 < sum(weights) < np.inf):
+        raise UserError('--weights: none may be negative, and one must be above 0')
+    if not 0 <= facades <= 1:
+        raise UserError(f'--facades: {facades:g} is no share from 0 to 1')
     found = [folder_images(folder) for folder in folders]
     files = [path for paths in found for path in paths]
     chances = np.cumsum(weights) / np.sum(weights) if weights else None

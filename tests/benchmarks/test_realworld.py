@@ -163,8 +163,17 @@ def test_truths_without_a_teacher_come_from_folders_by_weight(tmp_path, monkeypa
     levels = [realworld.read(path).mean() for path in (tmp_path / 'out' / 'gt').iterdir()]
     assert set(np.round(levels)) == {40, 200}
     assert 20 <= sum(level < 100 for level in levels) <= 38
-    with pytest.raises(UserError, match='--weights: 1 for 3 folders'):
-        realworld_pairs.make(folders, None, tmp_path / 'out', 1, 1, weights=[1])
+    for wrong, words in (
+        ({'weights': [1]}, '--weights: 1 for 3 folders'),
+        ({'weights': [0, 0, 0]}, '--weights: none may be negative'),
+        ({'weights': [2, -1, 0]}, '--weights: none may be negative'),
+        ({'weights': [float('nan'), 1, 1]}, '--weights: none may be negative'),
+        ({'facades': 3}, '--facades: 3 is no share'),
+        ({'facades': float('nan')}, '--facades: nan is no share'),
+    ):
+        with pytest.raises(UserError, match=words):
+            realworld_pairs.make(folders, None, tmp_path / 'none', 1, 1, **wrong)
+    assert not (tmp_path / 'none').exists()
 
 
 def test_a_label_has_the_colours_of_the_truth_and_its_own_detail():
