@@ -158,6 +158,14 @@ def test_muon_computes_in_what_the_processor_has(network, native, monkeypatch):
     assert module.zeropower_via_newtonschulz is watched  # others' optimisers are as they were
 
 
+def test_muon_of_a_timm_without_that_iteration_is_left_alone(network, monkeypatch):
+    module = sys.modules[OPTIMIZERS['Muon'].__module__]
+    monkeypatch.delattr(module, 'zeropower_via_newtonschulz')
+    monkeypatch.setattr(optimizers, 'computes_in_bf16', lambda: False)
+    optimizer = build_optimizer(network.named_parameters(), {'type': 'Muon', 'lr': 1e-3})
+    assert type(optimizer) is OPTIMIZERS['Muon']
+
+
 def test_muon_steps_alike_in_both_precisions(network, monkeypatch):
     start = copy.deepcopy(network.state_dict())
     moved = {}
