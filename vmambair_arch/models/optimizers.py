@@ -105,7 +105,7 @@ def _in_single_precision(muon: type[Optimizer]) -> type[Optimizer]:
     """timm's Muon with its Newton-Schulz iteration in float32. timm has bfloat16 without a choice, in which a step of
     `light` takes fifteen times as long (1.57 instead of 0.11 s) on a processor that only imitates it."""
     module: Any = importlib.import_module(muon.__module__)
-    iteration = getattr(module, 'zeropower_via_newtonschulz', None)
+    iteration: Any = getattr(module, 'zeropower_via_newtonschulz', None)
     if iteration is None:  # another version of timm
         return muon
 
