@@ -112,14 +112,3 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return conv(x, self.body)
-
-
-def upsampling_tail(dim: int, out_channels: int, scale: int) -> nn.Sequential:
-    """Feature map to image at `scale` 2, 3 or 4: 3x3 convolutions with PixelShuffle, then a 3x3 convolution, with bias.
-
-    x4 has two stages of 2, x2 one, x3 a single stage of 3.
-    """
-    stages: list[nn.Module] = []
-    for factor in {2: (2,), 3: (3,), 4: (2, 2)}[scale]:
-        stages += [nn.Conv2d(dim, dim * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
-    return nn.Sequential(nn.Sequential(*stages), nn.Conv2d(dim, out_channels, 3, padding=1))

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Network
-from .layers import LayerNorm, conv, to_channels_first, to_channels_last, upsampling_tail
+from .layers import LayerNorm, conv, to_channels_first, to_channels_last
 from .oss_block import BlockOptions, OSSBlock
+from .tail import UpsamplingTail
 
 
 class OSSNet(Network):
@@ -67,7 +68,7 @@ class OSSNet(Network):
         if scale == 1:
             self.output = nn.Conv2d(dim, out_channels, 3, padding=1)
         else:
-            self.tail = upsampling_tail(dim, out_channels, scale)
+            self.tail = UpsamplingTail(dim, out_channels, scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, inp_channels, h, w) -> (b, out_channels, h * scale, w * scale)."""

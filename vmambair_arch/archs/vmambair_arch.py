@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import nearest
 from .base import Network
-from .layers import Downsample, Upsample, conv, pad_to_multiple, to_channels_first, to_channels_last, upsampling_tail
+from .layers import Downsample, Upsample, conv, pad_to_multiple, to_channels_first, to_channels_last
 from .oss_block import BlockOptions, OSSBlock
+from .tail import UpsamplingTail
 
 LEVELS = 4
 MULTIPLE = 2 ** (LEVELS - 1)
@@ -161,7 +162,7 @@ class VmambaIR(Network):
         if scale == 1:
             self.output = nn.Conv2d(dim * 2, out_channels, 3, padding=1, bias=bias)
         else:
-            self.tail = upsampling_tail(dim * 2, out_channels, scale)
+            self.tail = UpsamplingTail(dim * 2, out_channels, scale)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> VmambaIR:

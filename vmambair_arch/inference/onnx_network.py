@@ -16,6 +16,7 @@ from ..archs import OSSNet, VmambaIR
 from ..archs.base import Network
 from ..archs.layers import Downsample, LayerNorm, Upsample
 from ..archs.oss_block import EFFN, OSSBlock, OSSModule
+from ..archs.tail import FACTORS, REACH, UpsamplingTail, composed
 from ..archs.vmambair_arch import MULTIPLE
 from .onnx_graph import DEFAULT_OPSET, Graph, Value
 from .onnx_scan import DOMAIN, Floats, Weights, channel_scan, kernel_scan, plane_scan, sequence_scan
@@ -228,15 +229,40 @@ def _unshuffle(g: Graph, x: Value, channels: int) -> Value:
 
 
 def _tail(g: Graph, x: Value, network: Network) -> Value:
-    """Features to image."""
+    """Features to image, as `archs.tail` does it."""
     if network.scale == 1:
         return _layer(g, x, network.output)
-    assert isinstance(network.tail, nn.Sequential)
-    stages, last = network.tail
+    tail, scale = network.tail, network.scale
+    assert isinstance(tail, UpsamplingTail)
+    stages, end = tail
     assert isinstance(stages, nn.Sequential)
-    for layer in stages:
-        x = _shuffle(g, x, layer.upscale_factor) if isinstance(layer, nn.PixelShuffle) else _layer(g, x, layer)
-    return _layer(g, x, last)
+    factors = FACTORS[scale]
+    whole = np.iinfo(np.int64).max
+
+    def part(y: Value, start: int, stop: int, axis: int) -> Value:
+        return g.slice(y, g.ints(start), g.ints(stop), axis=axis)
+
+    def border(axis: int, last: bool) -> Value:
+        def kept(y: Value, length: int) -> Value:
+            return part(y, -length, whole, axis) if last else part(y, 0, length, axis)
+
+        length = REACH
+        y = kept(x, length)
+        for factor, layer in zip(factors, stages[::2], strict=True):
+            length -= 1
+            y = _shuffle(g, kept(_layer(g, y, layer), length), factor)
+            length *= factor
+        return kept(_layer(g, y, end), scale)
+
+    inner = _conv(g, x, *(_array(parameter) for parameter in composed(tail)))
+    for factor in factors:
+        inner = _shuffle(g, inner, factor)
+    h, w = (g.op('Mul', g.side(x, axis), g.ints(scale)) for axis in (2, 3))
+    left, right = (part(border(3, last), scale, -scale, 2) for last in (False, True))
+    rows = g.op('Concat', left, part(part(inner, scale, -scale, 2), scale, -scale, 3), right, axis=3)
+    rows = g.slice(rows, g.ints(0), w, axis=3)
+    image = g.op('Concat', border(2, False), rows, border(2, True), axis=2)
+    return g.slice(image, g.ints(0), h, axis=2)
 
 
 def _enlarged(g: Graph, image: Value, scale: int) -> Value:
