@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -121,15 +121,15 @@ def _extra_memory(size: int) -> float:
 def _print_memory(size: int) -> None:
     run = forward(networks()['VmambaIR realsr_x4'](), size)
     forward(networks()['VmambaIR realsr_x4'](), 8)()
-    before = _resident()
+    before = _memory('VmRSS')
     run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((_memory('VmHWM') - before) / 1024)
 
 
-def _resident() -> float:
-    """KiB in use now."""
+def _memory(kind: str) -> float:
+    """KiB in use now (VmRSS) or at the peak (VmHWM). `getrusage` would begin with the parent's peak."""
     with contextlib.suppress(OSError):
-        return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1024
+        return float(re.findall(rf'{kind}:\s+(\d+) kB', Path('/proc/self/status').read_text())[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmambair_arch.archs import VmambaIR
@@ -17,6 +17,7 @@ def tail(dim=6, out_channels=3, scale=4, dtype=torch.float64):
     return UpsamplingTail(dim, out_channels, scale).to(dtype)
 
 
+@settings(deadline=None)
 @given(
     scale=st.sampled_from([2, 3, 4]),
     dim=st.integers(1, 6),
@@ -48,7 +49,8 @@ def test_gradcheck(scale):
 def test_one_convolution_is_enough_inside(scale):
     network = tail(scale=scale)
     x = torch.randn(1, 6, 9, 8, dtype=torch.float64)
-    inner = F.conv2d(x, *composed(network), padding=2)
+    weight, bias, _ = composed(network)
+    inner = F.conv2d(x, weight, bias, padding=2)
     for layer in network[0][1::2]:
         inner = layer(inner)
     inside = (..., slice(scale, -scale), slice(scale, -scale))
@@ -65,15 +67,15 @@ def test_precision(dtype, limit):
     expected = exact.chain(x.double())
     assert network(x).dtype == dtype
     assert (network(x) - expected).abs().max() <= limit * expected.abs().max()
-    assert all(part.dtype == torch.float32 for part in composed(network))
+    assert all(part.dtype == torch.float32 for part in composed(network)[:2])
 
 
 def test_autocast_composes_in_single_precision():
     network = tail(8, dtype=torch.float32)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        parts = composed(network)
+        parts = composed(network)[:2]
         assert network(torch.randn(1, 8, 6, 6)).dtype == torch.bfloat16
-    for ours, exact in zip(parts, composed(network), strict=True):
+    for ours, exact in zip(parts, composed(network)[:2], strict=True):
         torch.testing.assert_close(ours, exact, rtol=0, atol=0)
 
 

@@ -2,11 +2,14 @@
 
 Between the convolutions of the tail lie only PixelShuffles, so the whole of it is one linear map: a single 5x5
 convolution at the resolution of the input and the PixelShuffles, for x4 with a fifteenth of the multiplications and no
-feature map at high resolution. It differs from the chain only where that pads with zeros in between, which reaches one
-pixel of the input inwards from the border; the chain is computed for those pixels alone.
+feature map at high resolution. It differs from the chain only in that the chain sets its feature maps to zero outside
+the image. What the one convolution sees there is computed, and what comes of it at the border is taken away again.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +17,57 @@ from torch import Tensor, nn
 
 FACTORS = {2: (2,), 3: (3,), 4: (2, 2)}
 """Of the PixelShuffles, by scale."""
-REACH = 3
-"""Pixels of the input that a border pixel of it needs: itself, one for its neighbours' features, one for theirs."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A convolution of the tail and its PixelShuffle.
+
+    Attributes:
+        weight, bias: of the convolution.
+        after: kernel (o, c, 3, 3), without a bias, of all that follows the convolution, up to PixelShuffles.
+        factors: of the PixelShuffles from this one on.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    after: Tensor
+    factors: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the four sides of a map (b, c, h, w).
+
+    Attributes:
+        axis: -2 for top and bottom, -1 for left and right.
+        last: bottom or right.
+    """
+
+    axis: int
+    last: bool
+
+    @property
+    def along(self) -> tuple[int, int]:
+        """Zero padding along the side, by which a kernel of 3 keeps its length."""
+        return (0, 1) if self.axis == -2 else (1, 0)
+
+    def padding(self, outside: bool) -> tuple[int, int]:
+        """The same for what lies outside: `outside`, where it is computed, and where it is used. The corners belong to
+        top and bottom alone, so that they count once."""
+        return ((0, 2) if outside else (0, 0)) if self.axis == -2 else self.along
+
+    def part(self, x: Tensor, length: int) -> Tensor:
+        """The rows or columns nearest to the side, at most `length`."""
+        length = min(length, x.shape[self.axis])
+        return x.narrow(self.axis, x.shape[self.axis] - length if self.last else 0, length)
+
+    def taps(self, weight: Tensor, first: int, count: int) -> Tensor:
+        """Rows or columns of a kernel, counted from outside to inside."""
+        return weight.narrow(self.axis, weight.shape[self.axis] - first - count if self.last else first, count)
+
+
+SIDES = tuple(Side(axis, last) for axis in (-2, -1) for last in (False, True))
 
 
 class UpsamplingTail(nn.Sequential):
@@ -39,56 +91,57 @@ class UpsamplingTail(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, dim, h, w) -> (b, out_channels, h * scale, w * scale)."""
-        s = self.scale
-        h, w = (n * s for n in x.shape[-2:])
-        weight, bias = composed(self)
-        inner = F.conv2d(x, weight.to(x), bias.to(x), padding=weight.shape[-1] // 2)
-        for factor in FACTORS[s]:
-            inner = F.pixel_shuffle(inner, factor)
-        top, bottom, left, right = (self._border(x, axis, last) for axis in (-2, -1) for last in (False, True))
-        rows = torch.cat([left[..., s:-s, :], inner[..., s:-s, s:-s], right[..., s:-s, :]], -1)
-        return torch.cat([top, rows[..., :w], bottom], -2)[
-            ..., :h, :
-        ]  # in one row of pixels, top and bottom are the same
+        weight, bias, stages = composed(self)
+        image = _shuffled(F.conv2d(x, weight.to(x), bias.to(x), padding=weight.shape[-1] // 2), stages[0].factors)
+        for side in SIDES:
+            for surplus in _surplus(x, stages, side):
+                side.part(image, surplus.shape[side.axis]).sub_(surplus)
+        return image
 
     def chain(self, x: Tensor) -> Tensor:
         """The same, convolution by convolution."""
         result: Tensor = super().forward(x)
         return result
 
-    def _border(self, x: Tensor, axis: int, last: bool) -> Tensor:
-        """The chain's result for the first or the last row or column of the input: `scale` pixels of the output.
 
-        After each convolution the features beside the cut are wrong and are dropped.
-        """
-
-        def kept(y: Tensor, length: int) -> Tensor:
-            length = min(length, y.shape[axis])
-            return y.narrow(axis, y.shape[axis] - length if last else 0, length)
-
-        length = REACH
-        y = kept(x, length)
-        stages, end = self
-        for factor, layer in zip(FACTORS[self.scale], stages[::2], strict=True):
-            length -= 1
-            y = F.pixel_shuffle(kept(layer(y), length), factor)
-            length *= factor
-        return kept(end(y), self.scale)
-
-
-def composed(tail: UpsamplingTail) -> tuple[Tensor, Tensor]:
+def composed(tail: UpsamplingTail) -> tuple[Tensor, Tensor, list[Stage]]:
     """Weight (out_channels * scale^2, dim, 5, 5) and bias of the convolution that, with the PixelShuffles of the scale
-    after it, does what `tail` does inside an image. In float32 at least; differentiable.
+    after it, does what `tail` does inside an image; and the stages that it is made of. In float32 at least;
+    differentiable.
     """
-    stages, end = tail
+    layers, end = tail
     precise = torch.promote_types(end.weight.dtype, torch.float32)
+    factors = FACTORS[tail.scale]
+    stages: list[Stage] = []
     with torch.autocast(end.weight.device.type, enabled=False):
         weight, bias = end.weight.to(precise), end.bias.to(precise)
-        for factor, layer in reversed(list(zip(FACTORS[tail.scale], stages[::2], strict=True))):
-            weight, bias = _before_shuffle(weight, factor), bias.repeat_interleave(factor**2)
-            bias = bias + weight.sum((2, 3)) @ layer.bias.to(precise)
-            weight = F.conv_transpose2d(weight, layer.weight.to(precise))  # of two kernels: their full convolution
-    return weight, bias
+        for number in reversed(range(len(factors))):
+            layer, factor = layers[2 * number], factors[number]
+            own, own_bias = layer.weight.to(precise), layer.bias.to(precise)
+            after = _before_shuffle(weight, factor)
+            stages.insert(0, Stage(own, own_bias, after, factors[number:]))
+            bias = bias.repeat_interleave(factor**2) + after.sum((2, 3)) @ own_bias
+            weight = F.conv_transpose2d(after, own)  # of two kernels: their full convolution
+    return weight, bias, stages
+
+
+def _surplus(x: Tensor, stages: list[Stage], side: Side) -> Iterator[Tensor]:
+    """What the features outside one side of the image, which the chain has as zeros, add to the image: the rows or
+    columns nearest to the side, once for each stage."""
+    for stage in stages:
+        weight, bias, after = (parameter.to(x) for parameter in (stage.weight, stage.bias, stage.after))
+        outside = F.conv2d(side.part(x, 1), side.taps(weight, 2, 1), bias, padding=side.padding(True))
+        yield _shuffled(F.conv2d(outside, side.taps(after, 0, 1), padding=side.padding(False)), stage.factors)
+        if stage is not stages[-1]:
+            near = side.part(x, 2)
+            x = F.conv2d(near, side.taps(weight, 1, near.shape[side.axis]), bias, padding=side.along)
+            x = F.pixel_shuffle(x, stage.factors[0])
+
+
+def _shuffled(x: Tensor, factors: tuple[int, ...]) -> Tensor:
+    for factor in factors:
+        x = F.pixel_shuffle(x, factor)
+    return x
 
 
 def _before_shuffle(weight: Tensor, factor: int) -> Tensor:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ..archs import ARCHS, PRESETS, VmambaIR
+from ..archs.tail import UpsamplingTail
 from ..errors import UserError, nearest
 from ..files import replacing
 from ..inference.tiles import peak_memory
@@ -101,6 +102,8 @@ class Complexity:
 def count(network: nn.Module, height: int = 64, width: int = 64) -> Complexity:
     """Count the multiply-adds of a network for one RGB image.
 
+    The tail of an upsampler counts as the convolutions that the paper has; it computes fewer (`archs.tail`).
+
     Raises:
         UserError: the network takes no such image.
     """
@@ -108,6 +111,9 @@ def count(network: nn.Module, height: int = 64, width: int = 64) -> Complexity:
 
     parameters = sum(p.numel() for p in network.parameters())
     network = copy.deepcopy(network).eval().to('meta')
+    for module in network.modules():
+        if isinstance(module, UpsamplingTail):
+            module.forward = module.chain  # type: ignore[method-assign]
     image = torch.empty(1, 3, height, width, device='meta')
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _counted_scans() as scans, counter:

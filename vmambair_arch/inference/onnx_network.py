@@ -6,7 +6,7 @@ Traced, the graph would hold what Python did; written, it holds what the network
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +16,15 @@ from ..archs import OSSNet, VmambaIR
 from ..archs.base import Network
 from ..archs.layers import Downsample, LayerNorm, Upsample
 from ..archs.oss_block import EFFN, OSSBlock, OSSModule
-from ..archs.tail import FACTORS, REACH, UpsamplingTail, composed
+from ..archs.tail import SIDES, Side, Stage, UpsamplingTail, composed
 from ..archs.vmambair_arch import MULTIPLE
 from .onnx_graph import DEFAULT_OPSET, Graph, Value
 from .onnx_scan import DOMAIN, Floats, Weights, channel_scan, kernel_scan, plane_scan, sequence_scan
 
 if TYPE_CHECKING:
     import onnx
+
+_END = np.iinfo(np.int64).max
 
 CLOSED_FORM_UP_TO = 4096
 """States of all steps of a channel scan up to which its closed form is faster than a loop."""
@@ -232,37 +234,52 @@ def _tail(g: Graph, x: Value, network: Network) -> Value:
     """Features to image, as `archs.tail` does it."""
     if network.scale == 1:
         return _layer(g, x, network.output)
-    tail, scale = network.tail, network.scale
-    assert isinstance(tail, UpsamplingTail)
-    stages, end = tail
-    assert isinstance(stages, nn.Sequential)
-    factors = FACTORS[scale]
-    whole = np.iinfo(np.int64).max
+    assert isinstance(network.tail, UpsamplingTail)
+    weight, bias, stages = composed(network.tail)
+    image = _shuffled(g, _conv(g, x, _array(weight), _array(bias)), stages[0].factors)
+    for side in SIDES:
+        for length, surplus in _surplus(g, x, stages, side):
+            image = _taken_off(g, image, side, length, surplus)
+    return image
 
-    def part(y: Value, start: int, stop: int, axis: int) -> Value:
-        return g.slice(y, g.ints(start), g.ints(stop), axis=axis)
 
-    def border(axis: int, last: bool) -> Value:
-        def kept(y: Value, length: int) -> Value:
-            return part(y, -length, whole, axis) if last else part(y, 0, length, axis)
-
-        length = REACH
-        y = kept(x, length)
-        for factor, layer in zip(factors, stages[::2], strict=True):
-            length -= 1
-            y = _shuffle(g, kept(_layer(g, y, layer), length), factor)
-            length *= factor
-        return kept(_layer(g, y, end), scale)
-
-    inner = _conv(g, x, *(_array(parameter) for parameter in composed(tail)))
+def _shuffled(g: Graph, x: Value, factors: Iterable[int]) -> Value:
     for factor in factors:
-        inner = _shuffle(g, inner, factor)
-    h, w = (g.op('Mul', g.side(x, axis), g.ints(scale)) for axis in (2, 3))
-    left, right = (part(border(3, last), scale, -scale, 2) for last in (False, True))
-    rows = g.op('Concat', left, part(part(inner, scale, -scale, 2), scale, -scale, 3), right, axis=3)
-    rows = g.slice(rows, g.ints(0), w, axis=3)
-    image = g.op('Concat', border(2, False), rows, border(2, True), axis=2)
-    return g.slice(image, g.ints(0), h, axis=2)
+        x = _shuffle(g, x, factor)
+    return x
+
+
+def _surplus(g: Graph, x: Value, stages: list[Stage], side: Side) -> Iterator[tuple[int, Value]]:
+    """As in `archs.tail`, with the length along the axis of the side."""
+
+    def by(y: Value, weight: Tensor, padding: Iterable[int], bias: Tensor | None = None) -> Value:
+        inputs = [y, g.weight(_array(weight))] + ([] if bias is None else [g.weight(_array(bias))])
+        return g.op('Conv', *inputs, kernel_shape=tuple(weight.shape[2:]), pads=[*padding])
+
+    for stage in stages:
+        outside = by(_part(g, x, side, 1), side.taps(stage.weight, 2, 1), side.padding(True) * 2, stage.bias)
+        surplus = by(outside, side.taps(stage.after, 0, 1), side.padding(False) * 2)
+        yield int(np.prod(stage.factors)), _shuffled(g, surplus, stage.factors)
+        if stage is not stages[-1]:
+            # A zero more on the inner side: of two pixels the nearer one is right, and a single one is enough.
+            pads = [*side.along * 2]
+            pads[2 + side.axis if side.last else 4 + side.axis] = 1
+            near = by(_part(g, x, side, 2), side.taps(stage.weight, 1, 2), pads, stage.bias)
+            x = _shuffle(g, _part(g, near, side, 1), stage.factors[0])
+
+
+def _part(g: Graph, x: Value, side: Side, length: int) -> Value:
+    """The rows or columns of (b, c, h, w) nearest to a side."""
+    start, end = (-length, _END) if side.last else (0, length)
+    return g.slice(x, g.ints(start), g.ints(end), axis=4 + side.axis)
+
+
+def _taken_off(g: Graph, image: Value, side: Side, length: int, surplus: Value) -> Value:
+    """An image less `surplus` at one side of it."""
+    axis = 4 + side.axis
+    start, end = (0, -length) if side.last else (length, _END)
+    parts = [g.op('Sub', _part(g, image, side, length), surplus), g.slice(image, g.ints(start), g.ints(end), axis=axis)]
+    return g.op('Concat', *(reversed(parts) if side.last else parts), axis=axis)
 
 
 def _enlarged(g: Graph, image: Value, scale: int) -> Value:
