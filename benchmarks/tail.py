@@ -18,7 +18,7 @@ from vmambair_arch.archs import VmambaIR
 from vmambair_arch.archs.tail import UpsamplingTail
 from vmambair_arch.inference.tiles import peak_memory
 
-PRESETS = {'light': {'scale': 4}, 'realsr_x4': {}}
+PRESETS: dict[str, dict[str, int]] = {'light x4': {'scale': 4}, 'realsr_x4': {}}
 
 
 def networks(preset: str) -> dict[str, VmambaIR]:
@@ -26,7 +26,7 @@ def networks(preset: str) -> dict[str, VmambaIR]:
     found = {}
     for name in ('one convolution', 'chain'):
         torch.manual_seed(0)
-        found[name] = VmambaIR.from_preset(preset, **PRESETS[preset])
+        found[name] = VmambaIR.from_preset(preset.split()[0], **PRESETS[preset])
     for module in found['chain'].modules():
         if isinstance(module, UpsamplingTail):
             module.forward = module.chain
@@ -82,7 +82,7 @@ def main() -> None:
             cells.append(f'{ms:.0f} ms, {share:.2f} x')
         with torch.inference_mode():
             ours, chain = (peak_memory(network, torch.rand(1, 3, 128, 128)) / 2**20 for network in pair)
-        print(f'| {preset} x4 | {" | ".join(cells)} | {ours:.0f} MiB, {ours / chain:.2f} x |')
+        print(f'| {preset} | {" | ".join(cells)} | {ours:.0f} MiB, {ours / chain:.2f} x |')
 
 
 if __name__ == '__main__':
