@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from realesrgan_pipeline.draws import draw
 from realesrgan_pipeline.kernels import blur_kernels, sinc_kernels
 from realesrgan_pipeline.sharpen import usm_sharpen
 from vmambair_arch.data.photographs import photographs
+from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 from vmambair_arch.models.pair_pool import PairPool
 
@@ -140,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 
 import numpy as np
 
 from realesrgan_pipeline import imresize
 from vmambair_arch.data.photographs import photographs
+from vmambair_arch.errors import guard
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.metrics.psnr_ssim import psnr
 
@@ -72,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

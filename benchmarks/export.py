@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ import torch
 
 from vmambair_arch.archs.base import Network
 from vmambair_arch.checkpoints.load import load_model
+from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 from vmambair_arch.inference.export import export
 from vmambair_arch.ops import c_library
@@ -138,4 +140,4 @@ def _processor() -> str:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

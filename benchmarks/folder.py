@@ -23,6 +23,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from vmambair_arch.errors import guard
+
 SYSTEM = {'MALLOC_ARENA_TEST': '8'}
 """Of no effect by itself; a user who sets up the allocator is left alone."""
 Measured = tuple[float, float, float, float]
@@ -88,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ import vmambair_arch  # noqa: F401 fixes basicsr
 from vmambair_arch.data import pairs
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import add_rain
+from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 from vmambair_arch.images.fast import decode_pixels
 from vmambair_arch.images.image_io import Image, write_image
@@ -206,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

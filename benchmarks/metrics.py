@@ -7,6 +7,7 @@ example images of its repository and PSNR on Y of data whose figure is known. Wr
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from vmambair_arch.data.pairs import folder_images
 from vmambair_arch.data.photographs import photographs
+from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 from vmambair_arch.images.image_io import read_image
 from vmambair_arch.metrics.perceptual import dists, lpips
@@ -141,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

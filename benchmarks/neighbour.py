@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from vmambair_arch.errors import guard
 from vmambair_arch.host import let_threads_sleep
 
 BUSY = 'while True: pass'
@@ -82,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

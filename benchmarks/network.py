@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from vmambair_arch.archs import PRESETS, VmambaIR
+from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 from vmambair_arch.ops import choose
 
@@ -194,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

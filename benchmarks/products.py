@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vmambair_arch.archs import VmambaIR
+from vmambair_arch.errors import guard
 from vmambair_arch.ops import products
 
 Runs = dict[str, Callable[[], object]]
@@ -222,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

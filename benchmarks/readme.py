@@ -6,10 +6,12 @@ python -m benchmarks.readme
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from vmambair_arch.checkpoints.describe import describe
 from vmambair_arch.checkpoints.find import bundled
+from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 
 README = Path(__file__).resolve().parents[1] / 'README.md'
@@ -52,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

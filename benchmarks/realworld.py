@@ -30,7 +30,7 @@ from vmambair_arch import Restorer
 from vmambair_arch.checkpoints.find import bundled
 from vmambair_arch.checkpoints.load import read_pickle
 from vmambair_arch.data.pairs import folder_images
-from vmambair_arch.errors import UserError
+from vmambair_arch.errors import UserError, guard
 from vmambair_arch.files import replacing
 from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.images.panel import Panel, side_by_side
@@ -278,7 +278,7 @@ def run(
     return results
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     add = parser.add_argument
     add('--truth', nargs=2, action='append', default=[], metavar=('NAME', 'FOLDER'), help='clean images, held out')
@@ -292,34 +292,29 @@ def main() -> int:
     add('--out', type=Path, default=Path('realworld'))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    try:
-        networks = {name: Restorer.from_pretrained(name) for name in ('sr', 'realsr') if name in bundled()}
-        networks |= {name: Restorer.from_pretrained(file) for name, file in args.network}
-        truths = {name: map(read, folder_images(folder)) for name, folder in args.truth}
-        if args.photos:
-            photos = {path.name: middle(read(path), PHOTO) for path in folder_images(args.photos)}
-        else:
-            photos = degraded_photographs()
-        teacher_file = args.teacher if args.teacher and args.teacher.exists() else None
-        if args.teacher and not teacher_file:
-            print(f'{args.teacher}: no such file; without the teacher')
-        results = run(
-            truths,
-            photos,
-            networks,
-            args.out,
-            teacher_file=teacher_file,
-            weights=args.lpips_weights,
-            draws=args.draws,
-            crop=args.crop,
-        )
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return error.exit_code
+    networks = {name: Restorer.from_pretrained(name) for name in ('sr', 'realsr') if name in bundled()}
+    networks |= {name: Restorer.from_pretrained(file) for name, file in args.network}
+    truths = {name: map(read, folder_images(folder)) for name, folder in args.truth}
+    if args.photos:
+        photos = {path.name: middle(read(path), PHOTO) for path in folder_images(args.photos)}
+    else:
+        photos = degraded_photographs()
+    teacher_file = args.teacher if args.teacher and args.teacher.exists() else None
+    if args.teacher and not teacher_file:
+        print(f'{args.teacher}: no such file; without the teacher')
+    results = run(
+        truths,
+        photos,
+        networks,
+        args.out,
+        teacher_file=teacher_file,
+        weights=args.lpips_weights,
+        draws=args.draws,
+        crop=args.crop,
+    )
     print(table(results))
     print(f'wrote {args.out}')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(guard(main))

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from realesrgan_pipeline import Degradation, DegradationConfig, image_generator
 from vmambair_arch.data.pairs import folder_images
-from vmambair_arch.errors import UserError
+from vmambair_arch.errors import UserError, guard
 from vmambair_arch.host import computes_in_bf16
 from vmambair_arch.images.image_io import Image, write_image
 
@@ -133,7 +133,7 @@ def make(
     return made
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('folders', nargs='+', type=Path, help='of clean photographs')
     parser.add_argument('--teacher', type=Path, help="Real-ESRGAN's x4plus generator; without it truths only")
@@ -144,23 +144,18 @@ def main() -> int:
     parser.add_argument('--facades', type=float, default=0, metavar='SHARE', help='of truths that are drawn walls')
     parser.add_argument('--bf16', action='store_true', help='the teacher computes in bfloat16')
     args = parser.parse_args()
-    try:
-        made = make(
-            args.folders,
-            args.teacher,
-            args.out,
-            args.count,
-            args.seed,
-            facades=args.facades,
-            weights=args.weights,
-            bf16=args.bf16,
-        )
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return error.exit_code
+    made = make(
+        args.folders,
+        args.teacher,
+        args.out,
+        args.count,
+        args.seed,
+        facades=args.facades,
+        weights=args.weights,
+        bf16=args.bf16,
+    )
     print(f'{made} patches into {args.out}')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(guard(main))

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 from vmambair_arch.ops import PLANE_DIRECTIONS, ScanInputs, c_library, c_scan, omni_scan, torch_scan
 
@@ -267,4 +268,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

@@ -26,7 +26,7 @@ from vmambair_arch.checkpoints.load import load_model
 from vmambair_arch.data.pairs import folder_images
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import add_rain
-from vmambair_arch.errors import UserError
+from vmambair_arch.errors import UserError, guard
 from vmambair_arch.images.image_io import read_image, to_array
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.metrics.perceptual import lpips
@@ -236,4 +236,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(guard(main))

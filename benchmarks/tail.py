@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from vmambair_arch.archs import VmambaIR
 from vmambair_arch.archs.tail import UpsamplingTail
+from vmambair_arch.errors import guard
 from vmambair_arch.inference.tiles import peak_memory
 
 PRESETS: dict[str, dict[str, int]] = {'light x4': {'scale': 4}, 'realsr_x4': {}}
@@ -86,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

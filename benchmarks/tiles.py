@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 
 RESULTS = Path(__file__).parent / 'results' / 'tiles.json'
@@ -175,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

@@ -17,6 +17,7 @@ import argparse
 import csv
 import json
 import statistics
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 from vmambair_arch.archs import PRESETS, VmambaIR
 from vmambair_arch.commands import demo
+from vmambair_arch.errors import guard
 from vmambair_arch.evaluation.complexity import count
 from vmambair_arch.evaluation.evaluate import evaluate
 from vmambair_arch.options import load_options, option_file
@@ -186,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(guard(main))

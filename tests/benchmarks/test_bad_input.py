@@ -1,0 +1,53 @@
+"""Bad input of a benchmark is one line and exit code 2, as that of a command."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmambair_arch.errors import guard
+
+FOLDER = Path(__file__).parents[2] / 'benchmarks'
+OF_THEIR_OWN = {'gpu', 'gpu_trials', 'training_step', 'tables'}
+"""Those that start themselves in other checkouts and processes, and the one that takes nothing."""
+
+
+def programs() -> list[Path]:
+    found = [path for path in sorted(FOLDER.rglob('*.py')) if path.stem not in OF_THEIR_OWN]
+    return [path for path in found if '__main__' in path.read_text(encoding='utf-8')]
+
+
+@pytest.mark.parametrize('path', programs(), ids=lambda path: path.stem)
+def test_every_program_is_guarded(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))) if isinstance(node, ast.Call)]
+    assert 'guard' in {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments', 'named'),
+    [
+        ('realworld_pairs', ['nowhere', '--out', 'pairs'], 'nowhere'),
+        ('realworld', ['--truth', 'Kodak', 'nowhere'], 'nowhere'),
+        ('realworld', ['--network', 'mine', 'nowhere.pth'], 'nowhere.pth'),
+        ('shipped', ['sr', 'nowhere.pth', '--compute', 'none'], 'nowhere.pth'),
+        ('denoise', ['nowhere.pth'], 'nowhere.pth'),
+        ('tiles', ['-m', 'nowhere.pth', '--sizes', '--seams', 'x.png'], 'x.png'),
+        ('export', ['-m', 'nowhere.pth'], 'nowhere.pth'),
+        ('deraining', ['derain', '--pairs', 'nowhere', 'here'], 'nowhere'),
+    ],
+)
+def test_one_line_names_it(name, arguments, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [name, *arguments])
+    try:
+        code = guard(importlib.import_module(f'benchmarks.{name}').main)
+    except SystemExit as end:  # argparse's own
+        code = end.code
+    said = capsys.readouterr().err.strip().splitlines()
+    assert code == 2, said
+    assert named in said[-1]
+    assert not list(tmp_path.iterdir())
