@@ -50,4 +50,6 @@ def test_one_line_names_it(name, arguments, named, tmp_path, monkeypatch, capsys
     said = capsys.readouterr().err.strip().splitlines()
     assert code == 2, said
     assert named in said[-1]
+    assert sum('error' in line for line in said) == 1
+    assert not any('Traceback' in line for line in said)
     assert not list(tmp_path.iterdir())

@@ -107,6 +107,14 @@ def test_onnx_takes_images_smaller_than_their_padding(tmp_path, onnx):
     check_onnx(network, tmp_path / 'a.onnx', sizes=((1, 1), (2, 30), (17, 5)))
 
 
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_onnx_enlarges_images_of_one_pixel(tmp_path, onnx, scale):
+    torch.manual_seed(0)
+    network = OSSNet(dim=8, num_blocks=1, d_state=4, scale=scale).eval()
+    export(network, tmp_path / 'a.onnx')
+    check_onnx(network, tmp_path / 'a.onnx', sizes=((1, 1), (1, 6), (2, 5), (20, 17)), batches=(2,))
+
+
 def test_axes_of_onnx_have_names(tmp_path, onnx):
     export(of_form('scale 2'), tmp_path / 'a.onnx')
     session = opened(tmp_path / 'a.onnx')

@@ -1,14 +1,16 @@
 """The end of an upsampler, computed without its feature maps at high resolution.
 
 Between the convolutions of the tail lie only PixelShuffles, so the whole of it is one linear map: a single 5x5
-convolution at the resolution of the input and the PixelShuffles, for x4 with a fifteenth of the multiplications and no
-feature map at high resolution. It differs from the chain only in that the chain sets its feature maps to zero outside
-the image. What the one convolution sees there is computed, and what comes of it at the border is taken away again.
+convolution at the resolution of the input and the PixelShuffles. For x4 that is a fifth (`light`) to a fifteenth (the
+paper's network) of the multiplications, and no feature map at high resolution. It differs from the chain only in that
+the chain sets its feature maps to zero outside the image. What the one convolution sees there is computed, and what
+comes of it at the border is taken away again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 
 FACTORS = {2: (2,), 3: (3,), 4: (2, 2)}
 """Of the PixelShuffles, by scale."""
+FEWEST = 16 * 16
+"""Pixels of a batch below which composing the kernels takes longer than it saves."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,21 @@ class Side:
         """Zero padding along the side, by which a kernel of 3 keeps its length."""
         return (0, 1) if self.axis == -2 else (1, 0)
 
-    def padding(self, outside: bool) -> tuple[int, int]:
-        """The same for what lies outside: `outside`, where it is computed, and where it is used. The corners belong to
-        top and bottom alone, so that they count once."""
-        return ((0, 2) if outside else (0, 0)) if self.axis == -2 else self.along
+    @property
+    def outwards(self) -> tuple[int, int]:
+        """Zero padding by which a kernel of 3 computes the line outside this side. Top and bottom have the corners as
+        well, so that every corner is in one line."""
+        return (0, 2) if self.axis == -2 else self.along
+
+    @property
+    def inwards(self) -> tuple[int, int]:
+        """Zero padding by which a kernel of 3 brings that line back to the length of the side."""
+        return (0, 0) if self.axis == -2 else self.along
 
     def part(self, x: Tensor, length: int) -> Tensor:
         """The rows or columns nearest to the side, at most `length`."""
-        length = min(length, x.shape[self.axis])
-        return x.narrow(self.axis, x.shape[self.axis] - length if self.last else 0, length)
+        part = slice(-length, None) if self.last else slice(length)
+        return x[..., part, :] if self.axis == -2 else x[..., part]
 
     def taps(self, weight: Tensor, first: int, count: int) -> Tensor:
         """Rows or columns of a kernel, counted from outside to inside."""
@@ -91,15 +101,29 @@ class UpsamplingTail(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, dim, h, w) -> (b, out_channels, h * scale, w * scale)."""
+        if not self._is_plain() or (not torch.compiler.is_compiling() and x[:, 0].numel() < FEWEST):
+            return self.chain(x)
+        return self.at_once(x)
+
+    def _is_plain(self) -> bool:
+        """Whether its convolutions do no more than their parameters say: pruning, norms of weights and other tools put
+        hooks on them, or modules of their own in their place."""
+        layers = [layer for layer in (*self[0], self[1]) if not isinstance(layer, nn.PixelShuffle)]
+        return all(type(x) is nn.Conv2d and not x._forward_pre_hooks and not x._forward_hooks for x in layers)
+
+    def at_once(self, x: Tensor) -> Tensor:
+        """The result by one convolution and what is taken away at the border."""
         weight, bias, stages = composed(self)
-        image = _shuffled(F.conv2d(x, weight.to(x), bias.to(x), padding=weight.shape[-1] // 2), stages[0].factors)
+        dtype = self[1].weight.dtype
+        image = F.conv2d(x, weight.to(dtype), bias.to(dtype), padding=weight.shape[-1] // 2)
+        image = _shuffled(image, stages[0].factors)
         for side in SIDES:
-            for surplus in _surplus(x, stages, side):
+            for surplus in _surplus(x, stages, side, dtype):
                 side.part(image, surplus.shape[side.axis]).sub_(surplus)
         return image
 
     def chain(self, x: Tensor) -> Tensor:
-        """The same, convolution by convolution."""
+        """The same result, convolution by convolution."""
         result: Tensor = super().forward(x)
         return result
 
@@ -113,7 +137,8 @@ def composed(tail: UpsamplingTail) -> tuple[Tensor, Tensor, list[Stage]]:
     precise = torch.promote_types(end.weight.dtype, torch.float32)
     factors = FACTORS[tail.scale]
     stages: list[Stage] = []
-    with torch.autocast(end.weight.device.type, enabled=False):
+    kind = end.weight.device.type
+    with nullcontext() if kind == 'meta' else torch.autocast(kind, enabled=False):
         weight, bias = end.weight.to(precise), end.bias.to(precise)
         for number in reversed(range(len(factors))):
             layer, factor = layers[2 * number], factors[number]
@@ -125,17 +150,20 @@ def composed(tail: UpsamplingTail) -> tuple[Tensor, Tensor, list[Stage]]:
     return weight, bias, stages
 
 
-def _surplus(x: Tensor, stages: list[Stage], side: Side) -> Iterator[Tensor]:
+def _surplus(x: Tensor, stages: list[Stage], side: Side, dtype: torch.dtype) -> Iterator[Tensor]:
     """What the features outside one side of the image, which the chain has as zeros, add to the image: the rows or
     columns nearest to the side, once for each stage."""
+    inner = [0, 0, 0, 0]
+    inner[2 * (-1 - side.axis) + (not side.last)] = 1
     for stage in stages:
-        weight, bias, after = (parameter.to(x) for parameter in (stage.weight, stage.bias, stage.after))
-        outside = F.conv2d(side.part(x, 1), side.taps(weight, 2, 1), bias, padding=side.padding(True))
-        yield _shuffled(F.conv2d(outside, side.taps(after, 0, 1), padding=side.padding(False)), stage.factors)
+        weight, bias, after = (parameter.to(dtype) for parameter in (stage.weight, stage.bias, stage.after))
+        outside = F.conv2d(side.part(x, 1), side.taps(weight, 2, 1), bias, padding=side.outwards)
+        yield _shuffled(F.conv2d(outside, side.taps(after, 0, 1), padding=side.inwards), stage.factors)
         if stage is not stages[-1]:
-            near = side.part(x, 2)
-            x = F.conv2d(near, side.taps(weight, 1, near.shape[side.axis]), bias, padding=side.along)
-            x = F.pixel_shuffle(x, stage.factors[0])
+            # With a zero on the inner side, two pixels give the nearer one of the next map, and so does a single one.
+            near = F.pad(side.part(x, 2), inner)
+            near = F.conv2d(near, side.taps(weight, 1, 2), bias, padding=side.along)
+            x = F.pixel_shuffle(side.part(near, 1), stage.factors[0])
 
 
 def _shuffled(x: Tensor, factors: tuple[int, ...]) -> Tensor:

@@ -343,6 +343,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         'products of two activations. projection: x to dt, B, C, and dt to delta. scan: 9 L d N + L d a direction, '
         'the count most papers took over from VMamba; as multiply-adds it is (4 N + 2) L d.'
     ]
+    if any(PRESETS.get(row.name, {}).get('scale', 1) > 1 for row in rows):
+        notes.append(
+            '- Upsamplers of ours are counted with the tail of the paper, of which they compute a fifth to a fifteenth '
+            '(`archs/tail.py`); time and memory are what they take.'
+        )
     for row in rows:
         if row.name == 'realsr_x4' and next(iter(row.measured)) == (64, 64):
             twice = (row.complexity.total + row.complexity.projection) / 1e9

@@ -257,11 +257,11 @@ def _surplus(g: Graph, x: Value, stages: list[Stage], side: Side) -> Iterator[tu
         return g.op('Conv', *inputs, kernel_shape=tuple(weight.shape[2:]), pads=[*padding])
 
     for stage in stages:
-        outside = by(_part(g, x, side, 1), side.taps(stage.weight, 2, 1), side.padding(True) * 2, stage.bias)
-        surplus = by(outside, side.taps(stage.after, 0, 1), side.padding(False) * 2)
+        outside = by(_part(g, x, side, 1), side.taps(stage.weight, 2, 1), side.outwards * 2, stage.bias)
+        surplus = by(outside, side.taps(stage.after, 0, 1), side.inwards * 2)
         yield int(np.prod(stage.factors)), _shuffled(g, surplus, stage.factors)
         if stage is not stages[-1]:
-            # A zero more on the inner side: of two pixels the nearer one is right, and a single one is enough.
+            # With a zero on the inner side, two pixels give the nearer one of the next map, and so does a single one.
             pads = [*side.along * 2]
             pads[2 + side.axis if side.last else 4 + side.axis] = 1
             near = by(_part(g, x, side, 2), side.taps(stage.weight, 1, 2), pads, stage.bias)
