@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -108,13 +109,21 @@ class UpsamplingTail(nn.Sequential):
     def _is_plain(self) -> bool:
         """Whether its convolutions do no more than their parameters say: pruning, norms of weights and other tools put
         hooks on them, or modules of their own in their place."""
-        layers = [layer for layer in (*self[0], self[1]) if not isinstance(layer, nn.PixelShuffle)]
-        return all(type(x) is nn.Conv2d and not x._forward_pre_hooks and not x._forward_hooks for x in layers)
+        return all(
+            type(layer) is nn.Conv2d and not layer._forward_pre_hooks and not layer._forward_hooks
+            for layer in self.convolutions()
+        )
+
+    def convolutions(self) -> list[nn.Conv2d]:
+        """Those before the PixelShuffles, and the last."""
+        stages, end = self.children()
+        before = [layer for layer in stages.children() if not isinstance(layer, nn.PixelShuffle)]
+        return cast(list[nn.Conv2d], [*before, end])
 
     def at_once(self, x: Tensor) -> Tensor:
         """The result by one convolution and what is taken away at the border."""
         weight, bias, stages = composed(self)
-        dtype = self[1].weight.dtype
+        dtype = self.convolutions()[-1].weight.dtype
         image = F.conv2d(x, weight.to(dtype), bias.to(dtype), padding=weight.shape[-1] // 2)
         image = _shuffled(image, stages[0].factors)
         for side in SIDES:
@@ -133,16 +142,16 @@ def composed(tail: UpsamplingTail) -> tuple[Tensor, Tensor, list[Stage]]:
     after it, does what `tail` does inside an image; and the stages that it is made of. In float32 at least;
     differentiable.
     """
-    layers, end = tail
+    *before, end = tail.convolutions()
     precise = torch.promote_types(end.weight.dtype, torch.float32)
     factors = FACTORS[tail.scale]
     stages: list[Stage] = []
     kind = end.weight.device.type
     with nullcontext() if kind == 'meta' else torch.autocast(kind, enabled=False):
-        weight, bias = end.weight.to(precise), end.bias.to(precise)
+        weight, bias = end.weight.to(precise), cast(Tensor, end.bias).to(precise)
         for number in reversed(range(len(factors))):
-            layer, factor = layers[2 * number], factors[number]
-            own, own_bias = layer.weight.to(precise), layer.bias.to(precise)
+            layer, factor = before[number], factors[number]
+            own, own_bias = layer.weight.to(precise), cast(Tensor, layer.bias).to(precise)
             after = _before_shuffle(weight, factor)
             stages.insert(0, Stage(own, own_bias, after, factors[number:]))
             bias = bias.repeat_interleave(factor**2) + after.sum((2, 3)) @ own_bias
