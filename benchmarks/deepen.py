@@ -17,6 +17,8 @@ from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.checkpoints.load import load_model
 from vmambair_arch.errors import UserError, guard
 
+from .arguments import natural, positive
+
 LAST = ('attn.out_conv.weight', 'attn.out_conv.bias', 'ffn.project_out.weight', 'ffn.project_out.bias')
 """Of a block: what the two residual branches end with."""
 
@@ -45,8 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('checkpoint', help='file, or a name such as realsr for the network in the package')
     parser.add_argument('out', type=Path)
-    parser.add_argument('--refinement', type=int, required=True, metavar='N', help='refinement blocks in all')
-    parser.add_argument('--seed', type=int, default=0, help='of what the new blocks begin with')
+    parser.add_argument('--refinement', type=positive, required=True, metavar='N', help='refinement blocks in all')
+    parser.add_argument('--seed', type=natural, default=0, help='of what the new blocks begin with')
     args = parser.parse_args()
     network = load_model(args.checkpoint)
     if not isinstance(network, VmambaIR):

@@ -28,6 +28,8 @@ from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 from vmambair_arch.models.pair_pool import PairPool
 
+from .arguments import positive
+
 BATCH, SIZE, POOL = 9, 256, 180
 RESULTS = Path(__file__).parent / 'results' / 'degradation.json'
 
@@ -122,8 +124,8 @@ def compare(gt: Tensor, sharpen: bool, rounds: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--rounds', type=int, default=60)
+    parser.add_argument('--threads', type=positive, default=2)
+    parser.add_argument('--rounds', type=positive, default=60)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     gt = batch(torch.device(args.device))

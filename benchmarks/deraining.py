@@ -34,6 +34,8 @@ from vmambair_arch.errors import UserError, guard
 from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.metrics.psnr_ssim import psnr
 
+from .arguments import positive
+
 MIDDLE = 96
 """Side of the crops that are enlarged, pixels."""
 FACTORS = (1, 2, 4)
@@ -117,7 +119,7 @@ def _main() -> None:
     parser.add_argument('checkpoints', nargs='+', help='files, or derain for the network in the package')
     parser.add_argument('--pairs', nargs=2, type=Path, required=True, metavar=('TARGETS', 'INPUTS'))
     parser.add_argument('--clean', type=Path, help='folder of pictures without rain')
-    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--threads', type=positive, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     pairs = pairs_of(*args.pairs)

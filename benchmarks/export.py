@@ -29,6 +29,8 @@ from vmambair_arch.files import replacing
 from vmambair_arch.inference.export import export
 from vmambair_arch.ops import c_library
 
+from .arguments import positive
+
 RESULTS = Path(__file__).parent / 'results' / 'export.json'
 Image = npt.NDArray[np.float32]
 Run = Callable[[Image], Image]
@@ -106,9 +108,9 @@ def compare(runs: dict[str, Run], size: int, rounds: int) -> dict[str, dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', default='derain', help='checkpoint or name')
-    parser.add_argument('--sizes', type=int, nargs='+', default=[96, 512])
-    parser.add_argument('--rounds', type=int, default=9, help='at the smallest size; fewer at larger ones')
-    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--sizes', type=positive, nargs='+', default=[96, 512])
+    parser.add_argument('--rounds', type=positive, default=9, help='at the smallest size; fewer at larger ones')
+    parser.add_argument('--threads', type=positive, default=1)
     parser.add_argument('--beside', type=Path, nargs='*', default=[], metavar='FILE', help='further ONNX files')
     parser.add_argument('--only', nargs='+', default=[''], metavar='WORD', help='programs with such a word in the name')
     args = parser.parse_args()

@@ -25,6 +25,8 @@ import numpy as np
 
 from vmambair_arch.errors import guard
 
+from .arguments import positive
+
 SYSTEM = {'MALLOC_ARENA_TEST': '8'}
 """Of no effect by itself; a user who sets up the allocator is left alone."""
 Measured = tuple[float, float, float, float]
@@ -61,12 +63,12 @@ def run(folder: Path, cores: set[int], task: str, env: dict[str, str]) -> Measur
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--photographs', type=int, default=100)
+    parser.add_argument('--photographs', type=positive, default=100)
     parser.add_argument('--size', default='160x120', metavar='WxH')
-    parser.add_argument('--cores', type=int, nargs='+', default=[1, 2])
+    parser.add_argument('--cores', type=positive, nargs='+', default=[1, 2])
     parser.add_argument('--memory', nargs='+', choices=('kept', 'system'), default=['kept', 'system'])
     parser.add_argument('--task', default='derain')
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--rounds', type=positive, default=3)
     args = parser.parse_args()
     width, height = map(int, args.size.split('x'))
     all_cores = sorted(os.sched_getaffinity(0))

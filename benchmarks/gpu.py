@@ -35,6 +35,8 @@ from benchmarks.gpu_trials import TRIALS, Machine
 from vmambair_arch.files import replacing
 from vmambair_arch.ops.faults import is_lost
 
+from .arguments import duration, positive
+
 RESULTS = Path(__file__).parent / 'results' / 'gpu.json'
 Trial = Callable[[Machine], dict[str, Any]]
 
@@ -175,8 +177,8 @@ def _end_with_parent() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
-    parser.add_argument('--minutes', type=float, default=8, help='for all; one trial may take a third of them')
-    parser.add_argument('--rounds', type=int, default=20, help='repetitions of what is timed')
+    parser.add_argument('--minutes', type=duration, default=8, help='for all; one trial may take a third of them')
+    parser.add_argument('--rounds', type=positive, default=20, help='repetitions of what is timed')
     parser.add_argument('--dry', action='store_true', help='on the CPU, at tiny sizes: does it run at all')
     names = list(TRIALS)
     parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='TRIAL', help=', '.join(names))

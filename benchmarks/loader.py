@@ -35,6 +35,8 @@ from vmambair_arch.images.fast import decode_pixels
 from vmambair_arch.images.image_io import Image, write_image
 from vmambair_arch.options import load_options, option_file
 
+from .arguments import natural, positive
+
 SHORTER, PAIRS = 4000, 48
 RESULTS = Path(__file__).parent / 'results' / 'loader.json'
 DECODERS = RESULTS.with_name('decoders.json')
@@ -168,8 +170,8 @@ def decoders(rounds: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--decoders', action='store_true', help='the decoders alone')
-    parser.add_argument('--rounds', type=int, default=101, help='of --decoders')
-    parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
+    parser.add_argument('--rounds', type=positive, default=101, help='of --decoders')
+    parser.add_argument('--workers', type=natural, nargs='+', default=[0, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.decoders:

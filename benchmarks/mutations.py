@@ -43,6 +43,8 @@ from tqdm import tqdm
 from vmambair_arch.errors import UserError, guard
 from vmambair_arch.options import load_options, option_file
 
+from .arguments import natural, positive
+
 MISSING, MISSPELT, TWICE = object(), object(), object()
 """Changes of the key instead of its value."""
 VALUES: tuple[Any, ...] = (
@@ -292,11 +294,11 @@ def mutate(
 
 def _mutate() -> int:
     parser = argparse.ArgumentParser(prog='benchmarks.mutations', description=__doc__.partition('\n')[0])
-    parser.add_argument('--count', type=int, default=3000, help='changes (default: %(default)s)')
+    parser.add_argument('--count', type=positive, default=3000, help='changes (default: %(default)s)')
     parser.add_argument(
-        '--runs', type=int, default=0, help='of those that pass, so many are trained for two iterations'
+        '--runs', type=natural, default=0, help='of those that pass, so many are trained for two iterations'
     )
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=natural, default=0)
     parser.add_argument('--only', choices=KINDS, help='one kind of change alone')
     args = parser.parse_args()
     from vmambair_arch.plugin import launch

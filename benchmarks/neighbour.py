@@ -25,6 +25,8 @@ from contextlib import contextmanager
 from vmambair_arch.errors import guard
 from vmambair_arch.host import let_threads_sleep
 
+from .arguments import duration, positive
+
 BUSY = 'while True: pass'
 
 
@@ -52,9 +54,9 @@ def milliseconds(run: Callable[[], object], seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--threads', type=int, default=os.cpu_count())
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--seconds', type=float, default=1.0, help='of a measurement')
+    parser.add_argument('--threads', type=positive, default=os.cpu_count())
+    parser.add_argument('--rounds', type=positive, default=5)
+    parser.add_argument('--seconds', type=duration, default=1.0, help='of a measurement')
     parser.add_argument('--spinning', action='store_true', help='leave threads as torch has them')
     args = parser.parse_args()
     if not args.spinning:

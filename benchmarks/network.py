@@ -28,6 +28,8 @@ from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 from vmambair_arch.ops import choose
 
+from .arguments import positive
+
 RESULTS = Path(__file__).parent / 'results' / 'network.json'
 SIZES = (64, 128, 256, 512)
 SWINIR = {
@@ -147,9 +149,9 @@ def relative_rms() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--rounds', type=int, default=7, help='repetitions of each figure (default: %(default)s)')
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--memory-of', type=int, help=argparse.SUPPRESS)
+    parser.add_argument('--rounds', type=positive, default=7, help='repetitions of each figure (default: %(default)s)')
+    parser.add_argument('--threads', type=positive, default=2)
+    parser.add_argument('--memory-of', type=positive, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory_of:

@@ -33,6 +33,7 @@ from vmambair_arch.metrics.psnr_ssim import psnr
 from vmambair_arch.models.optimizers import OPTIMIZERS
 from vmambair_arch.options import load_options, option_file
 
+from .arguments import positive
 from .kept import once, publish
 from .shapes import check_data, one_thread
 from .shipped import folder_pairs
@@ -196,7 +197,7 @@ def _compare() -> None:
     parser = argparse.ArgumentParser(prog='benchmarks.optimisers', description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path, help='keeps what is done')
     parser.add_argument('--data', type=Path, required=True, help='with train and val, each with target and input')
-    parser.add_argument('--iterations', type=int, default=200, help='of each (default: %(default)s)')
+    parser.add_argument('--iterations', type=positive, default=200, help='of each (default: %(default)s)')
     parser.add_argument('--only', nargs='*', choices=list(OPTIMISERS), metavar='NAME', help='these alone; no table')
     args = parser.parse_args()
     one_thread()

@@ -30,6 +30,8 @@ from vmambair_arch.archs import VmambaIR
 from vmambair_arch.errors import guard
 from vmambair_arch.ops import products
 
+from .arguments import positive
+
 Runs = dict[str, Callable[[], object]]
 SIDES = {'realsr_x4': 64, 'derain': 96, 'light': 128}
 """Presets and sides of the picture they are given."""
@@ -202,8 +204,8 @@ def print_rivals(rounds: int, side: int = 64) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--threads', type=positive, default=1)
+    parser.add_argument('--rounds', type=positive, default=7)
     parser.add_argument('--no-shapes', action='store_true')
     parser.add_argument('--no-networks', action='store_true')
     parser.add_argument('--rivals', action='store_true')

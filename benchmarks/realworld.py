@@ -39,6 +39,8 @@ from vmambair_arch.metrics.no_reference import niqe
 from vmambair_arch.metrics.perceptual import lpips
 from vmambair_arch.metrics.psnr_ssim import psnr
 
+from .arguments import positive
+
 SCALE, SEED, BORDER = 4, 2107_10833, 4
 CROP, DRAWS = 384, 3
 """Pixels of a side of the true images, and degradations of each."""
@@ -286,9 +288,9 @@ def main() -> None:
     add('--teacher', type=Path, help="Real-ESRGAN's x4plus; left out where the file is not there")
     add('--network', nargs=2, action='append', default=[], metavar=('NAME', 'FILE'), help='a checkpoint more')
     add('--lpips-weights', type=Path, help='of AlexNet; without it LPIPS is left out')
-    add('--draws', type=int, default=DRAWS)
-    add('--crop', type=int, default=CROP)
-    add('--threads', type=int, default=2)
+    add('--draws', type=positive, default=DRAWS)
+    add('--crop', type=positive, default=CROP)
+    add('--threads', type=positive, default=2)
     add('--out', type=Path, default=Path('realworld'))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

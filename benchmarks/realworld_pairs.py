@@ -31,6 +31,7 @@ from vmambair_arch.errors import UserError, guard
 from vmambair_arch.host import computes_in_bf16
 from vmambair_arch.images.image_io import Image, write_image
 
+from .arguments import natural, positive
 from .facades import facade
 from .realworld import SCALE, Pixels, read, teacher
 
@@ -139,8 +140,8 @@ def main() -> None:
     parser.add_argument('--teacher', type=Path, help="Real-ESRGAN's x4plus generator; without it truths only")
     parser.add_argument('--weights', type=float, nargs='+', metavar='W', help='how often each folder is drawn from')
     parser.add_argument('--out', type=Path, required=True)
-    parser.add_argument('--count', type=int, default=800)
-    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--count', type=positive, default=800)
+    parser.add_argument('--seed', type=natural, default=1)
     parser.add_argument('--facades', type=float, default=0, metavar='SHARE', help='of truths that are drawn walls')
     parser.add_argument('--bf16', action='store_true', help='the teacher computes in bfloat16')
     args = parser.parse_args()

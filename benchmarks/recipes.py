@@ -20,6 +20,7 @@ from typing import Any
 from vmambair_arch.errors import guard
 
 from . import optimisers
+from .arguments import positive
 from .kept import once, publish
 from .shapes import check_data, one_thread
 
@@ -102,7 +103,7 @@ def _compare() -> None:
     parser = argparse.ArgumentParser(prog='benchmarks.recipes', description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path, help='keeps what is done')
     parser.add_argument('--data', type=Path, required=True, help='with train and val, each with target and input')
-    parser.add_argument('--iterations', type=int, default=500, help='of the first (default: %(default)s)')
+    parser.add_argument('--iterations', type=positive, default=500, help='of the first (default: %(default)s)')
     args = parser.parse_args()
     one_thread()
     check_data(args.data)

@@ -40,6 +40,7 @@ from vmambair_arch.errors import guard
 from vmambair_arch.metrics.psnr_ssim import psnr
 from vmambair_arch.models.optimizers import build_optimizer
 
+from .arguments import duration, natural, positive
 from .deraining import eight_bits, pairs_of
 from .kept import once, publish
 from .shapes import check_data, one_thread
@@ -290,10 +291,10 @@ def _compare() -> None:
     parser = argparse.ArgumentParser(prog='benchmarks.rivals', description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path, help='keeps what is done')
     parser.add_argument('--data', type=Path, required=True, help='with train and val, each with target and input')
-    parser.add_argument('--minutes', type=float, default=5, help='CPU time of each training (default: %(default)s)')
-    parser.add_argument('--seeds', type=int, default=3, help='trainings of each network (default: %(default)s)')
+    parser.add_argument('--minutes', type=duration, default=5, help='CPU time of each training (default: %(default)s)')
+    parser.add_argument('--seeds', type=positive, default=3, help='trainings of each network (default: %(default)s)')
     parser.add_argument('--optimiser', choices=OPTIMISERS, default='Muon', help='(default: %(default)s)')
-    parser.add_argument('--only', type=int, nargs='*', metavar='K', help='train these, by number; no table')
+    parser.add_argument('--only', type=natural, nargs='*', metavar='K', help='train these, by number; no table')
     args = parser.parse_args()
     one_thread()
     data = args.data.resolve()

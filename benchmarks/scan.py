@@ -31,6 +31,8 @@ from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 from vmambair_arch.ops import PLANE_DIRECTIONS, ScanInputs, c_library, c_scan, omni_scan, torch_scan
 
+from .arguments import positive
+
 N, K = 16, 4
 TARGETS = {
     'scan_fwd_x': '>= 50',
@@ -218,9 +220,9 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--threads', type=int, default=2, help='of the rows that are not about one thread')
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--memory', type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument('--threads', type=positive, default=2, help='of the rows that are not about one thread')
+    parser.add_argument('--rounds', type=positive, default=7)
+    parser.add_argument('--memory', type=positive, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory:

@@ -29,6 +29,7 @@ from vmambair_arch.inference.restorer import Restorer
 from vmambair_arch.metrics.psnr_ssim import psnr
 from vmambair_arch.options import load_options, option_file
 
+from .arguments import natural, positive
 from .kept import once, publish
 from .shipped import figures, folder_pairs
 
@@ -144,9 +145,9 @@ def _compare() -> None:
     parser = argparse.ArgumentParser(prog='benchmarks.shapes', description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path, help='keeps the trainings')
     parser.add_argument('--data', type=Path, required=True, help='with train and val, each with target and input')
-    parser.add_argument('--iterations', type=int, default=1400, help='of the first shape (default: %(default)s)')
-    parser.add_argument('--rounds', type=int, default=9, help='timed steps (default: %(default)s)')
-    parser.add_argument('--only', type=int, nargs='*', metavar='K', help='train these shapes, by number; no table')
+    parser.add_argument('--iterations', type=positive, default=1400, help='of the first shape (default: %(default)s)')
+    parser.add_argument('--rounds', type=positive, default=9, help='timed steps (default: %(default)s)')
+    parser.add_argument('--only', type=natural, nargs='*', metavar='K', help='train these shapes, by number; no table')
     args = parser.parse_args()
     one_thread()
     data, folder = args.data.resolve(), args.folder.resolve()

@@ -20,6 +20,8 @@ from vmambair_arch.archs.tail import UpsamplingTail
 from vmambair_arch.errors import guard
 from vmambair_arch.inference.tiles import peak_memory
 
+from .arguments import positive
+
 PRESETS: dict[str, dict[str, int]] = {'light x4': {'scale': 4}, 'realsr_x4': {}}
 
 
@@ -70,8 +72,8 @@ def ratio(runs: list[Callable[[], object]], rounds: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--rounds', type=positive, default=7)
+    parser.add_argument('--threads', type=positive, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print('| network | forward, 64x64 | 128x128 | training step, 4 x 48x48 | memory, forward, 128x128 |')

@@ -21,6 +21,8 @@ import numpy as np
 from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
 
+from .arguments import positive
+
 RESULTS = Path(__file__).parent / 'results' / 'tiles.json'
 SIZES = ['480x270', '960x540', '1920x1080', '3840x2160']
 SEAM_TILES, SEAM_OVERLAPS, SEAM_CROP = (128, 256, 384), (0, 16, 32, 64), 512
@@ -152,7 +154,7 @@ def main() -> None:
     parser.add_argument('-m', '--model', help='checkpoint; needed for --seams (default: random numbers in --preset)')
     parser.add_argument('--seams', nargs='*', default=[], metavar='PICTURE', help='also measure overlaps on these')
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--threads', type=positive, default=2)
     parser.add_argument('--one', nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

@@ -210,6 +210,10 @@ def main() -> None:
     parser.add_argument('--shares', action='store_true', help='time by operator')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     args = parser.parse_args()
+    numbers = {name: getattr(args, name) for name in ('batch', 'side', 'threads', 'rounds', 'steps')}
+    for name, number in numbers.items():  # not by .arguments: this file runs by itself in other checkouts
+        if number < 1:
+            parser.error(f'argument --{name}: {number} is no whole number from 1')
     if args.worker:
         work(args.preset, args.batch, args.side, args.threads, args.worker)
         return

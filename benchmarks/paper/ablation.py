@@ -35,6 +35,7 @@ from vmambair_arch.evaluation.evaluate import evaluate
 from vmambair_arch.options import load_options, option_file
 
 from .. import rivals
+from ..arguments import natural, positive
 from ..kept import once, write
 from ..shapes import check_data, one_thread
 from . import tables
@@ -162,12 +163,12 @@ def _means(path: Path, metric: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog='benchmarks.paper.ablation', description=__doc__.splitlines()[0])
     parser.add_argument(
-        '--repeats', type=int, default=5, help='timed rounds; 0 keeps what was measured (default: %(default)s)'
+        '--repeats', type=natural, default=5, help='timed rounds; 0 keeps what was measured (default: %(default)s)'
     )
     parser.add_argument('--train', metavar='FOLDER', type=Path, help='also train all in small there')
     parser.add_argument('--derain', metavar='FOLDER', type=Path, help='also train some on deraining there')
     parser.add_argument('--data', type=Path, help='for --derain: with train and val, each with target and input')
-    parser.add_argument('--steps', type=int, default=STEPS, help='of each on deraining (default: %(default)s)')
+    parser.add_argument('--steps', type=positive, default=STEPS, help='of each on deraining (default: %(default)s)')
     options = parser.parse_args()
     if (options.derain is None) != (options.data is None):
         parser.error('--derain and --data go together')

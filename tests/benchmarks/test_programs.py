@@ -53,3 +53,29 @@ def test_one_line_names_it(name, arguments, named, tmp_path, monkeypatch, capsys
     assert sum('error' in line for line in said) == 1
     assert not any('Traceback' in line for line in said)
     assert not list(tmp_path.iterdir())
+
+
+def ranged() -> list[tuple[str, str, str]]:
+    """Every option of a program that takes a number from 0 or 1, with one below that."""
+    found = []
+    for path in sorted(FOLDER.rglob('*.py')):
+        name = '.'.join(path.relative_to(FOLDER.parent).with_suffix('').parts)
+        for call in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            kind = next((k.value for k in getattr(call, 'keywords', []) if k.arg == 'type'), None)
+            below = {'positive': '0', 'natural': '-1', 'duration': '0'}.get(getattr(kind, 'id', ''))
+            if below:
+                found.append((name, call.args[0].value, below))
+            else:
+                assert getattr(kind, 'id', '') != 'int' or path.stem == 'training_step', f'{path}: {ast.unparse(call)}'
+    return [*found, *(('benchmarks.training_step', f'--{name}', '0') for name in ('rounds', 'side', 'steps'))]
+
+
+@pytest.mark.parametrize(('module', 'option', 'below'), ranged())
+@pytest.mark.parametrize('shift', ['', 'x'])
+def test_numbers_out_of_range(module, option, below, shift, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [module, f'{option}={below}{shift}'])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main()
+    said = capsys.readouterr().err.strip().splitlines()
+    assert end.value.code == 2
+    assert f'argument {option}: ' in said[-1]
