@@ -169,3 +169,13 @@ def test_names_of_parameters_are_those_of_the_release():
     network = VmambaIR(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1, scale=4)
     names = {name for name in network.state_dict() if name.startswith('tail.')}
     assert names == {f'tail.{layer}.{kind}' for layer in ('0.0', '0.2', '1') for kind in ('weight', 'bias')}
+
+
+@pytest.mark.parametrize('part', [slice(None), slice(1), slice(0, 0), slice(None, None, -1), slice(-1, None)])
+def test_a_slice_is_a_plain_sequence_of_its_layers(part):
+    network = tail()
+    assert type(network[part]) is nn.Sequential
+    assert list(network[part]) == list(network)[part]
+    assert network[-1] is network.convolutions()[-1]
+    x = torch.randn(1, 6, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(network[1:](network[:1](x)), network.chain(x))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,12 @@ class UpsamplingTail(nn.Sequential):
             stages += [nn.Conv2d(dim, dim * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
         super().__init__(nn.Sequential(*stages), nn.Conv2d(dim, out_channels, 3, padding=1))
         self.scale = scale
+
+    def __getitem__(self, index: slice | int) -> Any:
+        """A layer, or, for a slice, a plain `nn.Sequential` of some."""
+        if isinstance(index, slice):
+            return nn.Sequential(*list(self.children())[index])
+        return super().__getitem__(index)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, dim, h, w) -> (b, out_channels, h * scale, w * scale)."""
