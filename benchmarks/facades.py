@@ -1,8 +1,9 @@
 """Walls of windows, bricks and bars, drawn: regular lines for networks that enlarge photographs.
 
 Free photographs of streets are rare and lines that repeat are what enlarging does worst, so `benchmarks.realworld_pairs
---facades SHARE` draws some of its patches: one cell (a window with its frame, a pane, a brick, louvres, tiles, bars),
-repeated in both directions with small differences, seen in perspective, lit and coloured by a piece of a photograph.
+--facades SHARE` draws some of its patches: one cell (a window with its frame, a pane, a brick, louvres, slats, tiles),
+repeated in both directions with small differences, seen in perspective at any angle, lit and coloured by a piece of a
+photograph. Some end at an edge, behind which another wall stands, or the photograph.
 """
 
 from __future__ import annotations
@@ -91,6 +92,16 @@ def _louvres(cell: Pixels, rng: np.random.Generator, wall: Colour, frame: Colour
         cell[:] = np.ascontiguousarray(cv2.resize(cell.transpose(1, 0, 2), (cell.shape[1], h)))
 
 
+def _slats(cell: Pixels, rng: np.random.Generator, wall: Colour, frame: Colour, glass: Colour, kind: list) -> None:
+    """Hard bars on a ground, alike from end to end: awnings, fences, girders; thin ones are the joints of a wall."""
+    h, _ = cell.shape[:2]
+    cell[:] = wall
+    thick = max(int(h * (kind[2] if kind[4] == 1 else 0.2 + kind[0] + kind[1])), 1)
+    cell[:thick] = frame if kind[3] == 1 else glass
+    if kind[3] == 3:  # the shaded lower side of a bar
+        cell[thick : thick + max(thick // 3, 1)] = _near(rng, frame, 2)
+
+
 def _tiles(cell: Pixels, rng: np.random.Generator, wall: Colour, frame: Colour, glass: Colour, kind: list) -> None:
     """Two kinds of tile by turns, or a lattice of holes."""
     h, w = cell.shape[:2]
@@ -103,11 +114,13 @@ def _tiles(cell: Pixels, rng: np.random.Generator, wall: Colour, frame: Colour, 
     cv2.rectangle(cell, (w // 2, h // 2), (w, h), _near(rng, glass, 6), -1)
 
 
-CELLS: tuple[Callable[..., None], ...] = (_window, _window, _window, _panes, _panes, _bricks, _louvres, _tiles)
+CELLS: tuple[Callable[..., None], ...] = (
+    _window, _window, _window, _panes, _panes, _panes, _bricks, _louvres, _slats, _slats, _slats, _slats, _tiles,
+)  # fmt: skip
 
 
 def facade(rng: np.random.Generator, size: int, photograph: Pixels) -> Pixels:
-    """A patch of a wall.
+    """A patch of a wall, or of two, or of one before a photograph.
 
     Args:
         rng: every draw comes from it.
@@ -117,11 +130,33 @@ def facade(rng: np.random.Generator, size: int, photograph: Pixels) -> Pixels:
     Returns:
         RGB uint8 (size, size, 3).
     """
+    picture = _wall(rng, size, photograph)
+    if rng.random() < 0.4:
+        if rng.random() < 0.5:
+            other = _wall(rng, size, photograph)
+        else:
+            top, left = (int(rng.integers(n - size + 1)) for n in photograph.shape[:2])
+            other = photograph[top : top + size, left : left + size].astype(np.float32)
+        mask = _behind(rng, size)[..., None]
+        picture = picture * (1 - mask) + other * mask
+    return np.rint(picture.clip(0, 255)).astype(np.uint8)
+
+
+def _behind(rng: np.random.Generator, size: int) -> Pixels:
+    """What lies beyond a straight edge through the patch, 0 to 1, float32 (size, size)."""
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2 + rng.uniform(-size / 3, size / 3, (2, 1, 1))
+    distance: Pixels = np.cos(angle) * x + np.sin(angle) * y
+    return np.clip(distance + 0.5, 0, 1).astype(np.float32)
+
+
+def _wall(rng: np.random.Generator, size: int, photograph: Pixels) -> Pixels:
+    """One wall, RGB float32 (size, size, 3)."""
     large = size * OVER
     wall, frame, glass = _colours(rng)
     draw = CELLS[int(rng.integers(len(CELLS)))]
     kind = [rng.uniform(0.08, 0.3), rng.uniform(0.08, 0.3), rng.uniform(0.02, 0.12), *rng.integers(1, 4, 2)]
-    high = int(OVER * np.exp(rng.uniform(np.log(6), np.log(64))))
+    high = int(OVER * np.exp(rng.uniform(np.log(9), np.log(64))))  # finer than 9 is lost in the input
     wide = max(int(high * rng.uniform(0.5, 2)), 4 * OVER)
     count_y, count_x = (2 * large // n + 1 for n in (high, wide))
     plane = np.empty((count_y * high, count_x * wide, 3), np.float32)
@@ -138,7 +173,7 @@ def facade(rng: np.random.Generator, size: int, photograph: Pixels) -> Pixels:
             plane[place] = some[int(rng.integers(len(some)))]
     h, w = plane.shape[:2]
     # Where the corners of the patch lie on the wall: turned, and nearer on one side than on the other.
-    angle = np.deg2rad(rng.normal(0, 12) + 90 * (rng.random() < 0.2))
+    angle = np.deg2rad(rng.normal(0, 12) + 90 * (rng.random() < 0.2) if rng.random() < 0.5 else rng.uniform(0, 360))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * large / 2
     corners = corners * (1 + rng.uniform(-0.35, 0.35, (4, 1))) @ turn.T * rng.uniform(0.7, 1.1) + (w / 2, h / 2)
@@ -151,6 +186,8 @@ def facade(rng: np.random.Generator, size: int, photograph: Pixels) -> Pixels:
         borderMode=cv2.BORDER_REFLECT,
     )
     seen = cv2.resize(seen, (size, size), interpolation=cv2.INTER_AREA)
+    grey = seen.mean(2, keepdims=True)
+    seen = grey + rng.uniform(0, 0.8) * (seen - grey)
     top, left = (int(rng.integers(n - size + 1)) for n in photograph.shape[:2])
     piece = photograph[top : top + size, left : left + size].astype(np.float32)
     shade = cv2.GaussianBlur(piece, (0, 0), float(rng.uniform(4, 30)))
@@ -158,4 +195,4 @@ def facade(rng: np.random.Generator, size: int, photograph: Pixels) -> Pixels:
     strength = rng.uniform(0.1, 0.8)
     seen *= 1 - strength + strength * shade / max(float(shade.mean()), 1)
     seen += rng.uniform(0, 0.35) * (piece - shade)  # stains
-    return np.rint(seen.clip(0, 255)).astype(np.uint8)
+    return seen

@@ -10,8 +10,8 @@ teacher makes of those, as `gt`, `lq` and `label` under one name: what `dataroot
 teacher shifts colours by some levels; its labels get the low frequencies of the truth, so that the student does not
 learn that. About 1.2 s a patch on one core, half of it with `--bf16` on a CPU that computes in it; a run that was
 broken off goes on where it was. Draws depend on the seed and the number of the patch alone. `--facades 0.2` draws a
-fifth of the truths (`benchmarks.facades`). Without a teacher there are truths only, in `gt`, for trainings that degrade
-as they go.
+fifth of the truths (`benchmarks.facades`), which are their own labels. Without a teacher there are truths only, in
+`gt`, for trainings that degrade as they go.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def make(
         gt = torch.from_numpy(truth.transpose(2, 0, 1).copy())[None].float() / 255
         lq, _ = degrade(gt, [image_generator(seed, number)])
         small = np.rint(lq[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-        label = with_colours_of(truth, enlarge(small))
+        label = truth if drawn else with_colours_of(truth, enlarge(small))
         for kind, image in (('lq', small), ('label', label), ('gt', truth)):
             write_image(out / kind / name, Image(image / np.float32(255)))
         made += 1

@@ -31,3 +31,13 @@ def test_every_kind_of_cell_has_edges(cell, monkeypatch):
     flat = np.full((64, 64, 3), 128, np.uint8)  # what is seen is drawn
     spreads = [float(facades.facade(np.random.default_rng(n), 64, flat).std(axis=(0, 1)).mean()) for n in range(8)]
     assert np.median(spreads) > 8
+
+
+def test_a_wall_may_end_at_an_edge_before_the_photograph():
+    piece = photograph(64, 64)
+    shares = [
+        float((np.abs(facades.facade(np.random.default_rng(n), 64, piece).astype(int) - piece) < 2).all(2).mean())
+        for n in range(24)
+    ]
+    assert max(shares) > 0.2  # the photograph itself, in some
+    assert np.median(shares) < 0.05

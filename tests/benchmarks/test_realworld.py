@@ -140,7 +140,7 @@ def test_pairs_have_a_label_each_and_a_broken_run_goes_on(tmp_path, teacher_file
     assert sizes == {'gt': 32, 'lq': 8, 'label': 32}
 
 
-def test_some_truths_are_drawn_and_bfloat16_is_refused_where_it_is_slow(tmp_path, teacher_file, monkeypatch):
+def test_some_truths_are_drawn_and_their_own_labels_and_bfloat16_is_refused_where_it_is_slow(tmp_path, teacher_file, monkeypatch):
     monkeypatch.setattr(realworld_pairs, 'SIZE', 32)
     write_image(tmp_path / 'photos' / 'one.png', Image(picture(64, 80) / np.float32(255)))
     photos, plain, drawn = [tmp_path / 'photos'], tmp_path / 'plain', tmp_path / 'drawn'
@@ -148,6 +148,9 @@ def test_some_truths_are_drawn_and_bfloat16_is_refused_where_it_is_slow(tmp_path
     realworld_pairs.make(photos, teacher_file, drawn, count=1, seed=3, facades=1)
     truths = [realworld.read(folder / 'gt' / '00000.png') for folder in (plain, drawn)]
     assert not np.array_equal(*truths)
+    labels = [realworld.read(folder / 'label' / '00000.png') for folder in (plain, drawn)]
+    assert not np.array_equal(labels[0], truths[0])
+    np.testing.assert_array_equal(labels[1], truths[1])
     monkeypatch.setattr(realworld_pairs, 'computes_in_bf16', lambda: False)
     with pytest.raises(UserError, match='--bf16: this processor'):
         realworld_pairs.make(photos, teacher_file, drawn, count=1, seed=3, bf16=True)
