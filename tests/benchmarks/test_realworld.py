@@ -140,7 +140,9 @@ def test_pairs_have_a_label_each_and_a_broken_run_goes_on(tmp_path, teacher_file
     assert sizes == {'gt': 32, 'lq': 8, 'label': 32}
 
 
-def test_some_truths_are_drawn_and_their_own_labels_and_bfloat16_is_refused_where_it_is_slow(tmp_path, teacher_file, monkeypatch):
+def test_some_truths_are_drawn_and_their_own_labels_and_bfloat16_is_refused_where_it_is_slow(
+    tmp_path, teacher_file, monkeypatch
+):
     monkeypatch.setattr(realworld_pairs, 'SIZE', 32)
     write_image(tmp_path / 'photos' / 'one.png', Image(picture(64, 80) / np.float32(255)))
     photos, plain, drawn = [tmp_path / 'photos'], tmp_path / 'plain', tmp_path / 'drawn'

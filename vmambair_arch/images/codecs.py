@@ -1,4 +1,4 @@
-"""What Pillow leaves to us: several channels of 16 bits, in PNG and TIFF."""
+"""What Pillow leaves to us: several channels of 16 bits, in PNG and TIFF, and EXIF in a TIFF that is compressed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 from PIL import TiffImagePlugin
 
-from .metadata import EXIF_START, ORIENTATION, XMP_KEYWORD, exif_to_write, turn
+from .metadata import DIRECTORIES, EXIF_START, ORIENTATION, TIFF_EXIF, XMP_KEYWORD, exif_to_write, turn
 from .pixels import Image, from_array
 
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -46,11 +46,22 @@ def decode_deep(data: bytes, source: PIL.Image.Image, orientation: int, name: st
         pixels: np.ndarray
         for pixels in (deep, turn(deep, orientation)):
             if pixels.shape == shallow.shape and np.array_equal(np.right_shift(pixels, 8), shallow):
-                return replace(from_array(pixels), icc=source.info.get('icc_profile'))
+                return replace(
+                    from_array(pixels),
+                    icc=source.info.get('icc_profile'),
+                    **_keyed(pixels, source.info.get('transparency')),
+                )
     if deep is None and source.format == 'PNG':  # of which OpenCV knows every variant
         raise OSError('its data cannot be decoded')
     logger.warning('%s: read with 8 of its 16 bits a channel; this variant of the format is not known', name)
     return None
+
+
+def _keyed(pixels: np.ndarray, key: object) -> dict[str, np.ndarray]:
+    """Alpha of RGB in which one colour is transparent (PNG, tRNS)."""
+    if pixels.shape[2] != 3 or not isinstance(key, tuple):
+        return {}
+    return {'alpha': (pixels != np.array(key)).any(2).astype(np.float32)}
 
 
 def warn_of_depth(data: bytes, name: str) -> None:
@@ -98,21 +109,36 @@ def encode_png16(pixels: np.ndarray, image: Image) -> bytes:
     return png[:header] + chunks + png[header:]
 
 
-def encode_tiff16(pixels: np.ndarray, image: Image) -> bytes:
-    """16 bits and several channels: a directory that Pillow writes and one deflated strip (TIFF 6.0, section 2)."""
-    height, width, channels = pixels.shape
-    strip = zlib.compress(pixels.astype('<u2').tobytes())
+def encode_tiff(pixels: np.ndarray, image: Image) -> bytes:
+    """(h, w) or (h, w, c) of 8 or 16 bits: a directory that Pillow writes and one deflated strip (TIFF 6.0, section 2)."""
+    strip = zlib.compress(pixels.astype(pixels.dtype.newbyteorder('<')).tobytes())
+    try:
+        return _directory(pixels, image, len(strip), exif_to_write(image)) + strip
+    except Exception as error:  # a block that can be parsed can still hold what cannot be written
+        logger.warning('EXIF left out but for the orientation: it cannot be written as TIFF (%s)', error)
+        return _directory(pixels, image, len(strip), None) + strip
+
+
+def _directory(pixels: np.ndarray, image: Image, strip: int, exif: bytes | None) -> bytes:
+    """All of a TIFF but its strip of so many bytes."""
+    height, width = pixels.shape[:2]
+    channels = pixels.size // (height * width)
     directory = TiffImagePlugin.ImageFileDirectory_v2()
+    if exif:
+        block = PIL.Image.Exif()
+        block.load(exif)
+        for tag in set(block) & set(TIFF_EXIF):
+            directory[tag] = block.get_ifd(tag) if tag in DIRECTORIES else block[tag]
     directory[TiffImagePlugin.IMAGEWIDTH] = width
     directory[TiffImagePlugin.IMAGELENGTH] = height
-    directory[TiffImagePlugin.BITSPERSAMPLE] = (16,) * channels
+    directory[TiffImagePlugin.BITSPERSAMPLE] = (8 * pixels.itemsize,) * channels
     directory[TiffImagePlugin.COMPRESSION] = 8  # deflate
-    directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 2  # RGB
+    directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 2 if channels > 2 else 1  # RGB, or black is zero
     directory[TiffImagePlugin.SAMPLESPERPIXEL] = channels
     directory[TiffImagePlugin.ROWSPERSTRIP] = height
-    directory[TiffImagePlugin.STRIPBYTECOUNTS] = len(strip)
+    directory[TiffImagePlugin.STRIPBYTECOUNTS] = strip
     directory[ORIENTATION] = image.orientation
-    if channels == 4:
+    if channels in (2, 4):
         directory[TiffImagePlugin.EXTRASAMPLES] = 2  # alpha, not premultiplied
     if image.icc:
         directory[_ICC] = image.icc
@@ -125,7 +151,7 @@ def encode_tiff16(pixels: np.ndarray, image: Image) -> bytes:
     directory[TiffImagePlugin.STRIPOFFSETS] = 0  # behind the directory, which Pillow adds
     buffer = io.BytesIO()
     directory.save(buffer)
-    return buffer.getvalue() + strip
+    return buffer.getvalue()
 
 
 def png_texts(image: Image) -> list[tuple[str, str]]:

@@ -32,18 +32,23 @@ def fix_colour(result: Tensor, source: Tensor, how: ColourFix) -> Tensor:
         mean, std = result.mean((-2, -1), keepdim=True), result.std((-2, -1), keepdim=True, correction=0)
         wanted, spread = source.mean((-2, -1), keepdim=True), source.std((-2, -1), keepdim=True, correction=0)
         return ((result - mean) / std.clamp_min(1e-5) * spread + wanted).clamp(0, 1)
+    fixed = torch.empty_like(result)
     size = (result.shape[-2], result.shape[-1])
-    if tuple(source.shape[-2:]) != size:
-        source = F.interpolate(source[None], size, mode='bicubic', antialias=True)[0].clamp(0, 1)
-    return (result - _coarse(result) + _coarse(source)).clamp(0, 1)
+    for one, wanted, into in zip(result, source, fixed, strict=True):  # channel by channel: pictures are large
+        if wanted.shape != size:
+            wanted = F.interpolate(wanted[None, None], size, mode='bicubic', antialias=True)[0, 0].clamp_(0, 1)
+        torch.add(one, _coarse(wanted - one), out=into)
+    return fixed.clamp_(0, 1)
 
 
-def _coarse(image: Tensor) -> Tensor:
-    """(c, h, w) without its details: LEVELS blurs by 1 2 1, each twice as wide as the one before."""
-    kernel = torch.tensor([1.0, 2.0, 1.0], dtype=image.dtype) / 4
-    kernel = (kernel[:, None] * kernel).expand(image.shape[0], 1, 3, 3)
+def _coarse(channel: Tensor) -> Tensor:
+    """(h, w) without its details: LEVELS blurs by 1 2 1, each twice as wide as the one before."""
     for level in range(LEVELS):
         step = 2**level
-        padded = F.pad(image[None], (step,) * 4, mode='replicate')
-        image = F.conv2d(padded, kernel, groups=image.shape[0], dilation=step)[0]
-    return image
+        for axis in (0, 1):
+            length = channel.shape[axis]
+            ends = (0, 0, step, step) if axis == 0 else (step, step, 0, 0)
+            padded = F.pad(channel[None, None], ends, mode='replicate')[0, 0]
+            sides = padded.narrow(axis, 0, length) + padded.narrow(axis, 2 * step, length)
+            channel = sides.add_(channel, alpha=2).div_(4)
+    return channel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import ImageSequence
 from ..errors import UserError
 from ..files import replacing
 from .formats import MOVING
-from .image_io import MAX_PIXELS, opened, read_bytes
+from .image_io import MAX_PIXELS, opened, read_bytes, stored
 from .pixels import Image, from_pil, to_pil
 
 
@@ -24,11 +24,11 @@ class Timing:
 
     Attributes:
         milliseconds: of each frame.
-        loop: how often; 0: for ever.
+        loop: how often they are shown again, or in WebP and PNG, shown; 0: for ever; None: shown once.
     """
 
     milliseconds: list[int]
-    loop: int
+    loop: int | None
 
 
 def read_frames(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[list[Image], Timing]:
@@ -42,7 +42,11 @@ def read_frames(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[list
         UserError: missing, damaged, too large.
     """
     with opened(read_bytes(path, max_pixels=max_pixels), str(path), max_pixels) as source:
-        return list(_frames(source)), Timing(_durations(source), int(source.info.get('loop', 0) or 0))
+        kind, lossy = stored(source)
+        loop = source.info.get('loop', None if kind == 'GIF' else 0)
+        first = 1 if getattr(source, 'default_image', False) else 0  # a PNG's cover, which is no frame
+        frames = [replace(frame, format=kind, lossy=lossy) for frame in _frames(source)][first:]
+        return frames, Timing(_durations(source)[first:], None if loop is None else int(loop))
 
 
 def _frames(source: PIL.Image.Image) -> Iterator[Image]:
@@ -65,22 +69,23 @@ def write_frames(path: str | Path, frames: list[Image], timing: Timing, *, quali
         path: its suffix is one of `formats.MOVING`.
         frames: of one size.
         timing: see `Timing`.
-        quality: 1 to 100 of WebP, whose 100 is lossless; default 95.
+        quality: 1 to 100 of WebP, whose 100 is lossless; default 95, and lossless for frames from a lossless WebP.
 
     Raises:
         UserError: it cannot be written.
     """
     format = MOVING[Path(path).suffix.lower()]
+    again = quality is None and frames[0].format == 'WEBP' and not frames[0].lossy
     first, *rest = (to_pil(frame) for frame in frames)
     options: dict[str, Any] = {
-        'WEBP': {'quality': quality or 95, 'lossless': quality == 100},
+        'WEBP': {'quality': quality or 95, 'lossless': quality == 100 or again, 'exact': True},
         'GIF': {'disposal': 2},
     }.get(format, {})
+    if timing.loop is not None or format != 'GIF':
+        options['loop'] = 1 if timing.loop is None else timing.loop
     buffer = io.BytesIO()
     try:
-        first.save(
-            buffer, format, save_all=True, append_images=rest, duration=timing.milliseconds, loop=timing.loop, **options
-        )
+        first.save(buffer, format, save_all=True, append_images=rest, duration=timing.milliseconds, **options)
     except (OSError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise UserError(f'{path}: cannot be written as {format} ({reason})') from error

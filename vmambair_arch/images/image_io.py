@@ -7,7 +7,8 @@
 | CMYK | RGB, through the embedded profile to sRGB where there is one | RGB without that profile |
 | alpha or a transparent palette entry | apart, in `Image.alpha` | alpha |
 | 16 bit (PNG, TIFF) | the same 0..1 | 16 bit where the format has it (PNG, TIFF), else 8 |
-| EXIF orientation | pixels turned upright | pixels turned back and the tag kept: the file lies as the source did |
+| EXIF orientation | pixels turned upright | turned back and the tag kept; upright in a format without EXIF |
+| EXIF thumbnail and size | | no thumbnail, the size of the result |
 | ICC profile, EXIF, XMP, resolution, texts of a PNG | carried along | kept where the format can (`formats.KINDS`) |
 | lossless WebP | noted | lossless, unless a quality is asked for |
 
@@ -35,10 +36,10 @@ from PIL import PngImagePlugin
 
 from ..errors import UserError
 from ..files import replacing
-from .codecs import decode_deep, encode_png16, encode_tiff16, is_deep, png_texts, warn_of_depth
+from .codecs import decode_deep, encode_png16, encode_tiff, is_deep, png_texts, warn_of_depth
 from .formats import FORMATS, KINDS, SUFFIXES, decoders, format_of, looks_like_heif, open_heif, what_it_is
 from .jpeg import jpeg_fault
-from .metadata import ORIENTATION, exif_to_write, read_exif, read_notes, turn, turn_back
+from .metadata import JPEG_HOLDS, ORIENTATION, exif_to_write, not_carried, read_exif, read_notes, turn, turn_back
 from .pixels import Image, from_array, from_pil, to_array, to_pil
 from .whole import fault_of
 
@@ -133,7 +134,7 @@ def inspect_image(path: str | Path, *, max_pixels: int | None = None) -> Facts:
     check_regular(path)
     with opened(path, str(path), max_pixels) as source:
         width, height = source.size[::-1] if read_exif(source)[1] >= 5 else source.size
-        kind, lossy = _stored(source)
+        kind, lossy = stored(source)
         return Facts(kind, width, height, source.has_transparency_data, _frames(source), lossy)
 
 
@@ -153,12 +154,15 @@ def check_regular(path: Path) -> None:
     Raises:
         UserError: missing, a folder, or no regular file.
     """
-    if path.is_dir():
-        raise UserError(f'{path}: is a folder, not an image')
-    if not path.exists():
-        raise UserError(f'{path}: no such file')
-    if not path.is_file():
-        raise UserError(f'{path}: is not a regular file')
+    try:
+        if path.is_dir():
+            raise UserError(f'{path}: is a folder, not an image')
+        if not path.exists():
+            raise UserError(f'{path}: no such file')
+        if not path.is_file():
+            raise UserError(f'{path}: is not a regular file')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
 
 
 def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXELS) -> Image:
@@ -176,10 +180,12 @@ def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXE
         if source.format == 'PNG':  # to look for its EXIF decodes it, and hides what is wrong with it
             source.load()
         exif, orientation = read_exif(source)
-        kind, lossy = _stored(source)
+        kind, lossy = stored(source)
         source.load()
         turned = source.format == 'TIFF' and ORIENTATION not in source.getexif()  # by Pillow, as it loads
         image = decode_deep(data, source, orientation, name) if deep and source.mode in ('RGB', 'RGBA', 'LA') else None
+        if deep and source.mode == 'CMYK':
+            logger.warning('%s: read with 8 of its 16 bits a channel: CMYK becomes RGB', name)
         image = from_pil(source) if image is None else image
         pending = 1 if turned else orientation
         return replace(
@@ -190,6 +196,7 @@ def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXE
             orientation=orientation,
             format=kind,
             lossy=lossy,
+            dropped=not_carried(source),
             **read_notes(source),
         )
 
@@ -200,8 +207,8 @@ def write_image(path: str | Path, image: Image, *, quality: int | None = None) -
     Args:
         path: one of `SUFFIXES`; missing folders are made.
         image: values are clipped to 0..1 and rounded to the nearest level.
-        quality: 1 to 100 of JPEG, WebP, AVIF and HEIC, always 4:4:4; 100 is lossless for WebP. Default: 95, and
-            lossless for a picture from a lossless WebP that becomes one again.
+        quality: 1 to 100 of JPEG, WebP, AVIF and HEIC, 4:4:4 but for WebP, which has 4:2:0 only; 100 is lossless for
+            WebP. Default: 95, and lossless for a picture from a lossless WebP that becomes one again.
 
     Raises:
         UserError: unknown suffix, alpha in a JPEG or BMP, too large for the format, or the file cannot be written.
@@ -225,27 +232,28 @@ def no_alpha(format: str) -> str:
 
 def encode_image(image: Image, format: str, *, quality: int | None = None) -> bytes:
     """The bytes of a file of Pillow's format `format`; see `write_image`."""
+    image = _as_held(image, format)
     deep = image.bits == 16 and KINDS[format].deep
     pixels = turn_back(to_array(image, np.uint16 if deep else np.uint8), image.orientation)
     if deep and pixels.ndim == 3:  # Pillow has no mode for it
         if pixels.shape[2] == 2:  # which hardly any program reads with 16 bits
             pixels = pixels[..., [0, 0, 0, 1]]
-        encode = encode_png16 if format == 'PNG' else encode_tiff16
-        return encode(pixels, image)
+        if format == 'PNG':
+            return encode_png16(pixels, image)
+    if format == 'TIFF':
+        return encode_tiff(pixels, image)
     if format in ('AVIF', 'HEIF') and (pixels.ndim == 2 or pixels.shape[2] == 2):
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         pixels = pixels[..., [0, 0, 0, *range(1, pixels.shape[2])]]
     options = _options(image, format, quality)
     exif = exif_to_write(image)
-    if exif and 'exif' in KINDS[format].keeps:
+    if exif:
         try:
-            return _save(pixels, format, exif=_with_xmp(exif, image, format), **options)
+            return _save(pixels, format, exif=exif, **options)
         except Exception as error:  # a block that can be parsed can still hold what cannot be written
             logger.warning('EXIF left out but for the orientation: it cannot be written as %s (%s)', format, error)
             exif = exif_to_write(replace(image, exif=None))
-    if format == 'TIFF' and (exif or image.xmp):
-        options['exif'] = _with_xmp(exif, image, format)
-    elif exif:
+    if exif:
         options['exif'] = exif
     return _save(pixels, format, **options)
 
@@ -253,10 +261,26 @@ def encode_image(image: Image, format: str, *, quality: int | None = None) -> by
 def lost_in(image: Image, format: str) -> list[str]:
     """What of an image a format does not hold, in words."""
     kind = KINDS[format]
-    carried = {'icc': image.icc, 'exif': image.exif, 'xmp': image.xmp, 'dpi': image.dpi, 'text': image.text}
+    held = _as_held(image, format)
     words = {'icc': 'the colour profile', 'exif': 'EXIF', 'xmp': 'XMP', 'dpi': 'the resolution (dpi)', 'text': 'texts'}
-    lost = [words[key] for key, value in carried.items() if value and key not in kind.keeps]
+    lost = [word for key, word in words.items() if getattr(image, key) and not getattr(held, key)]
     return lost + (['8 of 16 bits a channel'] if image.bits == 16 and image.format and not kind.deep else [])
+
+
+def _as_held(image: Image, format: str) -> Image:
+    """The image with what the format can hold of it; upright where there is no place to say how it lies."""
+    keeps = KINDS[format].keeps
+    held: dict[str, Any] = {key: None for key in ('icc', 'exif', 'xmp', 'dpi') if key not in keeps}
+    if 'text' not in keeps:
+        held['text'] = ()
+    if 'exif' not in keeps:
+        held['orientation'] = 1
+    if format == 'JPEG':
+        held |= {key: None for key in ('exif', 'xmp') if len(getattr(image, key) or b'') > JPEG_HOLDS}
+    coloured = format in ('WEBP', 'AVIF', 'HEIF') or image.bits == 16 and image.alpha is not None
+    if image.grey and coloured and (image.icc or b'')[16:20] == b'GRAY':  # written as RGB, which it is not for
+        held['icc'] = None
+    return replace(image, **held)
 
 
 def _options(image: Image, format: str, quality: int | None) -> dict[str, Any]:
@@ -267,38 +291,22 @@ def _options(image: Image, format: str, quality: int | None) -> dict[str, Any]:
         'WEBP': {'quality': asked, 'lossless': asked == 100 or again, 'exact': True},
         'AVIF': {'quality': asked, 'subsampling': '4:4:4'},
         'HEIF': {'quality': asked, 'chroma': 444},
-        'TIFF': {'compression': 'tiff_adobe_deflate'},
     }
     options = known.get(format, {})
-    keeps = KINDS[format].keeps
-    if image.icc and 'icc' in keeps:
+    if image.icc:
         options['icc_profile'] = image.icc
-    if image.dpi and 'dpi' in keeps:
+    if image.dpi:
         options['dpi'] = image.dpi
     if format == 'PNG':
         options['pnginfo'] = chunks = PngImagePlugin.PngInfo()
         for keyword, text in png_texts(image):
             chunks.add_itxt(keyword, text)
-    elif image.xmp and 'xmp' in keeps and format != 'TIFF':
+    elif image.xmp:
         options['xmp'] = image.xmp
     return options
 
 
-def _with_xmp(exif: bytes | None, image: Image, format: str) -> bytes | PIL.Image.Exif | None:
-    """TIFF has one directory for both."""
-    if format != 'TIFF' or not image.xmp:
-        return exif
-    block = PIL.Image.Exif()
-    if exif:
-        block.load(exif)
-    block[_XMP] = image.xmp
-    return block
-
-
-_XMP = 700
-
-
-def _stored(source: PIL.Image.Image) -> tuple[str, bool]:
+def stored(source: PIL.Image.Image) -> tuple[str, bool]:
     """Pillow's name of the format, the usual one, and whether pixels were stored with losses."""
     kind = {'MPO': 'JPEG'}.get(source.format or '', source.format or '')
     if kind == 'WEBP':
@@ -358,6 +366,8 @@ def opened(data: bytes | Path, name: str, max_pixels: int | None) -> Iterator[PI
     except PIL.Image.DecompressionBombError as error:
         raise UserError(_too_large(name, str(error), max_pixels or 0)) from error
     except Exception as error:  # decoders raise nearly anything on a damaged file
+        if isinstance(error, OSError) and error.filename is not None:
+            raise UserError(f'{name}: cannot be read ({error.strerror})') from error
         raise UserError(f'{name}: is a damaged or truncated image ({error or type(error).__name__})') from error
 
 

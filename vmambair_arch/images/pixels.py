@@ -11,11 +11,14 @@ import PIL.Image
 import PIL.ImageOps
 from numpy.typing import DTypeLike
 from PIL import ImageCms
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from ..errors import UserError
 
 ROUNDING = 1e-3
 """How far floating-point values may be outside of 0..1, as arithmetic leaves them; they are clipped in the end."""
+
+_WHITE_IS_ZERO = 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Image:
         text: PNG's pairs of keyword and text.
         format: Pillow's name of the format that it was read from.
         lossy: it was stored with losses there.
+        dropped: what else that file said, which nothing here has a place for, in words.
     """
 
     rgb: np.ndarray
@@ -49,6 +53,7 @@ class Image:
     text: tuple[tuple[str, str], ...] = ()
     format: str | None = None
     lossy: bool = False
+    dropped: tuple[str, ...] = ()
 
 
 def from_pil(source: PIL.Image.Image) -> Image:
@@ -63,7 +68,11 @@ def from_pil(source: PIL.Image.Image) -> Image:
         values = np.asarray(source).astype(np.int64)
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise UserError('32-bit integer images are not supported; convert it to 16 or 8 bits a channel')
-        return replace(from_array(values.astype(np.uint16)), icc=icc)
+        key = source.info.get('transparency')
+        alpha = (values != key).astype(np.float32) if isinstance(key, int) else None
+        if isinstance(source, TiffImageFile) and source.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
+            values = 65535 - values  # Pillow does so for 8 bits
+        return replace(from_array(values.astype(np.uint16)), icc=icc, alpha=alpha)
     if mode in ('F', 'LAB', 'HSV'):
         what = 'pictures of floating-point values' if mode == 'F' else f'{mode} images'
         raise UserError(f'{what} are not supported; convert it to RGB with 8 or 16 bits a channel')
