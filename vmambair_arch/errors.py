@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -93,10 +94,40 @@ def signals_unwind() -> Iterator[list[int]]:
 
 
 def write_any_letter() -> None:
-    """What the locale has no letters for is written as its code: it must not end a run, nor a help text."""
+    """What the locale has no letters for is written as its code: it must not end a run, nor a help text. A stream that
+    the caller closed (`>&-`) is one to nowhere."""
+    for name, mode in (('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w')):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding='utf-8'))  # noqa: SIM115, PTH123 for as long as we run
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
+
+
+def _flushed() -> int:
+    """Write what waits for stdout; 1 where that cannot be, as on a full disk, which is said.
+
+    Raises:
+        BrokenPipeError: whoever read it stopped.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _unwritten(error)
+    return 0
+
+
+def _unwritten(error: OSError) -> int:
+    sys.stderr.write(f'vmambair: error: stdout: cannot be written ({error.strerror or error})\n')
+    _forget_stdout()
+    return 1
+
+
+def _forget_stdout() -> None:
+    """What waits for it goes nowhere, or Python complains again as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def guard(run: Callable[[], int | None]) -> int:
@@ -114,11 +145,17 @@ def guard(run: Callable[[], int | None]) -> int:
                 if received and not isinstance(error, UserError):  # what a library made of the end of its own work
                     raise Stopped(received[0]) from error
                 raise
-        sys.stdout.flush()
-        return code
+        return _flushed() or code
     except Stopped as stopped:
         sys.stderr.write(f'vmambair: ended by {signal.Signals(stopped.number).name}\n')
         return 128 + stopped.number
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            _forget_stdout()
+            return 141  # what shells report for SIGPIPE
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):  # of a stream, not a file
+            return _unwritten(error)
+        raise
     except UserError as error:
         line = str(error).strip().rpartition('\n')[2].rpartition('UserError: ')[2]
         sys.stderr.write(f'vmambair: error: {line}\n')
@@ -134,6 +171,3 @@ def guard(run: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write('vmambair: interrupted\n')
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it ends
-        return 141  # what shells report for SIGPIPE

@@ -56,6 +56,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
 
 
+def check_writable(folder: Path) -> None:
+    """Try whether files can be made in a folder, which is made where it is missing: before hours of work, not after.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix='.', suffix='.part'):
+            pass
+    except OSError as error:
+        raise UserError(f'{folder}: nothing can be written here ({error.strerror or error})') from error
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file is one that `replacing` was writing, by its name."""
     return _TEMPORARY.match(path.name) is not None
@@ -200,10 +214,11 @@ def lock(path: str | Path) -> str:
     return ''
 
 
-def unlock() -> None:
-    """Give back what `lock` took, before this process ends."""
-    while _held:
-        _held.popitem()[1].close()
+def unlock(path: str | Path | None = None) -> None:
+    """Give back what `lock` took, before this process ends; None: all of it."""
+    for held in [Path(path).resolve()] if path is not None else list(_held):
+        if held in _held:
+            _held.pop(held).close()
 
 
 def cache_folder() -> Path:

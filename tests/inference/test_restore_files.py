@@ -21,7 +21,7 @@ from vmambair_arch import Restorer, cli
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import records
-from vmambair_arch.inference.restore_files import Report, restore_files
+from vmambair_arch.inference.restore_files import Report, restore_bytes, restore_files
 
 
 def make(path, value=0.8, size=(6, 7)):
@@ -537,3 +537,152 @@ def test_an_interrupt_leaves_the_rest_of_small_images(tmp_path, tiny, monkeypatc
     assert len(tree(tmp_path / 'out')) == len(calls) - 1
     for name in tree(tmp_path / 'out'):
         read_image(tmp_path / 'out' / name)
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.webp', '.png'])
+@pytest.mark.parametrize('kind', ['played once', 'cover', 'lossless'])
+def test_a_moving_picture_stays_what_it_is(tmp_path, suffix, kind):
+    rng = np.random.default_rng(0)
+    noise = [PIL.Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)) for _ in range(3)]
+    more = {
+        'played once': {} if suffix == '.gif' else {'loop': 1},
+        'cover': {'default_image': True} if suffix == '.png' else {'loop': 0},
+        'lossless': {'lossless': True, 'loop': 0},
+    }[kind]
+    noise[0].save(tmp_path / f'a{suffix}', save_all=True, append_images=noise[1:], duration=50, **more)
+    restore_files(tmp_path / f'a{suffix}', tmp_path / 'out', Restorer(torch.nn.Identity()))
+    with PIL.Image.open(tmp_path / f'a{suffix}') as source, PIL.Image.open(tmp_path / f'out/a{suffix}') as result:
+        assert result.info.get('loop') == source.info.get('loop')
+        covers = 1 if kind == 'cover' and suffix == '.png' else 0
+        assert result.n_frames == source.n_frames - covers
+        if kind == 'lossless' and suffix != '.gif':
+            for number in range(3):
+                source.seek(number)
+                result.seek(number)
+                np.testing.assert_array_equal(np.asarray(source.convert('RGB')), np.asarray(result.convert('RGB')))
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path, restorer):
+    for name in (f'{"x" * 251}.png', f'{"雨" * 83}.png'):
+        make(tmp_path / 'in' / name)
+    first = restore_files(tmp_path / 'in', tmp_path / 'out', restorer)
+    assert (len(first.written), first.failed) == (2, [])
+    again = restore_files(tmp_path / 'in', tmp_path / 'out', restorer)
+    assert (len(again.skipped), again.failed) == (2, [])
+    longer = restore_files(tmp_path / 'in', tmp_path / 'out', restorer, suffix='_clean')
+    assert len(longer.failed) == 2
+    assert all('name too long' in why for _, why in longer.failed)
+    with pytest.raises(UserError, match='name too long'):
+        restore_files(tmp_path / ('x' * 300), tmp_path / 'out', restorer)
+
+
+@pytest.mark.parametrize(
+    ('raised', 'why'),
+    [
+        (MemoryError(), 'a.png: is too large for the memory'),
+        (RuntimeError('[enforce fail] DefaultCPUAllocator: not enough memory: you tried'), 'a.png: is too large for'),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 'a.png: is too large'),
+        (PermissionError(13, 'Permission denied', 'somewhere'), r'somewhere: cannot be used \(Permission denied'),
+        (OSError(36, 'File name too long'), r'a.png: cannot be used \(File name too long'),
+    ],
+)
+@pytest.mark.parametrize('count', [1, 3])
+def test_what_is_wrong_with_one_file_does_not_end_the_others(tmp_path, restorer, monkeypatch, raised, why, count):
+    for name in 'abc'[:count]:
+        make(tmp_path / 'in' / f'{name}.png')
+    real = restorer.restore
+    monkeypatch.setattr(restorer, 'workers', lambda pixels: 1)
+
+    def restore(image, **options):
+        if not seen:
+            seen.append(1)
+            raise raised
+        return real(image, **options)
+
+    seen: list[int] = []
+    monkeypatch.setattr(restorer, 'restore', restore)
+    if count == 1:
+        with pytest.raises(UserError, match=why):
+            restore_files(tmp_path / 'in/a.png', tmp_path / 'x.png', restorer)
+        return
+    report = restore_files(tmp_path / 'in', tmp_path / 'out', restorer)
+    assert len(report.written) == 2
+    assert re.search(why, report.failed[0][1])
+
+
+def test_our_own_faults_are_not_called_bad_files(tmp_path, restorer, monkeypatch):
+    make(tmp_path / 'in/a.png')
+    make(tmp_path / 'in/b.png')
+    monkeypatch.setattr(restorer, 'restore', lambda image, **options: [][1])
+    with pytest.raises(IndexError):
+        restore_files(tmp_path / 'in', tmp_path / 'out', restorer)
+
+
+def test_a_sealed_output_is_found_before_the_work(photos, tmp_path, restorer, monkeypatch):
+    def refuse(*_args, **_options):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr('vmambair_arch.files.tempfile.NamedTemporaryFile', refuse)
+    monkeypatch.setattr(restorer, 'restore', lambda *args, **options: pytest.fail('it was restored for nothing'))
+    report = restore_files(photos, tmp_path / 'out', restorer)
+    assert len(report.failed) == 5
+    assert all('nothing can be written here (Permission denied)' in why for _, why in report.failed)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(photos, tmp_path, restorer, monkeypatch):
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith('deep'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    report = restore_files(photos, tmp_path / 'out', restorer)
+    assert len(report.written) == 3
+    assert report.failed == [(photos / 'deep', f'{photos / "deep"}: cannot be looked into (Permission denied)')]
+
+
+def test_what_is_not_carried_over_is_noted(tmp_path, restorer):
+    PIL.Image.new('RGB', (12, 10), (90, 80, 70)).save(tmp_path / 'a.jpg', comment='from the bridge')
+    report = restore_files(tmp_path / 'a.jpg', tmp_path / 'out', restorer)
+    assert (tmp_path / 'out/a.jpg', 'without the comment, which is not carried over') in report.notes
+
+
+def test_a_pipe_replaces_no_file_and_takes_no_options_of_files(tmp_path, checkpoint):
+    data = make(tmp_path / 'a.png', size=(40, 50)).read_bytes()
+    (tmp_path / 'mine.png').write_bytes(b'mine')
+    done = pipe(['-', '-m', checkpoint, '-o', tmp_path / 'mine.png'], data)
+    assert done.returncode == 2
+    assert b'mine.png: is there; --overwrite replaces it' in done.stderr
+    assert (tmp_path / 'mine.png').read_bytes() == b'mine'
+    done = pipe(['-', '-m', checkpoint, '-o', tmp_path / 'mine.png', '--overwrite'], data)
+    assert done.returncode == 0, done.stderr
+    assert read_image(tmp_path / 'mine.png').rgb.shape == (40, 50, 3)
+    done = pipe(['-', '-m', checkpoint, '--suffix', '_x'], data)
+    assert done.returncode == 2
+    assert b'--suffix does not go with -' in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device of Linux')  # noqa: PTH110
+@pytest.mark.parametrize(
+    ('redirected', 'code', 'said'),
+    [
+        ('<&-', 2, 'stdin: is empty'),
+        ('>/dev/full', 1, 'stdout: cannot be written (No space left on device)'),
+        ('>&-', 0, ''),
+    ],
+)
+def test_streams_that_are_closed_or_full(tmp_path, checkpoint, redirected, code, said):
+    make(tmp_path / 'a.png', size=(40, 50))
+    line = f'{sys.executable} -m vmambair_arch restore - -m {checkpoint} -o - --format png < a.png {redirected}'
+    done = subprocess.run(['sh', '-c', line], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_format_whose_package_is_missing_through_a_pipe(tmp_path, restorer, monkeypatch):
+    monkeypatch.setattr('vmambair_arch.images.formats.open_heif', lambda: False)
+    with pytest.raises(UserError, match='HEIC needs the package'):
+        restore_bytes(make(tmp_path / 'a.png').read_bytes(), restorer, format='heic')

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from vmambair_arch import Restorer
+from vmambair_arch import Restorer, files
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import records
@@ -405,3 +405,28 @@ def test_an_interrupted_interlaced_video_goes_on(tmp_path, halve, monkeypatch):
     whole, out = probe(tmp_path / 'whole.mkv'), probe(tmp_path / 'out.mkv')
     assert out['times'] == whole['times']
     assert all((a == b).all() for a, b in zip(out['frames'], whole['frames'], strict=True))
+
+
+def test_a_full_disk_is_not_the_source_s_doing(tmp_path, halve, monkeypatch):
+    source = make(tmp_path / 'a.mp4')
+
+    def full(*_args, **_options):
+        raise av.error.FFmpegError(28, 'No space left on device')
+
+    for place, name in ((video_module, '_picture_packets'), (video_module._Encoder, 'add_stream')):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, full)
+            with pytest.raises(UserError, match=r'out.a\.mp4: cannot be written \(No space left on device\)'):
+                restore_files(source, tmp_path / 'out/a.mp4', Restorer(halve))
+    restore_files(source, tmp_path / 'out/a.mp4', Restorer(halve))
+
+
+def test_two_processes_do_not_make_one_video(tmp_path, halve, monkeypatch):
+    source = make(tmp_path / 'a.mp4')
+    monkeypatch.setattr(video_module, 'lock', lambda path: 'process 7 on here')
+    with pytest.raises(UserError, match='is being made by process 7 on here'):
+        restore_files(source, tmp_path / 'out/a.mp4', Restorer(halve))
+    monkeypatch.undo()
+    for _ in range(2):  # it is given back
+        restore_files(source, tmp_path / 'out/a.mp4', Restorer(halve), overwrite=True)
+    assert not files._held

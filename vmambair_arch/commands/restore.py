@@ -98,7 +98,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_streamed(source: str, args: argparse.Namespace, restorer: object) -> None:
-    """One picture from stdin, to stdout, or both."""
+    """One picture from stdin, to stdout, or both.
+
+    Raises:
+        UserError: an option that is of files; a file that is there; a stream that is closed.
+    """
     from ..errors import UserError
     from ..files import replacing
     from ..images.image_io import format_of, read_bytes
@@ -107,18 +111,43 @@ def _run_streamed(source: str, args: argparse.Namespace, restorer: object) -> No
 
     assert isinstance(restorer, Restorer)
     output = STREAM if args.output is None else args.output
+    for name in ('suffix', 'report_seams', 'codec', 'crf'):
+        if getattr(args, name) not in (None, False, ''):
+            raise UserError(f'--{name.replace("_", "-")} does not go with -, which is one picture and no file')
+    if output != STREAM and Path(output).exists() and not args.overwrite:
+        raise UserError(f'{output}: is there; --overwrite replaces it, or choose another output')
     if output == STREAM and sys.stdout.isatty():
         raise UserError('a picture is not written to a terminal; redirect it (> clean.png), or name a file with -o')
     form = args.format
     if output != STREAM and form == 'auto':
         format_of(output)
         form = Path(output).suffix[1:].lower()
-    data = sys.stdin.buffer.read() if source == STREAM else read_bytes(source, max_pixels=args.max_pixels)
+    data = _stdin() if source == STREAM else read_bytes(source, max_pixels=args.max_pixels)
     name = 'stdin' if source == STREAM else source
     result, _ = restore_bytes(data, restorer, format=form, quality=args.quality, max_pixels=args.max_pixels, name=name)
     if output == STREAM:
-        sys.stdout.buffer.write(result)
-        sys.stdout.buffer.flush()
+        _to_stdout(result)
         return
     with replacing(output) as temporary:
         temporary.write_bytes(result)
+
+
+def _to_stdout(data: bytes) -> None:
+    from ..errors import UserError
+
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f'stdout: cannot be written ({error.strerror or error})', exit_code=1) from error
+
+
+def _stdin() -> bytes:
+    from ..errors import UserError
+
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise UserError(f'stdin: cannot be read ({error.strerror or error})') from error

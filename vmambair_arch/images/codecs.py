@@ -46,22 +46,20 @@ def decode_deep(data: bytes, source: PIL.Image.Image, orientation: int, name: st
         pixels: np.ndarray
         for pixels in (deep, turn(deep, orientation)):
             if pixels.shape == shallow.shape and np.array_equal(np.right_shift(pixels, 8), shallow):
-                return replace(
-                    from_array(pixels),
-                    icc=source.info.get('icc_profile'),
-                    **_keyed(pixels, source.info.get('transparency')),
-                )
+                image = from_array(pixels)
+                key = source.info.get('transparency')
+                alpha = _opaque(pixels, key) if pixels.shape[2] == 3 and isinstance(key, tuple) else image.alpha
+                return replace(image, icc=source.info.get('icc_profile'), alpha=alpha)
     if deep is None and source.format == 'PNG':  # of which OpenCV knows every variant
         raise OSError('its data cannot be decoded')
     logger.warning('%s: read with 8 of its 16 bits a channel; this variant of the format is not known', name)
     return None
 
 
-def _keyed(pixels: np.ndarray, key: object) -> dict[str, np.ndarray]:
+def _opaque(pixels: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
     """Alpha of RGB in which one colour is transparent (PNG, tRNS)."""
-    if pixels.shape[2] != 3 or not isinstance(key, tuple):
-        return {}
-    return {'alpha': (pixels != np.array(key)).any(2).astype(np.float32)}
+    alpha: np.ndarray = (pixels != np.array(key)).any(2).astype(np.float32)
+    return alpha
 
 
 def warn_of_depth(data: bytes, name: str) -> None:
@@ -110,7 +108,7 @@ def encode_png16(pixels: np.ndarray, image: Image) -> bytes:
 
 
 def encode_tiff(pixels: np.ndarray, image: Image) -> bytes:
-    """(h, w) or (h, w, c) of 8 or 16 bits: a directory that Pillow writes and one deflated strip (TIFF 6.0, section 2)."""
+    """(h, w) or (h, w, c) of 8 or 16 bits: a directory that Pillow writes and one deflated strip (TIFF 6.0, part 1)."""
     strip = zlib.compress(pixels.astype(pixels.dtype.newbyteorder('<')).tobytes())
     try:
         return _directory(pixels, image, len(strip), exif_to_write(image)) + strip

@@ -106,6 +106,21 @@ def make_plan(
     Raises:
         UserError: an input is missing, there is nothing to restore, a single input is bad, the output cannot be one.
     """
+    try:
+        return _made(inputs, output, suffix, format, quality, max_pixels, scale)
+    except OSError as error:
+        raise UserError(f'{error.filename or output}: cannot be used ({error.strerror or error})') from error
+
+
+def _made(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    suffix: str,
+    format: str,
+    quality: int | None,
+    max_pixels: int,
+    scale: float,
+) -> Plan:
     sources = _expand(inputs)
     single = len(sources) == 1 and not sources[0].is_dir()
     target = _output(output, sources, single)
@@ -116,10 +131,11 @@ def make_plan(
     for path, place in found:
         try:
             jobs.append(_job(path, place, named, suffix, format, quality, max_pixels, scale))
-        except UserError as error:
+        except (UserError, OSError) as error:
             if single:
                 raise
-            plan.failed.append((path, str(error)))
+            reason = f'{path}: cannot be used ({error.strerror})' if isinstance(error, OSError) else str(error)
+            plan.failed.append((path, reason))
     plan.jobs = _apart(jobs, suffix, plan, single)
     if not plan.jobs and not plan.failed:
         looked = ', '.join((*SUFFIXES, '.gif', *VIDEOS))
@@ -192,7 +208,10 @@ def _find(sources: list[Path], output: Path, suffix: str, plan: Plan) -> Iterato
 
 
 def _walk(source: Path, excluded: Path | None, plan: Plan) -> Iterator[Path]:
-    for here, folders, files in os.walk(source):
+    def sealed(error: OSError) -> None:
+        plan.failed.append((Path(error.filename), f'{error.filename}: cannot be looked into ({error.strerror})'))
+
+    for here, folders, files in os.walk(source, onerror=sealed):
         kept = []
         for name in sorted(folders):
             path = Path(here, name)

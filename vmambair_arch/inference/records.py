@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from ..files import replacing
 
 FOLDER = '.vmambair'
 _BLOCK = 2**20
+_LONGEST = 255 - len('.json')  # bytes of a name that file systems take
 State = Literal['absent', 'same', 'differs', 'foreign']
 
 
@@ -34,7 +36,11 @@ class Verdict:
 
 
 def record_path(target: Path) -> Path:
-    return target.parent / FOLDER / f'{target.name}.json'
+    """Where the record of a result is; a name that is too long with an ending more is replaced by its hash."""
+    name = target.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return target.parent / FOLDER / f'{name}.json'
 
 
 def is_result(path: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import UserError, nearest
-from ..files import sweep
+from ..files import check_writable, sweep
 from ..images.formats import KINDS, SUFFIXES
 from ..images.frames import read_frames, write_frames
 from ..images.image_io import (
@@ -26,12 +26,14 @@ from ..images.image_io import (
     Image,
     decode_image,
     encode_image,
+    format_of,
     lost_in,
     no_alpha,
     read_bytes,
     read_image,
     write_image,
 )
+from ..ops.faults import is_out_of_memory
 from .plan import Job, Plan, make_plan
 from .records import judge, write_record
 from .restorer import Restorer
@@ -192,7 +194,7 @@ def restore_bytes(
     """
     check_arguments(format=format, quality=quality)
     image = decode_image(data, name=name, max_pixels=max_pixels)
-    kind = SUFFIXES[f'.{format}'] if format != 'auto' else image.format or 'PNG'
+    kind = format_of(f'{name}.{format}') if format != 'auto' else image.format or 'PNG'
     kind = kind if kind in KINDS else 'PNG'
     if image.alpha is not None and not KINDS[kind].alpha:
         raise UserError(f'{name}: {no_alpha(kind)}')
@@ -232,13 +234,17 @@ def _run(
             try:
                 settings = made_by | (video.settings() if job.kind == 'video' else {})
                 if _wanted(job, plan, settings, overwrite, report):
+                    check_writable(job.target.parent)
                     _restore_job(job, restorer, settings, quality, max_pixels, video, progress, report)
                     if report_seams and job.kind == 'image':
                         report.seams.append((job.source, _seams(job.source, restorer, max_pixels)))
-            except UserError as error:
-                if plan.output is None:
+            except (OSError, RuntimeError, ValueError, MemoryError) as error:
+                fault = _fault_of(job, error)
+                if fault is None:
                     raise
-                report.failed.append((job.source, str(error)))
+                if plan.output is None:
+                    raise fault from error
+                report.failed.append((job.source, str(fault)))
 
         def say(number: int) -> None:
             bar.set_description_str(f'{jobs[number].source.name} ({number + 1}/{len(jobs)}) ')
@@ -261,6 +267,20 @@ def _run(
     for one in reports:
         report.add(one)
     return report
+
+
+def _fault_of(job: Job, error: Exception) -> UserError | None:
+    """What ends the work on one file and not that on others; None for what is nobody's doing but ours."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        place = error.filename or job.source
+        return UserError(f'{place}: cannot be used ({error.strerror or error})')
+    if is_out_of_memory(error):
+        return UserError(
+            f'{job.source}: is too large for the memory that is free here; free some, or cut it into parts'
+        )
+    return None
 
 
 @dataclass
@@ -328,6 +348,7 @@ def _restore_job(
         write_image(job.target, image, quality=quality)
         lost = lost_in(image, SUFFIXES[job.target.suffix.lower()])
         notes += [f'without {", ".join(lost)}, which {job.target.suffix} does not hold'] if lost else []
+        notes += [f'without {", ".join(image.dropped)}, which is not carried over'] if image.dropped else []
     write_record(job.target, job.source, made_by, sha256)
     report.written.append(job.target)
     report.notes += [(job.target, note) for note in notes]

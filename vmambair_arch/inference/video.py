@@ -17,6 +17,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..errors import UserError
-from ..files import replacing
+from ..files import lock, replacing, unlock
 from ..images.image_io import MAX_PIXELS, Image, check_regular
-from .records import FOLDER
+from .records import record_path
 from .restorer import Restorer
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def restore_video(
     codec = options.chosen(target)
     check_regular(source)
     notes: list[str] = []
+    segments: _Segments | None = None
     try:
         with av.open(str(source), metadata_errors='replace') as container:
             if not container.streams.video:
@@ -185,21 +187,45 @@ def restore_video(
         done, add_stream = _restore_frames(source, restorer, options, codec, segments, max_pixels, progress, notes)
         if not done or add_stream is None:
             raise UserError(f'{source}: is not a video that can be decoded, or has no frames')
-        with replacing(target) as temporary:
+        with replacing(target) as temporary, _into(target):
             _join(source, temporary, target, segments, add_stream, notes)
         segments.remove()
     except av.error.FFmpegError as error:
         raise UserError(
             f'{source}: is not a video that can be decoded, or is damaged ({error.strerror or error})'
         ) from None
+    finally:
+        if segments is not None:
+            segments.release()
     return notes
 
 
+@contextmanager
+def _into(target: Path) -> Iterator[None]:
+    """Where FFmpeg writes: what goes wrong is not the source's doing.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        yield
+    except (av_module().error.FFmpegError, OSError) as error:
+        raise UserError(f'{target}: cannot be written ({error.strerror or error})') from error
+
+
 class _Segments:
-    """Finished parts of a result, in order, below a folder of their own."""
+    """Finished parts of a result, in order, below a folder of their own.
+
+    Raises:
+        UserError: another process makes the same result.
+    """
 
     def __init__(self, target: Path, made_by: dict[str, Any], source: Path) -> None:
-        self.folder = target.parent / FOLDER / f'{target.name}.parts'
+        self.target = target
+        self.folder = record_path(target).with_suffix('.parts')
+        self._lock = self.folder.with_suffix('.lock')
+        if holder := lock(self._lock):
+            raise UserError(f'{target}: is being made by {holder}; wait for that, or choose another output')
         self._about = self.folder / 'about.json'
         status = source.stat()
         about = json.dumps({'made_by': made_by, 'size': status.st_size, 'mtime_ns': status.st_mtime_ns}, sort_keys=True)
@@ -228,6 +254,9 @@ class _Segments:
 
     def path(self, first: int, last: int) -> Path:
         return self.folder / f'{first:08}-{last:08}.nut'
+
+    def release(self) -> None:
+        unlock(self._lock)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -450,14 +479,16 @@ class _Encoder:
         if self._output is None:
             self._open(frame)
         assert self._output is not None
-        self._output.mux(self._video.encode(frame))
+        with _into(self._segments.target):
+            self._output.mux(self._video.encode(frame))
         self._last += 1
         if self._last - self._first >= SEGMENT or time.monotonic() - self._started > SEGMENT_SECONDS:
             self.close()
 
     def _open(self, frame: VideoFrame) -> None:
         self._path = self._segments.folder / f'next-{secrets.token_hex(6)}.nut'
-        self._output = av_module().open(str(self._path), 'w', format='nut')
+        with _into(self._segments.target):
+            self._output = av_module().open(str(self._path), 'w', format='nut')
         self._video = self.add_stream(self._output, frame.width, frame.height)
         self._started = time.monotonic()
 
@@ -482,15 +513,17 @@ class _Encoder:
         """End the segment that is being written."""
         if self._output is None:
             return
-        self._output.mux(self._video.encode(None))
-        self._output.close()
-        self._path.replace(self._segments.path(self._first, self._last))
+        with _into(self._segments.target):
+            self._output.mux(self._video.encode(None))
+            self._output.close()
+            self._path.replace(self._segments.path(self._first, self._last))
         self._output, self._first = None, self._last
 
     def give_up(self) -> None:
         """Throw away a segment that was not ended."""
         if self._output is not None:
-            self._output.close()
+            with suppress(av_module().error.FFmpegError, OSError):  # what is thrown away need not be whole
+                self._output.close()
             self._path.unlink(missing_ok=True)
             self._output = None
 
