@@ -118,6 +118,10 @@ class PairedProgressiveDataset(Dataset):
         self.labelled = self.source.pairs[0].label is not None
         if self.labelled and self.source.rain:
             raise UserError(f'data set {self.name}: dataroot_label has no label for inputs that rain makes; remove one')
+        made = [f'{name}_probability' for name, share in self.shares.items() if share]
+        made += ['dataroot_clean'] if self.source.photographs else []
+        if self.labelled and made:
+            raise UserError(f'data set {self.name}: dataroot_label has no label for what {made[0]} makes; remove one')
         self._order = Order(self.seed, self.source.sizes, self.source.weights)
 
     def __len__(self) -> int:

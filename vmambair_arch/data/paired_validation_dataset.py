@@ -52,7 +52,7 @@ class PairedValidationDataset(Dataset):
             scale = self.opt.get('scale', 1)
             lq = bicubic_patch(gt, scale, 0, 0, max(gt.shape[:2]) // scale)
         gt = to_float(gt)
-        if self.source.rain:
+        if self.source.rain_probability == 1:
             lq = add_8bit_rain(gt, np.random.default_rng(index), self.source.rain)
         assert lq is not None  # there is an input where none is made
         pair = self.source.pairs[index]

@@ -43,6 +43,10 @@ def follow(averages: list[Tensor], values: list[Tensor], share: float) -> None:
         torch._foreach_lerp_(averages, values, share)
 
 
+def _fits(stored: Tensor | None, own: Tensor) -> bool:
+    return stored is not None and stored.shape == own.shape
+
+
 class Averages:
     """Averages of one network's parameters beyond the first, which BasicSR keeps as `net_g_ema`.
 
@@ -74,12 +78,13 @@ class Averages:
         return min(decay, 1 - (1 + (iteration - self.start) / self.gamma) ** -self.power)
 
     def begin(self, network: nn.Module, stored: Mapping[str, Mapping[str, Tensor]] | None = None) -> None:
-        """Start from what a checkpoint stored by key, or from the weights as they are."""
+        """Start from what a checkpoint stored by key, or from the weights as they are where it has none that fit."""
         for decay in self.decays[1:]:
             key = key_of(decay, self.decays[0])
-            source = (stored or {}).get(key) or network.state_dict()
+            source = (stored or {}).get(key) or {}
             self.states[key] = {
-                name: source[name].detach().clone().to(own.device) for name, own in network.state_dict().items()
+                name: (source[name] if _fits(source.get(name), own) else own).detach().clone().to(own.device)
+                for name, own in network.state_dict().items()
             }
 
     @torch.no_grad()

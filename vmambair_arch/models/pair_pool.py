@@ -31,7 +31,7 @@ class PairPool:
 
     @property
     def full(self) -> bool:
-        return bool(self._kept) and len(self._kept['gt']) == self.size
+        return bool(self._kept) and len(self._kept['gt']) >= self.size
 
     def exchange(self, lq: Tensor, gt: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Put a batch in, get the batch to train on.
@@ -47,7 +47,10 @@ class PairPool:
             return lq, gt
         new = {'lq': (lq * 255).round().byte(), 'gt': (gt * 255).round().byte()}
         if not self.full:
-            self._out = (len(lq), {})
+            # A state of other batches may have left room for a part of one.
+            room = self.size - (len(self._kept['gt']) if self._kept else 0)
+            new = {k: v[:room] for k, v in new.items()}
+            self._out = (len(new['gt']), {})
             self._kept = {k: torch.cat([self._kept[k], v]) if self._kept else v for k, v in new.items()}
             return lq, gt
         places = torch.randperm(self.size, generator=generator)[: len(lq)].to(lq.device)
@@ -76,11 +79,5 @@ class PairPool:
         return {k: kept.cpu() for k, kept in self._kept.items()}
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
-        """Continue with what `state_dict` returned.
-
-        Raises:
-            UserError: a pool of more pairs than this one holds.
-        """
-        if state and len(state['gt']) > self.size:
-            raise UserError(f'the state holds {len(state["gt"])} pairs, queue_size is {self.size}; set it back')
-        self._kept, self._out = {k: kept.to(device) for k, kept in state.items()}, None
+        """Continue with what `state_dict` returned; of a larger pool, with the pairs that this one has room for."""
+        self._kept, self._out = {k: kept[: self.size].to(device) for k, kept in state.items() if self.size}, None

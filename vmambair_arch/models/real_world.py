@@ -49,6 +49,7 @@ class RealWorldData(VmambaIRModel):
     """
 
     takes_labels = False
+    reads = ('gt',)
     usm_option = 'gt_usm'
     """The option that sharpens the images before they are degraded."""
 

@@ -128,8 +128,10 @@ def _read(path: Path, opt: Mapping[str, Any], experiment: Path) -> Start:
     fresh = (opt.get('path') or {}).get('ignore_resume_networks') or ()
     sections = [key for key in opt if isinstance(key, str) and key.startswith('network_') and key not in fresh]
     labels = [key.removeprefix('network_') for key in sections]
-    networks = _networks(path, labels, state['iter'], experiment / 'models')
     recorded = state.get('networks')
+    if isinstance(recorded, Mapping) and recorded:  # sections that the model does not read have no network
+        labels = [label for label in labels if label in recorded]
+    networks = _networks(path, labels, state['iter'], experiment / 'models')
     weights = {}
     for label, file in networks.items():
         if not file.is_file():

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from ..checkpoints.load import digest
+from ..checkpoints.find import find_checkpoint
+from ..checkpoints.load import SETS, digest
 from ..errors import UserError
 from ..host import keep_freed_memory
 from ..inference.tiles import run_in_tiles
@@ -95,6 +96,8 @@ class VmambaIRModel(SRModel):
 
     labels: tuple[str, ...] = ('g',)
     batch_keys: tuple[str, ...] = ('lq', 'gt')
+    reads: tuple[str, ...] = ('lq', 'gt')
+    """What every sample of the training data must have."""
     takes_labels = True
     """Whether batches may have a `label`."""
 
@@ -105,9 +108,13 @@ class VmambaIRModel(SRModel):
         """Raise a UserError for training options that cannot be met; asked before anything is built or written."""
         train = opt['train']
         cls._build_averages(train)
-        losses = [key.removesuffix('_opt') for key in train if key.endswith('_opt') and key != 'gan_opt']
+        losses = [k.removesuffix('_opt') for k in train if k.endswith('_opt') and train[k] and k != 'gan_opt']
         loss_schedules(train.get('loss_schedules') or {}, losses)
         cls._check_validated(train, opt.get('val') or {})
+        if missing := [
+            label for label in cls.labels if not (train.get(f'scheduler_{label}') or train.get('scheduler'))
+        ]:
+            raise UserError(f'train: scheduler is missing, or scheduler_{missing[0]}')
         of_labels = [key for key, options in train.items() if key.endswith('_opt') and options and _of_label(key)]
         data = opt['datasets']['train']
         folders = data.get('sources') if isinstance(data.get('sources'), list) else []
@@ -216,11 +223,15 @@ class VmambaIRModel(SRModel):
         self.net_g_ema = build_network(self.opt['network_g']).to(self.device).eval().requires_grad_(False)
         path = self.opt['path']
         if path.get('pretrain_network_g'):
-            self.load_network(self.net_g_ema, path['pretrain_network_g'], path.get('strict_load_g', True), 'params_ema')
+            asked = path.get('param_key_g')
+            # A set that the user named is where averages begin as well; 'params' is what goes with `params_ema`.
+            key = FIRST if asked in (None, *SETS) else asked
+            self.load_network(self.net_g_ema, path['pretrain_network_g'], path.get('strict_load_g', True), key)
         else:
             self.model_ema(0)
         if len(self.averages.decays) > 1:
-            stored = load_averages(path['pretrain_network_g']) if path.get('pretrain_network_g') else None
+            source = path.get('pretrain_network_g')
+            stored = load_averages(find_checkpoint(source)) if source else None
             self.averages.begin(self.get_bare_model(self.net_g), stored)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
@@ -259,7 +270,9 @@ class VmambaIRModel(SRModel):
     def setup_schedulers(self) -> None:
         train = self.opt['train']
         for label, optimizer in zip(self.labels, self.optimizers, strict=True):
-            self.schedulers.append(build_scheduler(optimizer, train.get(f'scheduler_{label}') or train['scheduler']))
+            self.schedulers.append(
+                build_scheduler(optimizer, train.get(f'scheduler_{label}') or train.get('scheduler'))
+            )
 
     # ------------------------------------------------------------ one iteration
 
@@ -433,6 +446,8 @@ class VmambaIRModel(SRModel):
     def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
         """Every rank takes its part of the images; training goes on as if there had been no validation."""
         name = dataloader.dataset.opt['name']
+        if self.is_train and isinstance(current_iter, int):  # the pipeline counts one further where epochs end
+            current_iter = min(current_iter, int(self.opt['train']['total_iter']))
         with unchanged_rng(), evaluated(self.optimizers):
             scores = validate(self, dataloader.dataset, current_iter, save_img)
         if scores is None:
@@ -442,7 +457,7 @@ class VmambaIRModel(SRModel):
         if self.is_train:
             self.schedule.done(name, current_iter)
         if self.is_train and scores:
-            self._initialize_best_metric_results(name)
+            self._settle_best(name)
             for metric, value in scores.items():
                 self._update_best_metric_result(name, metric, value, current_iter)
             if any(record['iter'] == current_iter for record in self.best_metric_results[name].values()):
@@ -450,6 +465,14 @@ class VmambaIRModel(SRModel):
         if scores and self.opt['rank'] == 0:
             log_scores(self, scores, name, current_iter, tb_logger)
         barrier()
+
+    def _settle_best(self, name: str) -> None:
+        """Make the records of the best those of the metrics that the options name: a resume may name others."""
+        before = self.best_metric_results.pop(name, {})
+        self._initialize_best_metric_results(name)
+        for metric, record in self.best_metric_results[name].items():
+            if metric in before and before[metric]['better'] == record['better']:
+                record |= before[metric]
 
     @torch.no_grad()
     def test(self) -> None:

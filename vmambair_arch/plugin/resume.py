@@ -103,7 +103,9 @@ def find_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     check_resume(opt, start.iteration)
     paths['models'] = own
     for label in start.networks:
-        paths[f'strict_load_{label}'] = True  # that a first start took only a part says nothing of what it saved
+        # That a first start took only a part, or another set of weights, says nothing of what it saved.
+        paths[f'strict_load_{label}'] = True
+        paths[f'param_key_{label}'] = 'params'
     return start.state
 
 

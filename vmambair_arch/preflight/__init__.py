@@ -23,7 +23,7 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     Raises:
         UserError: the file cannot be read at all.
     """
-    from . import building, data, decoding, resources, sections, start, validation
+    from . import building, data, decoding, first_step, resources, sections, start, validation
 
     report = Report(str(arguments.opt))
     options = read_options(arguments, report.faults)
@@ -32,6 +32,8 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
         training = 'train' in options or (isinstance(sets, Mapping) and 'train' in sets)
     decoder = decoding.Decoder() if getattr(arguments, 'decode', False) else None
     known, strict = sections.check_sections(options, training, report)
+    if training and options.get('val', {}) is None and _for_debugging(options, arguments):
+        report.faults.append('val: is empty, and a run for debugging writes into it; take the key out, or fill it')
     networks = building.check_networks(options, report)
     building.check_pretrained(options, networks, report)
     gpus = resources.check_devices(options, report)
@@ -47,6 +49,8 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
         start.check_loggers(options, report)
         # What follows works with numbers that may have been refused above; then it can say nothing more.
         if 'train' in found:
+            if not report.faults:
+                first_step.check_first_step(options, model, found['train'], gpus, report)
             _unless_refused(resources.check_batches, report, options, found['train'], ranks, gpus, known)
         _unless_refused(resources.check_disk, report, options, networks, first)
         _unless_refused(resources.check_memory, report, options, networks, found, ranks, gpus)
@@ -54,6 +58,10 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     if getattr(arguments, 'samples', None):
         _write_samples(options, found, arguments.samples, report)
     return report
+
+
+def _for_debugging(options: Mapping[str, Any], arguments: argparse.Namespace) -> bool:
+    return bool(getattr(arguments, 'debug', False)) or 'debug' in str(options.get('name', ''))
 
 
 def _write_samples(options: Mapping[str, Any], found: Mapping[str, Any], folder: str, report: Report) -> None:

@@ -74,6 +74,10 @@ def check_data(
         kind = str(phase).partition('_')[0]
         if kind not in kinds:
             report.faults.append(f"datasets: '{phase}' must begin with {' or '.join(kinds)}")
+        elif kind == 'train' and phase != 'train':
+            report.faults.append(
+                f"datasets: '{phase}': there is one section to train on, train; name its sources there"
+            )
         elif not isinstance(section, Mapping):
             report.faults.append(f'datasets: {phase} is empty')
         else:

@@ -253,8 +253,11 @@ def _check_losses(options: Options, tried: bool, report: Report) -> None:
             loss, given = named
             criterion, complaint = errors_of(loss, **given)
             if tried and not complaint and key != 'gan_opt':
-                said, complaint = errors_of(_try_loss, criterion, smallest_patch(options))
+                parts = train.get('accumulate')
+                said, complaint = errors_of(_try_loss, criterion, smallest_patch(options), parts)
                 live += bool(said)
+            elif tried and not complaint:
+                _, complaint = errors_of(_try_adversarial, criterion)
             if complaint:
                 report.faults.append(f'{where}: {complaint}')
     if tried and losses and not live and not any(report.has(f'train: {key}') for key in losses):
@@ -277,8 +280,13 @@ def smallest_patch(options: Options) -> int:
     return min([*sides, LARGEST_TRIED]) if sides else 64
 
 
-def _try_loss(criterion: Callable[..., Any], side: int) -> bool:
+def _try_loss(criterion: Callable[..., Any], side: int, parts: object = None) -> bool:
     """One value and its gradient on a patch of the run's size: what the first iteration would end with shows now.
+
+    Args:
+        criterion: the loss.
+        side: of the patch, pixels.
+        parts: `train: accumulate`.
 
     Returns:
         Whether the loss says anything: not where all its terms are switched off.
@@ -306,7 +314,46 @@ def _try_loss(criterion: Callable[..., Any], side: int) -> bool:
         total.backward()
         if not math.isfinite(float(total)) or pred.grad is None or not bool(pred.grad.isfinite().all()):
             raise ValueError(f'its value or gradient {on} is not finite')
+        if type(parts) is int and parts > 1:
+            _try_on_parts(criterion, pred.detach(), target, parts)
         return True
+
+
+def _try_adversarial(criterion: Callable[..., Any]) -> None:
+    """What the generator and the discriminator ask of `gan_opt`.
+
+    Raises:
+        ValueError: it gives no number; whatever the loss itself raises.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        logits = torch.rand(1, 1, 4, 4)
+        for real, of_discriminator in ((True, False), (True, True), (False, True)):
+            value = criterion(logits, real, is_disc=of_discriminator)
+            if not isinstance(value, torch.Tensor) or value.numel() != 1:
+                raise ValueError('it gives no single number for logits and whether they should be real; name GANLoss')
+
+
+def _try_on_parts(criterion: Callable[..., Any], pred: Any, target: Any, parts: int) -> None:
+    """Whether a batch of two images that are alike costs what one of them does: a step of parts takes their mean.
+
+    Raises:
+        ValueError: it does not.
+    """
+    import torch
+
+    costs = []
+    for images in (1, 2):
+        torch.manual_seed(0)
+        values = criterion(pred.repeat(images, 1, 1, 1), target.repeat(images, 1, 1, 1))
+        several = values if isinstance(values, (tuple, list)) else (values,)
+        costs.append(sum(float(value) for value in several if value is not None))
+    if abs(costs[1] - costs[0]) > 0.01 * abs(costs[0]):
+        raise ValueError(
+            f'it grows with the number of images (reduction: sum, or a norm of all): with accumulate: {parts} a step '
+            'would be another one; take a mean, or take accumulate out'
+        )
 
 
 def _check_metrics(options: Options, report: Report) -> None:

@@ -1,0 +1,89 @@
+"""What only the first iteration would show: data without what the model reads, networks that do not take a patch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..models.vmambair_model import VmambaIRModel
+from .data import Data
+from .report import Report
+from .sections import Options, errors_of
+
+CHANNELS = 3
+"""Of every image that a data set gives."""
+
+
+def check_first_step(options: Options, model: type | None, data: Data, gpus: int, report: Report) -> None:
+    """Take a sample, and send one of its size through the networks, for models of ours.
+
+    Args:
+        options: without a fault so far.
+        model: that they name.
+        data: the training data.
+        gpus: of one process.
+        report: gets what is wrong.
+    """
+    if model is None or not issubclass(model, VmambaIRModel):
+        return
+    _check_sample(options, model, data, report)
+    for label in model.labels:
+        section = options.get(f'network_{label}')
+        if isinstance(section, Mapping):
+            for side in _sides(options):
+                if not report.has(f'network_{label}'):
+                    _check_pass(label, section, side, options.get('scale', 1), gpus, report)
+
+
+def _check_sample(options: Options, model: type[VmambaIRModel], data: Data, report: Report) -> None:
+    section = options['datasets']['train']
+    if str(section.get('dataroot_gt', '')).endswith('.lmdb'):  # no process may open one twice
+        return
+    sample, complaint = errors_of(lambda: data.dataset[0])
+    if complaint:
+        report.faults.append(f'datasets: train: its first sample: {complaint}')
+        return
+    missing = [key for key in model.reads if not isinstance(sample, Mapping) or key not in sample]
+    if missing:
+        report.faults.append(
+            f'datasets: train: {section.get("type")} gives no {" and no ".join(missing)}, which '
+            f'{model.__name__} is trained on; name another type, or another model_type'
+        )
+
+
+def _sides(options: Options) -> list[int]:
+    """The smallest and the largest side of a patch of the targets."""
+    section = options['datasets']['train']
+    given = section.get('gt_sizes') or [section.get('gt_size') or options.get('gt_size')]
+    sides = [side for side in given if type(side) is int and side > 0]
+    return list(dict.fromkeys([min(sides), max(sides)])) if sides else []
+
+
+def _check_pass(label: str, section: Options, side: int, scale: int, gpus: int, report: Report) -> None:
+    """One patch through a network on tensors without memory; what fails so is tried on real ones before it is said."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    size = side // scale if label == 'g' else side
+    with FakeTensorMode(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        shape, complaint = errors_of(_pass, section, size)
+    if complaint and not gpus:  # networks for a GPU alone may do without
+        shape, complaint = errors_of(_pass, section, size)
+    where = f'network_{label}: on a patch of {size} x {size} pixels'
+    if complaint and not gpus:
+        report.faults.append(f'{where}: {complaint}')
+    elif label == 'g' and shape and shape[1:] != (CHANNELS, side, side):
+        made = ' x '.join(map(str, shape[1:]))
+        report.faults.append(f'{where} it makes {made}, and the targets are {CHANNELS} x {side} x {side}')
+
+
+def _pass(section: Options, size: int) -> tuple[int, ...]:
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    arguments: dict[str, Any] = dict(section)
+    network = ARCH_REGISTRY.get(arguments.pop('type'))(**arguments)
+    with torch.no_grad():
+        return tuple(network(torch.rand(2, CHANNELS, size, size)).shape)
