@@ -10,37 +10,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from vmambair_arch.archs import VmambaIR
 from vmambair_arch.checkpoints.convert import save_checkpoint
+from vmambair_arch.checkpoints.deepen import deepened
 from vmambair_arch.checkpoints.load import load_model
 from vmambair_arch.errors import UserError, guard
 
 from .arguments import natural, positive
-
-LAST = ('attn.out_conv.weight', 'attn.out_conv.bias', 'ffn.project_out.weight', 'ffn.project_out.bias')
-"""Of a block: what the two residual branches end with."""
-
-
-def deepened(network: VmambaIR, blocks: int, seed: int = 0) -> VmambaIR:
-    """The same function with `blocks` refinement blocks.
-
-    Raises:
-        UserError: it has as many already.
-    """
-    now = network.config['num_refinement_blocks']
-    if blocks <= now:
-        raise UserError(f'--refinement {blocks}: the network has {now} refinement blocks; ask for more')
-    torch.manual_seed(seed)
-    result = VmambaIR(**{**network.config, 'num_refinement_blocks': blocks})
-    result.load_state_dict(result.state_dict() | network.state_dict())
-    with torch.no_grad():
-        for block in result.refinement[now:]:
-            for name, parameter in block.named_parameters():
-                if name in LAST:
-                    parameter.zero_()
-    return result.eval()
 
 
 def main() -> None:
@@ -53,7 +29,7 @@ def main() -> None:
     network = load_model(args.checkpoint)
     if not isinstance(network, VmambaIR):
         raise UserError(f'{args.checkpoint}: an {type(network).__name__} has no refinement blocks')
-    save_checkpoint(args.out, deepened(network, args.refinement, args.seed))
+    save_checkpoint(args.out, deepened(network, args.refinement, seed=args.seed))
     print(f'wrote {args.out}')
 
 

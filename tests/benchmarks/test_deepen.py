@@ -10,6 +10,7 @@ import torch
 from benchmarks import deepen
 from vmambair_arch import OSSNet, VmambaIR
 from vmambair_arch.checkpoints.convert import save_checkpoint
+from vmambair_arch.checkpoints.deepen import LAST, deepened
 from vmambair_arch.checkpoints.load import load_model
 from vmambair_arch.errors import guard
 
@@ -20,15 +21,13 @@ SMALL = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'd_st
 def test_it_computes_the_same_and_learns(changes):
     torch.manual_seed(0)
     network = VmambaIR(**SMALL | changes).eval()
-    deeper = deepen.deepened(network, 3)
+    deeper = deepened(network, 3)
     assert len(deeper.refinement) == 3
     x = torch.rand(1, 3, 17, 24)
     torch.testing.assert_close(deeper(x), network(x), rtol=0, atol=0)
     deeper(x).square().mean().backward()
     assert all(
-        parameter.grad.abs().max() > 0
-        for name, parameter in deeper.refinement[2].named_parameters()
-        if name in deepen.LAST
+        parameter.grad.abs().max() > 0 for name, parameter in deeper.refinement[2].named_parameters() if name in LAST
     )
 
 

@@ -50,3 +50,25 @@ def test_what_cannot_be_averaged(pair, capsys):
     assert cli.main(['interpolate', first, str(pair / 'b.pth'), '-o', str(pair / 'c.pth'), '--alpha', '3']) == 2
     assert 'alpha must be' in capsys.readouterr().err
     assert not (pair / 'c.pth').exists()
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_a_network_of_fewer_refinement_blocks_gets_them_without_effect(tmp_path, order):
+    torch.manual_seed(3)
+    shallow, deep = network(0, num_refinement_blocks=1, scale=2), network(1, num_refinement_blocks=3, scale=2)
+    files = [str(tmp_path / name) for name in ('shallow.pth', 'deep.pth')][::order]
+    for file, one in zip(files, (shallow, deep)[::order], strict=True):
+        save_checkpoint(file, one)
+    x = torch.rand(1, 3, 16, 24)
+    outputs = []
+    for alpha in (0, 0.5, 1):
+        assert cli.main(['interpolate', *files, '-o', str(tmp_path / 'c.pth'), '--alpha', str(alpha)]) == 0
+        between = load_model(tmp_path / 'c.pth').eval()
+        assert between.config['num_refinement_blocks'] == 3
+        with torch.no_grad():
+            outputs.append(between(x))
+    with torch.no_grad():
+        ends = [one.eval()(x) for one in (shallow, deep)[::order]]
+    for output, end in zip((outputs[0], outputs[2]), ends, strict=True):
+        torch.testing.assert_close(output, end, atol=1e-5, rtol=0)
+    assert not torch.allclose(outputs[1], ends[0], atol=1e-3)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..archs import VmambaIR
 from ..archs.base import Network
 from ..errors import UserError
 from .convert import save_checkpoint
+from .deepen import deepened
 from .load import CLAIMS, build_network, read_checkpoint
 
 
@@ -16,7 +18,8 @@ def interpolate(first: str | Path, second: str | Path, alpha: float = 0.5) -> tu
 
     Args:
         first, second: anything that `find_checkpoint` finds. One should have been trained from the other: parameters of
-            networks that were trained apart do not correspond, and what is between them restores nothing.
+            networks that were trained apart do not correspond, and what is between them restores nothing. One may have
+            more refinement blocks, which the other gets without effect (`deepen`).
         alpha: 0 to 1; outside of it is extrapolated, to -1 and 2 at most.
 
     Returns:
@@ -28,7 +31,7 @@ def interpolate(first: str | Path, second: str | Path, alpha: float = 0.5) -> tu
     if not -1 <= alpha <= 2:
         raise UserError(f'alpha must be 0 to 1, or -1 to 2 to extrapolate, got {alpha:g}')
     a, b = read_checkpoint(first), read_checkpoint(second)
-    networks = build_network(a, str(first)), build_network(b, str(second))
+    networks = _as_deep(build_network(a, str(first)), build_network(b, str(second)))
     one, other = (dict(arch=network.arch, **network.config) for network in networks)
     for key, value in one.items():
         if other.get(key) != value:
@@ -49,6 +52,17 @@ def interpolate(first: str | Path, second: str | Path, alpha: float = 0.5) -> tu
     network.upright, network.colour_fix = about['upright'] is True, about['colour_fix'] or 'none'
     about['task'] = b.about.get('task') if alpha >= 0.5 else a.about.get('task')
     return network, about
+
+
+def _as_deep(one: Network, other: Network) -> tuple[Network, Network]:
+    """Both with as many refinement blocks, where that is all that they differ in."""
+    blocks = [network.config.get('num_refinement_blocks', 0) for network in (one, other)]
+    same = {**one.config, 'num_refinement_blocks': blocks[1]} == other.config
+    if not (isinstance(one, VmambaIR) and isinstance(other, VmambaIR) and same):
+        return one, other
+    if blocks[0] < blocks[1]:
+        return deepened(one, blocks[1], like=other), other
+    return one, deepened(other, blocks[0], like=one) if blocks[1] < blocks[0] else other
 
 
 def write_interpolated(
