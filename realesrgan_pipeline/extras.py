@@ -2,7 +2,7 @@
 
 Halos of sharpening, the dots of printed pictures, coarse chroma, and other codecs in place of JPEG: WebP, AVIF, and
 frames of video (H.264, HEVC, VP9, MPEG-2). Whether a step is taken, and how strongly, is drawn from the same seeded
-table as everything else (`draws`); with all probabilities at 0 the degradation is Real-ESRGAN's, bit for bit.
+table as everything else (`draws`); with all probabilities at 0 the degradation has the same bits as without them.
 """
 
 from __future__ import annotations

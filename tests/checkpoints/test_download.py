@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vmambair_arch import Restorer
 from vmambair_arch.checkpoints.convert import save_checkpoint
+from vmambair_arch.checkpoints.describe import describe
 from vmambair_arch.checkpoints.download import download
-from vmambair_arch.checkpoints.find import find_checkpoint
+from vmambair_arch.checkpoints.find import checkpoint_for, find_checkpoint
 from vmambair_arch.errors import UserError
 from vmambair_arch.files import cache_folder
 
@@ -80,7 +85,8 @@ def server(tmp_path, monkeypatch):
 
 
 def files():
-    return sorted(path.name for path in cache_folder().rglob('*') if path.is_file() and path.suffix != '.etag')
+    beside = ('.etag', '.lock')
+    return sorted(path.name for path in cache_folder().rglob('*') if path.is_file() and path.suffix not in beside)
 
 
 def test_a_download_is_made_once(server, capsys):
@@ -205,3 +211,47 @@ def test_a_restorer_from_an_address(server, tmp_path, tiny):
     source = np.random.default_rng(0).uniform(size=(8, 8, 3)).astype(np.float32)
     np.testing.assert_array_equal(Restorer.from_pretrained(server.url)(source), Restorer(tiny)(source))
     assert find_checkpoint(server.url) == download(server.url)
+
+
+@pytest.mark.parametrize('apart', [0.0, 0.3])
+def test_processes_that_want_one_file_fetch_it_once(server, apart):
+    line = f'from vmambair_arch.checkpoints.download import download; print(download({server.url!r}))'
+    started = []
+    for _ in range(3):
+        started.append(subprocess.Popen([sys.executable, '-c', line], stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        time.sleep(apart)
+    for process in started:
+        out, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert Path(out.decode().strip()).read_bytes() == CONTENT
+    assert [status for _, status in server.seen].count(200) == 1
+
+
+def test_whoever_asked_for_what_does_not_open_it_is_not_kept(server):
+    with pytest.raises(UserError, match=r'\(removed from the cache\)$'):
+        describe(server.url)
+    assert files() == []
+
+
+def test_a_file_of_the_user_s_that_does_not_open_stays(tmp_path):
+    (tmp_path / 'a.safetensors').write_bytes(CONTENT)
+    with pytest.raises(UserError, match='damaged'):
+        describe(tmp_path / 'a.safetensors')
+    assert (tmp_path / 'a.safetensors').exists()
+
+
+def test_a_folder_of_several_checkpoints_says_how_to_name_one(tmp_path, tiny):
+    for name in ('net_g_1.pth', 'net_g_2.pth'):
+        save_checkpoint(tmp_path / 'models' / name, tiny)
+    for folder in (tmp_path / 'models', f'{tmp_path}/models/'):
+        with pytest.raises(UserError, match=r'name one, such as .*models/net_g_1\.pth$') as error:
+            find_checkpoint(folder)
+        assert find_checkpoint(str(error.value).rpartition('such as ')[2]).name == 'net_g_1.pth'
+
+
+def test_a_folder_of_the_name_of_a_network_in_the_package(tmp_path, tiny, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'derain').mkdir()
+    assert find_checkpoint('derain') == checkpoint_for('derain')
+    save_checkpoint(tmp_path / 'derain/net_g_1.pth', tiny)
+    assert find_checkpoint('derain') == Path('derain/net_g_1.pth')

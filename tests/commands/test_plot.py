@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ import pytest
 from experiment import write_image
 
 from vmambair_arch.cli import main
+from vmambair_arch.commands import compare
 from vmambair_arch.commands.plot import plot, read_logs, watch
 from vmambair_arch.errors import UserError
 from vmambair_arch.files import append_record
@@ -165,3 +167,43 @@ def test_trainings_are_compared_in_a_table_and_a_picture(finished, tmp_path, cap
     assert main(['compare', str(finished), str(finished)]) == 2
     assert 'two experiments of the name derain' in capsys.readouterr().err
     assert main(['compare', str(finished), '-o', 'both.pgn']) == 2
+
+
+def test_an_idle_connection_keeps_nobody_waiting(tmp_path):
+    (tmp_path / 'models').mkdir()
+    append_record(tmp_path / 'metrics.jsonl', {'iter': 1, 'epoch': 0, 'lrs': [1e-5], 'l_pix': 0.001})
+    server = watch(tmp_path, port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        here = f'127.0.0.1:{server.server_port}'
+        idle = socket.create_connection(('127.0.0.1', server.server_port))
+        with idle, urllib.request.urlopen(f'http://{here}/', timeout=30) as page:
+            assert page.status == 200
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_port_that_is_none(tmp_path):
+    (tmp_path / 'models').mkdir()
+    for port in (99_999, -1):
+        with pytest.raises(UserError, match=f'--port {port}: must be 0 to 65535'):
+            watch(tmp_path, port=port)
+
+
+def test_a_training_of_a_single_curve(tmp_path):
+    append_record(tmp_path / 'metrics.jsonl', {'iter': 1, 'epoch': 0, 'lrs': [1e-5]})
+    assert plot(tmp_path) == [tmp_path / 'curves.png']
+
+
+def test_the_best_is_what_the_option_file_says(tmp_path):
+    experiment = tmp_path / 'one'
+    experiment.mkdir()
+    append_record(experiment / 'metrics.jsonl', {'iter': 1, 'epoch': 0, 'lrs': [1e-5], 'l_pix': 0.001})
+    for number, value in ((1, 3.0), (2, 5.0)):
+        record = {'iter': number, 'dataset': 'v', 'metrics': {'pi': value, 'psnr': value}}
+        append_record(experiment / 'metrics.jsonl', record)
+    (experiment / 'run.yml').write_text('val: {metrics: {pi: {type: calculate_pi, better: lower}, psnr: {type: x}}}')
+    (table,) = compare.rows([experiment])[1][2:]
+    assert '5.0000 (best 3.0000 at 1)' in table
+    assert '5.0000 (best 5.0000 at 2)' in table

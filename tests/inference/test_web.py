@@ -5,6 +5,7 @@ Needs gradio, playwright and Chromium, and skips without them unless VMAMBAIR_BR
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from vmambair_arch import Restorer, cli
 from vmambair_arch.checkpoints import find as checkpoints
@@ -317,6 +319,59 @@ def test_titles(named, monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoints, 'WEIGHTS', tmp_path)
     with pytest.raises(UserError, match='no checkpoint of its own'):
         web.offers([])
+
+
+PART = b'--e\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+FORM = 'multipart/form-data; boundary=e'
+
+
+@pytest.mark.parametrize(
+    ('kind', 'body', 'status', 'message'),
+    [
+        (FORM, PART + bytes(3000) + b'\r\n--e--\r\n', 413, 'larger than 2000 bytes'),
+        ('image/png', bytes(3000), 413, 'larger than 2000 bytes'),
+        (FORM, PART + b'x\r\n' + PART + b'y\r\n--e--\r\n', 400, 'Too many files'),
+        ('multipart/form-data', PART + b'x\r\n--e--\r\n', 400, 'boundary'),
+        (FORM, PART + b'x\r\n--e--\r\n', 400, 'a.png: is no PNG'),
+    ],
+)
+def test_what_comes_in_pieces_is_counted_and_answered_in_a_line(kind, body, status, message):
+    """As a server calls it: pieces whose sum no header says."""
+    pytest.importorskip('starlette')
+    pytest.importorskip('python_multipart')
+    from vmambair_arch.inference.web_call import route
+
+    call = route(lambda task, outscale: Restorer(torch.nn.Identity()), threading.Semaphore(), 10**6, 2000)
+    pieces = [body[at : at + 500] for at in range(0, len(body), 500)]
+    taken, sent = [], []
+
+    async def receive():
+        taken.append(pieces[len(taken)])
+        return {'type': 'http.request', 'body': taken[-1], 'more_body': len(taken) < len(pieces)}
+
+    async def send(part):
+        sent.append(part)
+
+    scope = {'type': 'http', 'method': 'POST', 'path': '/restore', 'query_string': b'', 'root_path': ''}
+    scope['headers'] = [(b'content-type', kind.encode())]
+    asyncio.run(call.app(scope, receive, send))
+    assert sent[0]['status'] == status
+    assert message in json.loads(sent[1]['body'])['error']
+    assert sum(map(len, taken)) <= 2500
+
+
+def test_networks_of_one_file_name_are_told_apart(tmp_path, tiny):
+    files = [tmp_path / name / 'models/net_g_latest.pth' for name in ('a', 'b')]
+    for file in files:
+        save_checkpoint(file, tiny, task='derain')
+    found = web.offers([str(file) for file in files])
+    assert [offer.path for offer in found.values()] == files
+    assert list(found) == [
+        'Single-image deraining (net_g_latest)',
+        'Single-image deraining (models/net_g_latest)',
+    ]
+    kitchen = web.Kitchen(found, web.Settings())
+    assert kitchen.by_name('derain', None) is kitchen.by_name(None, None)
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -14,10 +17,12 @@ from urllib.parse import unquote, urldefrag, urlsplit
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import cache_folder
+from ..files import cache_folder, lock, unlock
 
 REVALIDATE_TIMEOUT = 5
 """Seconds that a server has to say whether a file is still the same."""
+WAIT = 0.2
+"""Seconds between two looks at whether another process has fetched a file."""
 TIMEOUT = 30
 """Seconds without a byte after which a server is given up."""
 _BLOCK = 2**18
@@ -42,21 +47,41 @@ def download(url: str) -> Path:
     address, fragment = urldefrag(url)
     checksum = _checksum(url, fragment)
     path = _place(address)
-    if not path.is_file():
-        _fetch(address, path)
-    elif not checksum:  # which says by itself whether it is the right file
-        _revalidate(address, path)
+    with _alone(path):
+        if not path.is_file():
+            _fetch(address, path)
+        elif not checksum:  # which says by itself whether it is the right file
+            _revalidate(address, path)
     if checksum and (found := _sha256(path)) != checksum:
         path.unlink()
         raise UserError(f'{address}: its sha256 is {found}, not {checksum}; the file was removed, check the address')
     return path
 
 
-def forget(url: str) -> None:
-    """Remove the local copy of a file on the web: it is not what it was taken for."""
-    path = _place(urldefrag(url).url)
+def forget(path: Path) -> bool:
+    """Remove the local copy of a file on the web, which is not what it was taken for; whether it was one."""
+    if path.parent.parent.resolve() != cache_folder().resolve() or not path.is_file():
+        return False
     path.unlink(missing_ok=True)
     _etag(path).unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time fetches a file; others wait, and find it."""
+    guarded = path.with_name(f'{path.name}.lock')
+    try:
+        while holder := lock(guarded):
+            logger.info('%s: is being fetched by %s; waiting', path.name, holder)
+            time.sleep(WAIT)
+    except UserError:  # a cache that cannot be written may hold the file all the same
+        yield
+        return
+    try:
+        yield
+    finally:
+        unlock(guarded)
 
 
 def _place(address: str) -> Path:

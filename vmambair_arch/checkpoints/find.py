@@ -49,7 +49,8 @@ def find_checkpoint(source: str | Path) -> Path:
             return path
         if path.is_dir():
             files = [str(file.relative_to(path)) for file in path.iterdir() if file.is_file()]
-            return path / choose_file(files, str(source))
+            if str(source) not in names or any(file.endswith(FILES) for file in files):
+                return path / choose_file(files, str(source), '/')
     except OSError as error:
         raise UserError(f'{source}: cannot be read ({error.strerror or error})') from None
     if str(source) in names:

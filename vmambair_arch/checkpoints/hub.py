@@ -71,8 +71,13 @@ def _list_files(hub: Any, repo: str, revision: str | None, endpoint: str | None)
         return [str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file()]
 
 
-def choose_file(files: Sequence[str], name: str) -> str:
+def choose_file(files: Sequence[str], name: str, between: str = ':') -> str:
     """The checkpoint among files: `model.safetensors`, else the only one, safetensors before .pth.
+
+    Args:
+        files: their names.
+        name: of where they lie, for messages.
+        between: what stands between that name and a file's where one is named.
 
     Raises:
         UserError: there is none, or several.
@@ -84,7 +89,9 @@ def choose_file(files: Sequence[str], name: str) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f'{name}: has {len(found)} checkpoints; name one, such as {name}:{found[0]}')
+            raise UserError(
+                f'{name}: has {len(found)} checkpoints; name one, such as {name.rstrip("/") + between}{found[0]}'
+            )
     raise UserError(f'{name}: has no checkpoint in it (no .safetensors, no .pth)')
 
 

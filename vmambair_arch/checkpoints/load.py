@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..archs.base import Network
 from ..archs.configuration import build
 from ..errors import UserError
-from .download import forget, is_url
+from .download import forget
 from .find import find_checkpoint
 
 METADATA_KEY = 'vmambair'
@@ -75,9 +75,8 @@ def read_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
     try:
         return _read(path, key)
     except UserError as error:
-        if not is_url(source):
+        if not forget(path):
             raise
-        forget(str(source))
         raise UserError(f'{error} (removed from the cache)') from None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import replacing
+from ..options import load_options
 from .plot import Curves, read_logs
 
 EXAMPLES = ('vmambair compare experiments/derain_adamw experiments/derain_muon -o compare.png',)
@@ -27,6 +28,7 @@ def rows(experiments: Sequence[str | Path]) -> tuple[dict[str, Curves], list[str
         if name in curves:
             raise UserError(f'{experiment}: there are two experiments of the name {name}')
         curves[name] = read_logs(experiment)
+    better = {Path(experiment).resolve().name: _better(Path(experiment)) for experiment in experiments}
     columns = list(dict.fromkeys(key for found in curves.values() for key in found.validation))
     head = ['experiment', 'iterations', 'loss', 's / iteration', *(' '.join(column) for column in columns)]
     lines = [f'| {" | ".join(head)} |', f'| --- |{" ---: |" * (len(head) - 1)}']
@@ -40,11 +42,24 @@ def rows(experiments: Sequence[str | Path]) -> tuple[dict[str, Curves], list[str
             if not values:
                 cells.append('–')
                 continue
-            lower = any(word in key[1].lower() for word in LOWER_IS_BETTER)
+            asked = better[name].get(key[1])
+            lower = asked == 'lower' if asked else any(word in key[1].lower() for word in LOWER_IS_BETTER)
             best = (min if lower else max)(values, key=lambda i: values[i])
             cells.append(f'{values[max(values)]:.4f} (best {values[best]:.4f} at {best:,})')
         lines.append(f'| {" | ".join(cells)} |')
     return curves, lines
+
+
+def _better(experiment: Path) -> dict[str, str]:
+    """What the option file of an experiment says of its metrics: `better: lower` or `higher`."""
+    found: dict[str, str] = {}
+    for file in sorted(experiment.glob('*.yml')):
+        val = load_options(file).get('val')
+        metrics = val.get('metrics') if isinstance(val, dict) else None
+        for metric, section in (metrics if isinstance(metrics, dict) else {}).items():
+            if isinstance(section, dict) and section.get('better'):
+                found[str(metric)] = str(section['better'])
+    return found
 
 
 def draw(curves: dict[str, Curves], path: Path) -> None:

@@ -42,6 +42,10 @@ def degrade(
 
     from ..images.image_io import Image, read_image, write_image
 
+    if Path(photo).resolve() == Path(out).resolve():
+        raise UserError(f'{out}: is the photograph itself; name another file for the sheet')
+    if 'scale' in (options or {}):
+        raise UserError('--set scale: write --scale')
     photograph = read_image(photo).rgb
     with as_user_error(str(photo)):
         sheet = contact_sheet(

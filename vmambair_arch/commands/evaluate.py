@@ -32,10 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..errors import UserError
     from ..evaluation.evaluate import evaluate
     from ..host import keep_freed_memory
 
     keep_freed_memory(of_pictures=True)
+    if args.data and (args.truth or args.lq):
+        raise UserError('--data names its own folders; put those of --truth and --lq there')
     data = args.data or [['data', args.truth, args.lq]]
     evaluated = evaluate(args.methods, data, args.metrics, args.output, **pick(args, OPTIONS))
     if evaluated:

@@ -29,8 +29,9 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.onnx_graph import DEFAULT_OPSET
     from ..ops.c_library import LIBRARY, found
 
+    network = load_model(args.checkpoint)
     export(
-        load_model(args.checkpoint),
+        network,
         args.target,
         tuple(args.size[::-1]) if args.size else None,
         half=args.half,
@@ -39,6 +40,11 @@ def run(args: argparse.Namespace) -> None:
         runtime=args.runtime,
     )
     print('wrote', args.target)
+    if network.colour_fix != 'none':
+        print(
+            'this is the network alone: to give its results the colours of their inputs, as vmambair restore does '
+            f'({network.colour_fix}), is left to your program'
+        )
     if args.kernel:
         library = found()
         missing = '' if library else ' (which is not built here)'

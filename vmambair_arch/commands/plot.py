@@ -9,6 +9,7 @@ import html
 import http.server
 import math
 import re
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,10 @@ def draw_curves(curves: Curves, title: str, path: Path) -> None:
         panels.setdefault(metric, {})[dataset] = values
     panels = {label: lines for label, lines in panels.items() if lines}
 
-    figure, axes = pyplot.subplots(len(panels), sharex=True, figsize=(9, 2.2 * len(panels)), layout='constrained')
+    figure, rows = pyplot.subplots(
+        len(panels), sharex=True, figsize=(9, 2.2 * len(panels)), layout='constrained', squeeze=False
+    )
+    axes = rows[:, 0]
     for axis, (label, lines) in zip(axes, panels.items(), strict=True):
         for name, values in lines.items():
             style = 'steps-post' if label.startswith('patch') else 'default'
@@ -221,6 +225,8 @@ def watch(experiment: str | Path, port: int = 8008) -> http.server.HTTPServer:
     if not (folder / 'models').is_dir():  # which is made before the first iteration
         read_logs(folder)
 
+    drawing = threading.Lock()
+
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # the name is http.server's
             pictures = {f'/{name}': folder / name for name in ('curves.png', 'validation.png')}
@@ -229,7 +235,7 @@ def watch(experiment: str | Path, port: int = 8008) -> http.server.HTTPServer:
                 self._send('text/html; charset=utf-8', _PAGE.format(title=html.escape(folder.name)).encode())
             elif place in pictures:
                 if place == '/curves.png':
-                    with contextlib.suppress(UserError):  # nothing to draw yet, or the old picture stays
+                    with drawing, contextlib.suppress(UserError):  # nothing to draw yet, or the old picture stays
                         plot(folder)
                 try:
                     self._send('image/png', pictures[place].read_bytes())
@@ -251,9 +257,12 @@ def watch(experiment: str | Path, port: int = 8008) -> http.server.HTTPServer:
             """Requests are of no interest."""
 
     try:
-        return http.server.HTTPServer(('127.0.0.1', port), Page)
+        # Browsers open connections ahead, which must not keep others waiting.
+        return http.server.ThreadingHTTPServer(('127.0.0.1', port), Page)
     except OSError as error:
         raise UserError(f'--port {port}: {error.strerror or error}; name another one, or 0 for any') from error
+    except OverflowError:
+        raise UserError(f'--port {port}: must be 0 to 65535') from None
 
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>

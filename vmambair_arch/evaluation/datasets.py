@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
+from ..checkpoints.download import is_url
 from ..checkpoints.find import find_checkpoint
 from ..data.pairs import folder_images
 from ..errors import UserError
@@ -66,7 +68,9 @@ def find_methods(arguments: Sequence[str]) -> list[Method]:
     methods = []
     for argument in arguments:
         name, equals, path = argument.partition('=')
-        if not equals or Path(argument).exists():  # a path may have a = of its own
+        if is_url(argument):  # which may have a = of its own, as a path may
+            name, path = PurePosixPath(urlsplit(argument).path).stem, argument
+        elif not equals or Path(argument).exists():
             name, path = Path(argument).resolve().stem, argument
         check_name(name, 'method')
         methods.append(Method(name, Path(path) if Path(path).is_dir() else find_checkpoint(path)))

@@ -147,7 +147,7 @@ def _onnx_model(network: Network, size: tuple[int, int] | None, opset: int, half
         newest = onnx.defs.onnx_opset_version()
         raise UserError(f'opset {opset}: the installed onnx {onnx.__version__} knows the opsets up to {newest}')
     model = network_graph(network, size, opset, half, kernel)
-    about = {'arch': network.arch, 'config': network.config, 'scale': network.scale}
+    about = {'arch': network.arch, 'config': network.config, 'scale': network.scale, 'colour_fix': network.colour_fix}
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(about)})
     onnx.checker.check_model(model)
     return model.SerializeToString()

@@ -126,7 +126,9 @@ class Kitchen:
         Raises:
             UserError: there is none of that name.
         """
-        names = {offer.name: title for title, offer in self.offers.items()}
+        names: dict[str, str] = {}
+        for title, offer in self.offers.items():
+            names.setdefault(offer.name, title)  # of two for one task the first
         if name is not None and name not in names:
             raise UserError(f"no network for the task '{name}'; there are {', '.join(names)}")
         return self.restorer(next(iter(self.offers)) if name is None else names[name], outscale)
@@ -151,9 +153,13 @@ def offers(sources: Sequence[str]) -> dict[str, Offer]:
     titles = {}
     for path in paths:
         about = describe(path)
-        title = TITLES.get(about['task'], 'Restoration') + (f' x{about["scale"]}' if about['scale'] > 1 else '')
+        title = TITLES.get(str(about['task']), 'Restoration') + (f' x{about["scale"]}' if about['scale'] > 1 else '')
         limits = str(about['limits'] or '').partition('. ')[0].strip()
-        titles[f'{title} ({path.stem})'] = Offer(path, limits, str(about['task'] or path.stem))
+        # Every training calls its last network alike: as many of the folders above as tell them apart.
+        stem, *above = path.with_suffix('').parts[::-1]
+        while f'{title} ({stem})' in titles and above:
+            stem = f'{above.pop(0)}/{stem}'
+        titles[f'{title} ({stem})'] = Offer(path, limits, str(about['task'] or stem))
     return titles
 
 
@@ -393,7 +399,7 @@ def serve(
         # Fonts of the system: nothing is fetched from elsewhere.
         theme = gr.themes.Soft(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
         page = build(titles, settings, kitchen).queue(max_size=WAITING)
-        hosts = LOCAL if host in LOCAL else ()
+        hosts = LOCAL if host in LOCAL or host == '::1' else ()
         call = route(kitchen.by_name, kitchen.places, settings.max_pixels, settings.max_upload * 10**6)
         try:
             port = _free_port(host) if port == 0 else port  # which gradio would take by the number

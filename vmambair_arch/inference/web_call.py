@@ -70,12 +70,17 @@ def route(restorer: Get, places: threading.Semaphore, max_pixels: int, max_bytes
         max_pixels, max_bytes: of a picture and of a request.
     """
     from starlette.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
+    from starlette.formparsers import MultiPartException
     from starlette.responses import JSONResponse
     from starlette.responses import Response as Answer
     from starlette.routing import Route
 
     async def call(request: Request) -> Response:
-        body, name = await _picture(request, max_bytes)
+        try:
+            body, name = await _picture(request, max_bytes)
+        except (HTTPException, MultiPartException) as error:  # a form that is none
+            return JSONResponse({'error': str(getattr(error, 'detail', error))}, 400)
         if body is None:
             return JSONResponse({'error': f'the request is larger than {max_bytes} bytes; see --max-upload'}, 413)
         query = request.query_params
@@ -112,17 +117,36 @@ async def _picture(request: Request, max_bytes: int) -> tuple[bytes | None, str]
     if int(request.headers.get('content-length') or 0) > max_bytes:
         return None, ''
     if request.headers.get('content-type', '').startswith('multipart/form-data'):
-        async with request.form(max_files=1) as form:
-            upload = form.get('file')
-            if upload is None or isinstance(upload, str):
-                return b'', ''
-            return await upload.read(), (upload.filename or 'file').replace('\\', '/').rpartition('/')[2]
+        from starlette.requests import Request as Form
+
+        taken = 0
+
+        async def counted() -> Any:
+            nonlocal taken
+            message = await request.receive()
+            taken += len(message.get('body', b''))
+            if taken > max_bytes:  # one that does not say beforehand how large it is
+                raise _TooLargeError
+            return message
+
+        try:
+            async with Form(request.scope, counted).form(max_files=1) as form:
+                upload = form.get('file')
+                if upload is None or isinstance(upload, str):
+                    return b'', ''
+                return await upload.read(), (upload.filename or 'file').replace('\\', '/').rpartition('/')[2]
+        except _TooLargeError:
+            return None, ''
     body = b''
     async for part in request.stream():
         body += part
         if len(body) > max_bytes:
             return None, ''
     return body, 'the picture'
+
+
+class _TooLargeError(Exception):
+    """More bytes than may be sent."""
 
 
 def _number(text: str | None, kind: type[float] | type[int]) -> Any:

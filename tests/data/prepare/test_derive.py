@@ -35,7 +35,7 @@ def test_bicubic_equals_the_benchmarks_own_low_resolution_images(shared, tmp_pat
         np.testing.assert_array_equal(read(path), read(theirs / 'LR_bicubic' / 'X4' / path.name))
 
 
-@pytest.mark.parametrize('size', [(600, 900), (900, 600), (300, 500)])
+@pytest.mark.parametrize('size', [(600, 900), (900, 600), (300, 500), (539, 800), (1348, 2040)])
 def test_multiscale_has_real_esrgans_sizes(tmp_path, write_images, size):
     write_images(tmp_path / 'HR', ['a.png'], size=size)
     derive.multiscale(tmp_path / 'HR', tmp_path / 'out', workers=1)
@@ -43,7 +43,7 @@ def test_multiscale_has_real_esrgans_sizes(tmp_path, write_images, size):
     shapes = [read(tmp_path / 'out' / f'aT{i}.png').shape[:2] for i in range(4)]
     assert shapes[:3] == [(int(h * s), int(w * s)) for s in (0.75, 0.5, 1 / 3)]
     assert min(shapes[3]) == 400
-    assert max(shapes[3]) == pytest.approx(400 * max(size) / min(size), abs=1)
+    assert max(shapes[3]) == 400 * max(size) // min(size)
 
 
 @pytest.mark.parametrize('size', [(100, 130), (64, 64), (65, 129), (30, 100), (20, 20)])
@@ -180,3 +180,22 @@ def test_a_damaged_image_stops_with_its_name(tmp_path, write_images):
     (tmp_path / 'HR' / 'b.png').write_bytes(b'no image')
     with pytest.raises(UserError, match=r'HR/b\.png'):
         derive.bicubic(tmp_path / 'HR', tmp_path / 'X4', 4, workers=2)
+
+
+@pytest.mark.parametrize(('size', 'unit'), [(32, 4), (24, 3), (48, 4)])
+def test_squares_that_were_cut_otherwise_are_not_mixed(tmp_path, write_images, size, unit):
+    write_images(tmp_path / 'HR', ['a.png'], size=(54, 58))
+    derive.sub_images(tmp_path / 'HR', tmp_path / 'sub', 24, 4, 1)
+    before = {path.name: path.read_bytes() for path in (tmp_path / 'sub').iterdir()}
+    with pytest.raises(UserError, match='sub: holds squares that were cut otherwise'):
+        derive.sub_images(tmp_path / 'HR', tmp_path / 'sub', size, unit, 1)
+    derive.sub_images(tmp_path / 'HR', tmp_path / 'sub', 24, 4, 1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / 'sub').iterdir()} == before
+
+
+def test_pictures_that_are_too_small_to_be_reduced_or_cut(tmp_path, write_images):
+    write_images(tmp_path / 'HR', ['a.png'], size=(5, 40))
+    with pytest.raises(UserError, match=r'a\.png: 40x5 cannot be reduced 8 times'):
+        derive.bicubic(tmp_path / 'HR', tmp_path / 'X8', 8, 1)
+    with pytest.raises(UserError, match=r'a\.png: 40x5 is smaller than 8 pixels, the least for squares'):
+        derive.sub_images(tmp_path / 'HR', tmp_path / 'sub', 16, 8, 1)

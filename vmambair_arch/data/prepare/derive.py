@@ -6,8 +6,10 @@ where it stopped. An image is decoded, worked on and encoded without Python's lo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,6 +81,8 @@ def bicubic(hr: Path, lr: Path, scale: int, workers: int) -> None:
         if not target.exists():
             image = _rgb(path)
             h, w = (side - side % scale for side in image.shape[:2])
+            if not (h and w):
+                raise UserError(f'{path}: {image.shape[1]}x{image.shape[0]} cannot be reduced {scale} times')
             write_png(target, imresize(image[:h, :w], 1 / scale))
 
     for_each_image(hr, make, f'{lr}', workers)
@@ -92,8 +96,10 @@ def multiscale(hr: Path, out: Path, workers: int) -> None:
         if all(target.exists() for target in targets):
             return
         image = Image.fromarray(_rgb(path))
-        for target, scale in zip(targets, (*MULTISCALE, SHORTER_SIDE / min(image.size)), strict=True):
-            width, height = (max(1, int(side * scale)) for side in image.size)
+        short = min(image.size)
+        sizes = [[max(1, int(side * scale)) for side in image.size] for scale in MULTISCALE]
+        sizes.append([side * SHORTER_SIDE // short for side in image.size])
+        for target, (width, height) in zip(targets, sizes, strict=True):
             write_png(target, np.asarray(image.resize((width, height), Image.Resampling.LANCZOS)))
 
     for_each_image(hr, make, f'{out}', workers)
@@ -110,7 +116,19 @@ def sub_images(folder: Path, out: Path, size: int, unit: int, workers: int, endi
         size: side in pixels; an image that is smaller is one piece.
         unit: places are multiples of it, and what is left of an image beyond a multiple does not count.
         ending: of the images' names, left out in those of the squares (`x4`).
+
+    Raises:
+        UserError: `out` holds squares of another size or at other places.
     """
+    cut = {'size': size, 'unit': unit}
+    record = out.with_name(f'.{out.name}.json')
+    before = cut
+    if out.is_dir() and record.is_file():
+        with suppress(OSError, ValueError):
+            before = json.loads(record.read_text(encoding='utf-8'))
+    if before != cut:
+        raise UserError(f'{out}: holds squares that were cut otherwise ({before}, now {cut}); remove the folder first')
+    write_checked(record, json.dumps(cut).encode())
 
     def make(path: Path) -> None:
         header = read_header(path)
@@ -120,6 +138,10 @@ def sub_images(folder: Path, out: Path, size: int, unit: int, workers: int, endi
         targets = [out / f'{name}_s{number:03d}.png' for number in range(1, len(corners) + 1)]
         if all(target.exists() for target in targets):
             return
+        if not (h and w):
+            raise UserError(
+                f'{path}: {header.width}x{header.height} is smaller than {unit} pixels, the least for squares'
+            )
         image = _rgb(path)[: h * unit, : w * unit]
         for target, (top, left) in zip(targets, corners, strict=True):
             write_png(target, image[top * unit : top * unit + size, left * unit : left * unit + size])
