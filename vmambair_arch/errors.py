@@ -115,12 +115,12 @@ def _flushed() -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        return _unwritten(error)
+        return _unwritten(error, 'stdout:')
     return 0
 
 
-def _unwritten(error: OSError) -> int:
-    sys.stderr.write(f'vmambair: error: stdout: cannot be written ({error.strerror or error})\n')
+def _unwritten(error: OSError, what: str) -> int:
+    sys.stderr.write(f'vmambair: error: {what} cannot be written ({error.strerror or error})\n')
     _forget_stdout()
     return 1
 
@@ -154,7 +154,7 @@ def guard(run: Callable[[], int | None]) -> int:
             _forget_stdout()
             return 141  # what shells report for SIGPIPE
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):  # of a stream, not a file
-            return _unwritten(error)
+            return _unwritten(error, 'stdout, or what else was written,')
         raise
     except UserError as error:
         line = str(error).strip().rpartition('\n')[2].rpartition('UserError: ')[2]

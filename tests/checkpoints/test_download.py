@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.checkpoints.describe import describe
 from vmambair_arch.checkpoints.download import download
 from vmambair_arch.checkpoints.find import checkpoint_for, find_checkpoint
+from vmambair_arch.checkpoints.load import read_checkpoint
 from vmambair_arch.errors import UserError
+from vmambair_arch.files import _held as held
 from vmambair_arch.files import cache_folder
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -238,6 +241,35 @@ def test_a_file_of_the_user_s_that_does_not_open_stays(tmp_path):
     with pytest.raises(UserError, match='damaged'):
         describe(tmp_path / 'a.safetensors')
     assert (tmp_path / 'a.safetensors').exists()
+
+
+def test_a_good_file_of_the_cache_stays_whatever_is_asked_of_it(tmp_path, monkeypatch, tiny):
+    monkeypatch.setenv('VMAMBAIR_CACHE', str(tmp_path))
+    for folder in ('mine', '0123456789abcdef'):
+        save_checkpoint(tmp_path / folder / 'net.pth', tiny)
+        with pytest.raises(UserError, match="holds no parameters under 'nokey'"):
+            read_checkpoint(tmp_path / folder / 'net.pth', 'nokey')
+        assert (tmp_path / folder / 'net.pth').exists()
+    (tmp_path / 'mine/net.pth').write_bytes(CONTENT)
+    with pytest.raises(UserError):
+        read_checkpoint(tmp_path / 'mine/net.pth')
+    assert (tmp_path / 'mine/net.pth').exists()
+
+
+def test_threads_that_want_one_file_fetch_it_once(server):
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(download, [server.url] * 4))
+    assert {path.read_bytes() == CONTENT for path in paths} == {True}
+    assert [status for _, status in server.seen].count(200) == 1
+    assert not held
+
+
+def test_whoever_waits_says_for_whom(server, monkeypatch, caplog):
+    holders = iter(['process 7 on here', 'process 7 on here', ''])
+    monkeypatch.setattr('vmambair_arch.checkpoints.download.lock', lambda path: next(holders))
+    download(server.url)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ['a.safetensors: waiting for process 7 on here, which fetches it']
 
 
 def test_a_folder_of_several_checkpoints_says_how_to_name_one(tmp_path, tiny):

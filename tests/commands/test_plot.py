@@ -204,6 +204,7 @@ def test_the_best_is_what_the_option_file_says(tmp_path):
         record = {'iter': number, 'dataset': 'v', 'metrics': {'pi': value, 'psnr': value}}
         append_record(experiment / 'metrics.jsonl', record)
     (experiment / 'run.yml').write_text('val: {metrics: {pi: {type: calculate_pi, better: lower}, psnr: {type: x}}}')
+    (experiment / 'notes.yml').write_text('- a list, of something else')
     (table,) = compare.rows([experiment])[1][2:]
     assert '5.0000 (best 3.0000 at 1)' in table
     assert '5.0000 (best 5.0000 at 2)' in table

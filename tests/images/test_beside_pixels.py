@@ -240,3 +240,10 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch
     monkeypatch.setattr('vmambair_arch.images.image_io._first_bytes', refuse)
     with pytest.raises(ValueError, match=r'a\.png: cannot be read \(Permission denied\)'):
         inspect_image(path)
+
+
+def test_a_directory_that_has_a_tag_twice_loses_nothing():
+    entries = [(271, 2, 4, b'abc\0'), (274, 3, 1, b'\1\0\0\0'), (274, 3, 1, b'\1\0\0\0'), (296, 3, 1, b'\2\0\0\0')]
+    raw = b'II*\0' + struct.pack('<IH', 8, len(entries))
+    raw += b''.join(struct.pack('<HHI4s', *entry) for entry in entries) + struct.pack('<I', 99)
+    assert _of_the_result(EXIF_START + raw, 5, 5) == EXIF_START + raw[:-4] + bytes(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -413,9 +414,25 @@ def test_a_full_disk_is_not_the_source_s_doing(tmp_path, halve, monkeypatch):
     def full(*_args, **_options):
         raise av.error.FFmpegError(28, 'No space left on device')
 
-    for place, name in ((video_module, '_picture_packets'), (video_module._Encoder, 'add_stream')):
+    class Full:
+        def __init__(self, output):
+            self.output = output
+
+        def __getattr__(self, name):
+            return getattr(self.output, name)
+
+        mux_one = full
+
+    opened = video_module._opened
+
+    @contextmanager
+    def sealed(*args):
+        with opened(*args) as output:
+            yield Full(output)
+
+    for place, name, fault in ((video_module._Encoder, 'add_stream', full), (video_module, '_opened', sealed)):
         with monkeypatch.context() as patch:
-            patch.setattr(place, name, full)
+            patch.setattr(place, name, fault)
             with pytest.raises(UserError, match=r'out.a\.mp4: cannot be written \(No space left on device\)'):
                 restore_files(source, tmp_path / 'out/a.mp4', Restorer(halve))
     restore_files(source, tmp_path / 'out/a.mp4', Restorer(halve))
@@ -429,4 +446,18 @@ def test_two_processes_do_not_make_one_video(tmp_path, halve, monkeypatch):
     monkeypatch.undo()
     for _ in range(2):  # it is given back
         restore_files(source, tmp_path / 'out/a.mp4', Restorer(halve), overwrite=True)
+    assert not files._held
+
+
+def test_sound_that_is_damaged_is_the_source_s(tmp_path, halve, monkeypatch):
+    source = make(tmp_path / 'a.mp4')
+
+    def broken(*_args):
+        raise av.error.InvalidDataError(1094995529, 'Invalid data found when processing input')
+        yield
+
+    monkeypatch.setattr(video_module, '_other_packets', broken)
+    with pytest.raises(UserError, match=r'a\.mp4: is not a video that can be decoded, or is damaged'):
+        restore_files(source, tmp_path / 'out/b.mp4', Restorer(halve))
+    assert not (tmp_path / 'out/b.mp4').exists()
     assert not files._held

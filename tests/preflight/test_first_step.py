@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from experiment import write_image
+
+from vmambair_arch.models.vmambair_model import VmambaIRModel
 
 OURS = {'model_type': 'VmambaIRModel'}
 PAIRED = {**OURS, 'datasets__train__type': 'PairedProgressiveDataset'}
@@ -133,3 +135,19 @@ def test_rain_of_no_probability_leaves_validation_as_it_is(workplace):
     plain = PairedValidationDataset(section)[0]
     dry = PairedValidationDataset({**section, 'rain': {}, 'rain_probability': 0})[0]
     np.testing.assert_array_equal(plain['lq'], dry['lq'])
+
+
+def test_data_and_networks_of_one_channel_pass(check):
+    grey = {'datasets__train__color': 'y', 'datasets__val__color': 'y'}
+    network = {'network_g__inp_channels': 1, 'network_g__out_channels': 1}
+    assert check(**OURS, **grey, **network).faults == []
+    assert any('on a patch of' in fault for fault in check(**OURS, **grey).faults)
+
+
+def test_a_model_that_others_derive_may_read_what_it_likes(check, monkeypatch):
+    class Mine(VmambaIRModel):
+        __module__ = 'their_package'
+
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Mine', Mine)
+    changes = {'datasets__train__type': 'SingleImageDataset', 'datasets__train__gt_size': ...}
+    assert not any('gives no' in fault for fault in check(model_type='Mine', **changes).faults)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +27,8 @@ WAIT = 0.2
 TIMEOUT = 30
 """Seconds without a byte after which a server is given up."""
 _BLOCK = 2**18
+_DIGITS = 16  # of the folder of an address
+_one_at_a_time = threading.RLock()
 logger = logging.getLogger('vmambair_arch')
 
 
@@ -52,15 +55,18 @@ def download(url: str) -> Path:
             _fetch(address, path)
         elif not checksum:  # which says by itself whether it is the right file
             _revalidate(address, path)
-    if checksum and (found := _sha256(path)) != checksum:
-        path.unlink()
-        raise UserError(f'{address}: its sha256 is {found}, not {checksum}; the file was removed, check the address')
+        if checksum and (found := _sha256(path)) != checksum:
+            path.unlink(missing_ok=True)
+            raise UserError(
+                f'{address}: its sha256 is {found}, not {checksum}; the file was removed, check the address'
+            )
     return path
 
 
 def forget(path: Path) -> bool:
     """Remove the local copy of a file on the web, which is not what it was taken for; whether it was one."""
-    if path.parent.parent.resolve() != cache_folder().resolve() or not path.is_file():
+    ours = re.fullmatch(f'[0-9a-f]{{{_DIGITS}}}', path.parent.name)
+    if not ours or path.parent.parent.resolve() != cache_folder().resolve() or not path.is_file():
         return False
     path.unlink(missing_ok=True)
     _etag(path).unlink(missing_ok=True)
@@ -69,23 +75,25 @@ def forget(path: Path) -> bool:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One process at a time fetches a file; others wait, and find it."""
+    """One process, and of its threads one, fetches at a time; others wait, and find the file."""
     guarded = path.with_name(f'{path.name}.lock')
-    try:
-        while holder := lock(guarded):
-            logger.info('%s: is being fetched by %s; waiting', path.name, holder)
-            time.sleep(WAIT)
-    except UserError:  # a cache that cannot be written may hold the file all the same
-        yield
-        return
-    try:
-        yield
-    finally:
-        unlock(guarded)
+    with _one_at_a_time:
+        try:
+            if holder := lock(guarded):
+                logger.warning('%s: waiting for %s, which fetches it', path.name, holder)
+                while lock(guarded):
+                    time.sleep(WAIT)
+        except UserError:  # a cache that cannot be written may hold the file all the same
+            yield
+            return
+        try:
+            yield
+        finally:
+            unlock(guarded)
 
 
 def _place(address: str) -> Path:
-    return cache_folder() / hashlib.sha256(address.encode()).hexdigest()[:16] / _name(address)
+    return cache_folder() / hashlib.sha256(address.encode()).hexdigest()[:_DIGITS] / _name(address)
 
 
 def _etag(path: Path) -> Path:

@@ -75,9 +75,18 @@ def read_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
     try:
         return _read(path, key)
     except UserError as error:
-        if not forget(path):
+        if not _damaged(path) or not forget(path):
             raise
         raise UserError(f'{error} (removed from the cache)') from None
+
+
+def _damaged(path: Path) -> bool:
+    """Whether a file cannot be read at all, whichever parameters are asked for."""
+    try:
+        _read(path, None)
+    except UserError:
+        return True
+    return False
 
 
 def _read(path: Path, key: str | None) -> Checkpoint:

@@ -54,7 +54,10 @@ def _better(experiment: Path) -> dict[str, str]:
     """What the option file of an experiment says of its metrics: `better: lower` or `higher`."""
     found: dict[str, str] = {}
     for file in sorted(experiment.glob('*.yml')):
-        val = load_options(file).get('val')
+        try:
+            val = load_options(file).get('val')
+        except UserError:  # it may be any file
+            continue
         metrics = val.get('metrics') if isinstance(val, dict) else None
         for metric, section in (metrics if isinstance(metrics, dict) else {}).items():
             if isinstance(section, dict) and section.get('better'):

@@ -114,7 +114,7 @@ def _run_streamed(source: str, args: argparse.Namespace, restorer: object) -> No
     for name in ('suffix', 'report_seams', 'codec', 'crf'):
         if getattr(args, name) not in (None, False, ''):
             raise UserError(f'--{name.replace("_", "-")} does not go with -, which is one picture and no file')
-    if output != STREAM and Path(output).exists() and not args.overwrite:
+    if output != STREAM and Path(output).is_file() and not args.overwrite:
         raise UserError(f'{output}: is there; --overwrite replaces it, or choose another output')
     if output == STREAM and sys.stdout.isatty():
         raise UserError('a picture is not written to a terminal; redirect it (> clean.png), or name a file with -o')

@@ -112,7 +112,8 @@ def _of_the_result(exif: bytes, width: int, height: int) -> bytes:
     order = '<' if block[:2] == b'II' else '>'
     (first,) = struct.unpack_from(f'{order}I', block, 4)
     entries = _entries(block, order, first)
-    struct.pack_into(f'{order}I', block, first + 2 + 12 * len(entries), 0)
+    (count,) = struct.unpack_from(f'{order}H', block, first)
+    struct.pack_into(f'{order}I', block, first + 2 + 12 * count, 0)
     if DIRECTORIES[0] in entries:
         (second,) = struct.unpack_from(f'{order}I', block, entries[DIRECTORIES[0]] + 8)
         below = _entries(block, order, second)

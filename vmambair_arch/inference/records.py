@@ -18,7 +18,7 @@ from ..files import replacing
 
 FOLDER = '.vmambair'
 _BLOCK = 2**20
-_LONGEST = 255 - len('.json')  # bytes of a name that file systems take
+_LONGEST = 255 - len('.parts')  # bytes of a name that file systems take
 State = Literal['absent', 'same', 'differs', 'foreign']
 
 

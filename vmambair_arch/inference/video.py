@@ -187,7 +187,7 @@ def restore_video(
         done, add_stream = _restore_frames(source, restorer, options, codec, segments, max_pixels, progress, notes)
         if not done or add_stream is None:
             raise UserError(f'{source}: is not a video that can be decoded, or has no frames')
-        with replacing(target) as temporary, _into(target):
+        with replacing(target) as temporary:
             _join(source, temporary, target, segments, add_stream, notes)
         segments.remove()
     except av.error.FFmpegError as error:
@@ -235,8 +235,12 @@ class _Segments:
             known = ''
         if known != about:
             self.remove()
-            with replacing(self._about) as temporary:
-                temporary.write_text(about, encoding='utf-8')
+            try:
+                with replacing(self._about) as temporary:
+                    temporary.write_text(about, encoding='utf-8')
+            except UserError:
+                self.release()
+                raise
 
     def parts(self) -> list[Path]:
         """Those that follow each other from the first on; the name ends in the number of frames so far."""
@@ -489,7 +493,7 @@ class _Encoder:
         self._path = self._segments.folder / f'next-{secrets.token_hex(6)}.nut'
         with _into(self._segments.target):
             self._output = av_module().open(str(self._path), 'w', format='nut')
-        self._video = self.add_stream(self._output, frame.width, frame.height)
+            self._video = self.add_stream(self._output, frame.width, frame.height)
         self._started = time.monotonic()
 
     def add_stream(self, output: OutputContainer, width: int, height: int) -> Any:
@@ -565,7 +569,7 @@ def _join(
     with (
         av.open(str(source), metadata_errors='replace') as container,
         av.open(str(parts[0])) as first,
-        av.open(str(temporary), 'w', format=form, options=options) as output,
+        _opened(temporary, target, form, options) as output,
     ):
         pictures = container.streams.video[0]
         output.metadata.update(container.metadata)
@@ -587,7 +591,23 @@ def _join(
             output.set_chapters(chapters)
         packets = [_picture_packets(parts, video), _other_packets(container, copies)]
         for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
-            output.mux_one(packet)
+            with _into(target):
+                output.mux_one(packet)
+
+
+@contextmanager
+def _opened(temporary: Path, target: Path, form: str | None, options: dict[str, str]) -> Iterator[OutputContainer]:
+    """A container to write, and only its own faults in the name of the target."""
+    with _into(target):
+        output: OutputContainer = av_module().open(str(temporary), 'w', format=form, options=options)
+    try:
+        yield output
+    except BaseException:
+        with suppress(av_module().error.FFmpegError, OSError):
+            output.close()
+        raise
+    with _into(target):
+        output.close()
 
 
 def _dress(stream: Stream, like: Stream) -> None:
