@@ -3,7 +3,7 @@
 Free photographs of streets are rare and lines that repeat are what enlarging does worst, so `benchmarks.realworld_pairs
 --facades SHARE` draws some of its patches: one cell (a window with its frame, a pane, a brick, louvres, slats, tiles),
 repeated in both directions with small differences, seen in perspective at any angle, lit and coloured by a piece of a
-photograph. Some end at an edge, behind which another wall stands, or the photograph.
+photograph; or nothing but plaster. Some end at an edge, behind which another wall stands, or the photograph.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ def _slats(cell: Pixels, rng: np.random.Generator, wall: Colour, frame: Colour, 
         cell[thick : thick + max(thick // 3, 1)] = _near(rng, frame, 2)
 
 
+def _plain(cell: Pixels, rng: np.random.Generator, wall: Colour, frame: Colour, glass: Colour, kind: list) -> None:
+    """Plaster: what is smooth must stay so under noise."""
+    cell[:] = wall
+
+
 def _tiles(cell: Pixels, rng: np.random.Generator, wall: Colour, frame: Colour, glass: Colour, kind: list) -> None:
     """Two kinds of tile by turns, or a lattice of holes."""
     h, w = cell.shape[:2]
@@ -116,6 +121,7 @@ def _tiles(cell: Pixels, rng: np.random.Generator, wall: Colour, frame: Colour, 
 
 CELLS: tuple[Callable[..., None], ...] = (
     _window, _window, _window, _panes, _panes, _panes, _bricks, _louvres, _slats, _slats, _slats, _slats, _tiles,
+    _plain, _plain, _plain, _plain,
 )  # fmt: skip
 
 
@@ -156,7 +162,8 @@ def _wall(rng: np.random.Generator, size: int, photograph: Pixels) -> Pixels:
     wall, frame, glass = _colours(rng)
     draw = CELLS[int(rng.integers(len(CELLS)))]
     kind = [rng.uniform(0.08, 0.3), rng.uniform(0.08, 0.3), rng.uniform(0.02, 0.12), *rng.integers(1, 4, 2)]
-    high = int(OVER * np.exp(rng.uniform(np.log(9), np.log(64))))  # finer than 9 is lost in the input
+    # Finer than 16 looks like noise in the input, and a network that learned it draws cloth into noise.
+    high = int(OVER * np.exp(rng.uniform(np.log(16), np.log(80))))
     wide = max(int(high * rng.uniform(0.5, 2)), 4 * OVER)
     count_y, count_x = (2 * large // n + 1 for n in (high, wide))
     plane = np.empty((count_y * high, count_x * wide, 3), np.float32)

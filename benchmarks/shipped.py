@@ -55,11 +55,9 @@ ABOUT = {
         'training_data': '1200 patches of T91, clean training images of Rain100L (1 to 180), photographs of scikit-'
         'image and Debian wallpapers under the degradation of Real-ESRGAN: their truth, and what the x4plus network of '
         'Real-ESRGAN makes of them (RRDBNet; Copyright (c) 2021, Xintao Wang; BSD-3-Clause, in '
-        'LICENSE-Real-ESRGAN.txt beside the file); then 2400 and 3200 patches, degraded anew each time, of the same, '
-        'of 55 photographs of buildings (GCompris, Palapeli, Hugin, OpenCV and scikit-learn in Debian) and of drawn '
-        'walls; then 4077 patches that are degraded once: 1500 of photographs with the labels of x4plus, the others '
-        'drawn',
-        'recipe': 'options/finetune_realsr_walls.yml',
+        'LICENSE-Real-ESRGAN.txt beside the file); then 2400 patches, degraded anew each time, of the same, of 55 '
+        'photographs of buildings (GCompris, Palapeli, Hugin and scikit-learn in Debian) and of drawn walls',
+        'recipe': 'options/finetune_realsr_light.yml',
         'limits': REALSR_LIMITS,
         'license': 'Apache-2.0',
         'colour_fix': 'wavelet',

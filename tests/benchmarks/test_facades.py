@@ -25,12 +25,19 @@ def test_any_draw_is_a_whole_patch_and_the_same_again(seed, size, more_y, more_x
     np.testing.assert_array_equal(first, again)
 
 
-@pytest.mark.parametrize('cell', sorted(set(facades.CELLS), key=lambda draw: draw.__name__))
+@pytest.mark.parametrize('cell', sorted({*facades.CELLS} - {facades._plain}, key=lambda draw: draw.__name__))
 def test_every_kind_of_cell_has_edges(cell, monkeypatch):
     monkeypatch.setattr(facades, 'CELLS', (cell,))
     flat = np.full((64, 64, 3), 128, np.uint8)  # what is seen is drawn
     spreads = [float(facades.facade(np.random.default_rng(n), 64, flat).std(axis=(0, 1)).mean()) for n in range(8)]
     assert np.median(spreads) > 8
+
+
+def test_plaster_is_smooth(monkeypatch):
+    monkeypatch.setattr(facades, 'CELLS', (facades._plain,))
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    steps = [np.abs(np.diff(facades._wall(np.random.default_rng(n), 64, flat), axis=1)).max() for n in range(8)]
+    assert max(steps) < 1
 
 
 def test_a_wall_may_end_at_an_edge_before_the_photograph():
