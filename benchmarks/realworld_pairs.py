@@ -10,8 +10,8 @@ teacher makes of those, as `gt`, `lq` and `label` under one name: what `dataroot
 teacher shifts colours by some levels; its labels get the low frequencies of the truth, so that the student does not
 learn that. About 1.2 s a patch on one core, half of it with `--bf16` on a CPU that computes in it; a run that was
 broken off goes on where it was. Draws depend on the seed and the number of the patch alone. `--facades 0.2` draws a
-fifth of the truths (`benchmarks.facades`), which are their own labels. Without a teacher there are truths only, in
-`gt`, for trainings that degrade as they go.
+fifth of the truths (`benchmarks.facades`) where the input still shows their lines, and these are their own labels.
+Without a teacher there are truths only, in `gt`, for trainings that degrade as they go.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from .arguments import natural, positive
 from .facades import facade
 from .realworld import SCALE, Pixels, read, teacher
 
+DRAWINGS, SMOOTH, SHOWN = 4, 3.0, 0.6
+"""Walls that are drawn for a patch before a photograph takes its place; levels below which one has no lines; the least
+correlation of an input's lines with those of its truth."""
 SIZE, TRIES, SMALLEST, SIGMA = 256, 3, 0.22, 16.0
 """Pixels of a truth; crops of which the one with most detail is kept; the smallest reduction of a photograph; the
 standard deviation of the blur that parts low frequencies from detail, in pixels."""
@@ -56,6 +59,21 @@ def crop(image: Pixels, rng: np.random.Generator) -> Pixels:
         candidates.append(image[top : top + SIZE, left : left + SIZE])
     best = max(candidates, key=lambda patch: float(np.abs(np.diff(patch.astype(np.float32), axis=1)).mean()))
     return np.ascontiguousarray(best[:, ::-1] if rng.random() < 0.5 else best)
+
+
+def shows(small: Pixels, truth: Pixels) -> bool:
+    """Whether an input shows the lines of its truth, or there are none: who learns lines from noise draws them there.
+
+    Args:
+        small: RGB uint8 (h, w, 3).
+        truth: RGB uint8, whole times as large.
+    """
+    h, w = small.shape[:2]
+    seen, there = small.mean(2), cv2.resize(truth, (w, h), interpolation=cv2.INTER_AREA).mean(2)
+    seen, there = (image - cv2.GaussianBlur(image, (0, 0), 4) for image in (seen, there))
+    if there.std() < SMOOTH:
+        return True
+    return float((seen * there).mean() / (seen.std() * there.std() + 1e-6)) > SHOWN
 
 
 def with_colours_of(truth: Pixels, label: Pixels) -> Pixels:
@@ -118,15 +136,20 @@ def make(
         drawn = facades > 0 and rng.random() < facades
         drawn_from = files if chances is None else found[int(np.searchsorted(chances, rng.random(), 'right'))]
         truth = crop(read(drawn_from[int(rng.integers(len(drawn_from)))]), rng)
-        if drawn:
-            truth = facade(rng, SIZE, truth)
         if enlarge is None:
+            truth = facade(rng, SIZE, truth) if drawn else truth
             write_image(out / 'gt' / name, Image(truth / np.float32(255)))
             made += 1
             continue
-        gt = torch.from_numpy(truth.transpose(2, 0, 1).copy())[None].float() / 255
-        lq, _ = degrade(gt, [image_generator(seed, number)])
-        small = np.rint(lq[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+        photograph = truth
+        for attempt in range(DRAWINGS + 1):
+            drawn = drawn and attempt < DRAWINGS
+            truth = facade(rng, SIZE, photograph) if drawn else photograph
+            gt = torch.from_numpy(truth.transpose(2, 0, 1).copy())[None].float() / 255
+            lq, _ = degrade(gt, [image_generator(seed, number, attempt)])
+            small = np.rint(lq[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+            if not drawn or shows(small, truth):
+                break
         label = truth if drawn else with_colours_of(truth, enlarge(small))
         for kind, image in (('lq', small), ('label', label), ('gt', truth)):
             write_image(out / kind / name, Image(image / np.float32(255)))

@@ -190,3 +190,15 @@ def test_a_label_has_the_colours_of_the_truth_and_its_own_detail():
     assert np.abs(corrected.mean(axis=(0, 1)) - truth.mean(axis=(0, 1))).max() < 0.5
     rows = corrected.astype(int).mean(axis=(1, 2)) - truth.astype(int).mean(axis=(1, 2))
     assert np.abs(rows[::2] - rows[1::2]).mean() == pytest.approx(6, abs=0.5)
+
+
+def test_lines_that_an_input_does_not_show_are_not_learned():
+    y, x = np.mgrid[:64, :64]
+    lines = np.repeat(((x + y) // 8 % 2 * 200)[..., None], 3, 2).astype(np.uint8)
+    small = lines.reshape(16, 4, 16, 4, 3).mean((1, 3)).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, small.shape, np.uint8)
+    assert realworld_pairs.shows(small, lines)
+    assert realworld_pairs.shows((0.8 * small + 0.2 * noise).astype(np.uint8), lines)
+    assert not realworld_pairs.shows(noise, lines)
+    assert not realworld_pairs.shows(np.full_like(small, 90), lines)
+    assert realworld_pairs.shows(noise, np.full_like(lines, 90))  # a smooth wall under noise
