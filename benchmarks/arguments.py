@@ -17,13 +17,13 @@ def positive(text: str) -> int:
 
 
 def duration(text: str) -> float:
-    """A finite number above 0."""
+    """A finite number from 0."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0')
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number from 0')
     return value
 
 

@@ -159,6 +159,10 @@ def guard(run: Callable[[], int | None]) -> int:
     except UserError as error:
         line = str(error).strip().rpartition('\n')[2].rpartition('UserError: ')[2]
         sys.stderr.write(f'vmambair: error: {line}\n')
+        try:
+            sys.stdout.flush()
+        except OSError:  # which is what was said, or comes of it
+            _forget_stdout()
         return error.exit_code
     except UnicodeEncodeError as error:
         if error.encoding == 'utf-8':  # not the locale's doing

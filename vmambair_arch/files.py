@@ -57,14 +57,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Try whether files can be made in a folder, which is made where it is missing: before hours of work, not after.
+    """Try whether files can be made in a folder, or it itself where it is missing: before hours of work, not after.
 
     Raises:
         UserError: they cannot.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix='.', suffix='.part'):
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place) or place == place.parent)
+        with tempfile.NamedTemporaryFile(dir=there, prefix='.', suffix='.part'):
             pass
     except OSError as error:
         raise UserError(f'{folder}: nothing can be written here ({error.strerror or error})') from error

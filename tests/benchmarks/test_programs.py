@@ -62,7 +62,7 @@ def ranged() -> list[tuple[str, str, str]]:
         name = '.'.join(path.relative_to(FOLDER.parent).with_suffix('').parts)
         for call in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             kind = next((k.value for k in getattr(call, 'keywords', []) if k.arg == 'type'), None)
-            below = {'positive': '0', 'natural': '-1', 'duration': '0'}.get(getattr(kind, 'id', ''))
+            below = {'positive': '0', 'natural': '-1', 'duration': '-1'}.get(getattr(kind, 'id', ''))
             if below:
                 found.append((name, call.args[0].value, below))
             else:
