@@ -63,14 +63,16 @@ def download(url: str) -> Path:
     return path
 
 
-def forget(path: Path) -> bool:
-    """Remove the local copy of a file on the web, which is not what it was taken for; whether it was one."""
+def is_copy(path: Path) -> bool:
+    """Whether a file is the local copy of one on the web."""
     ours = re.fullmatch(f'[0-9a-f]{{{_DIGITS}}}', path.parent.name)
-    if not ours or path.parent.parent.resolve() != cache_folder().resolve() or not path.is_file():
-        return False
+    return bool(ours) and path.parent.parent.resolve() == cache_folder().resolve()
+
+
+def forget(path: Path) -> None:
+    """Remove the local copy of a file on the web, which is not what it was taken for."""
     path.unlink(missing_ok=True)
     _etag(path).unlink(missing_ok=True)
-    return True
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..archs.base import Network
 from ..archs.configuration import build
 from ..errors import UserError
-from .download import forget
+from .download import forget, is_copy
 from .find import find_checkpoint
 
 METADATA_KEY = 'vmambair'
@@ -75,8 +75,9 @@ def read_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
     try:
         return _read(path, key)
     except UserError as error:
-        if not _damaged(path) or not forget(path):
+        if not (is_copy(path) and _damaged(path)):
             raise
+        forget(path)
         raise UserError(f'{error} (removed from the cache)') from None
 
 
