@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import vmambair_arch  # noqa: F401  # before basicsr, which it fixes
 
@@ -53,6 +55,23 @@ def test_the_backbone_looks_at_other_pixels_each_time(weights):
     assert [loss(pred, target).item() for _ in range(8)] == first
     assert len(set(first)) > 3
     assert loss(pred, pred).item() == pytest.approx(0, abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(height=st.integers(31, 36), width=st.integers(31, 36), seed=st.integers(0, 1000))
+def test_every_draw_leaves_what_the_backbone_can_see(weights, height, width, seed):
+    """A patch of 32 pixels died at the draw that left 30 of it, sooner or later."""
+    loss = build_loss({'type': 'LPIPSLoss', 'weights': str(weights)})
+    torch.manual_seed(seed)
+    pred, target = torch.rand(2, 1, 3, height, width)
+    assert torch.isfinite(loss(pred, target))
+
+
+@pytest.mark.parametrize('size', [(30, 64), (64, 30), (1, 1)])
+def test_a_patch_that_it_cannot_see_is_named(weights, size):
+    loss = build_loss({'type': 'LPIPSLoss', 'weights': str(weights)})
+    with pytest.raises(UserError, match=f'LPIPSLoss: {size[1]}x{size[0]} is too small a patch for net alex, .* 31'):
+        loss(torch.rand(1, 3, *size), torch.rand(1, 3, *size))
 
 
 def test_the_image_has_a_gradient_and_the_backbone_none(weights):

@@ -9,7 +9,8 @@ import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from ..metrics.perceptual import lpips_network
+from ..errors import UserError
+from ..metrics.perceptual import SMALLEST, lpips_network
 
 
 @LOSS_REGISTRY.register()
@@ -27,7 +28,7 @@ class LPIPSLoss(nn.Module):
             them, then a download.
         loss_weight: factor on the loss.
         shift: the most rows and columns that are left out; 0 for the metric itself. Drawn from torch's generator of the
-            CPU, which a training state keeps.
+            CPU, which a training state keeps. Of a patch that has not so many to spare, fewer are left out.
 
     Raises:
         UserError: no such backbone, no weights, `lpips` is not installed.
@@ -39,10 +40,19 @@ class LPIPSLoss(nn.Module):
         super().__init__()
         self.loss_weight = loss_weight
         self.shift = shift
+        self.net = net
         self.network = copy.deepcopy(lpips_network(net, weights)).requires_grad_(False)  # the metric's stays as it is
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Loss of `pred` against `target`, both (b, 3, h, w) in 0..1: a scalar."""
-        top, left = torch.randint(self.shift + 1, (2,)).tolist()
+        """Loss of `pred` against `target`, both (b, 3, h, w) in 0..1: a scalar.
+
+        Raises:
+            UserError: images that are smaller than the backbone can see.
+        """
+        (h, w), least = pred.shape[-2:], SMALLEST[self.net]
+        spare = min(h, w) - least
+        if spare < 0:
+            raise UserError(f'LPIPSLoss: {w}x{h} is too small a patch for net {self.net}, which needs {least} pixels')
+        top, left = torch.randint(min(self.shift, spare) + 1, (2,)).tolist()
         pred, target = pred[..., top:, left:], target[..., top:, left:]
         return self.loss_weight * self.network(2 * pred.float() - 1, 2 * target.float() - 1).mean()
