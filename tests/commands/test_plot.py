@@ -14,7 +14,7 @@ from experiment import write_image
 
 from vmambair_arch.cli import main
 from vmambair_arch.commands import compare
-from vmambair_arch.commands.plot import plot, read_logs, watch
+from vmambair_arch.commands.plot import plot, read_logs, validation_rows, watch
 from vmambair_arch.errors import UserError
 from vmambair_arch.files import append_record
 from vmambair_arch.images.image_io import read_image
@@ -80,6 +80,21 @@ def test_validation_images_beside_input_and_target(finished, tmp_path, monkeypat
     # Four iterations and the target; then the input as well.
     assert wider.shape[1] / sheet.shape[1] == pytest.approx(6 / 5, rel=0.01)
     assert not np.array_equal(wider[:240, :240], sheet[:240, :240])
+
+
+def test_images_of_one_name_in_two_data_sets(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (('one', 1), ('two', 2)):
+        write_image(finished / 'visualization' / name / 'a' / 'a_100.png', seed=seed)
+        write_image(tmp_path / name / 'a.png', seed=seed + 10)
+    (finished / 'derain.yml').write_text(
+        'datasets: {val: {name: one, dataroot_gt: one}, val_2: {name: two, dataroot_gt: two}}'
+    )
+    rows = validation_rows(finished)
+    assert len(rows) == 2
+    for (restored, target), name in zip(rows, ('one', 'two'), strict=True):
+        assert np.array_equal(restored.image, read_image(finished / f'visualization/{name}/a/a_100.png').rgb)
+        assert np.array_equal(target.image, read_image(tmp_path / name / 'a.png').rgb)
 
 
 def test_the_command_says_what_it_wrote(finished, capsys):

@@ -171,13 +171,15 @@ def validation_rows(experiment: Path, limit: int = 6) -> list[list[Panel]]:
     Input and target are there where the folders that the experiment's option file names are.
 
     Args:
-        experiment: its folder, with `visualization/<image>/<image>_<iteration>.png`.
+        experiment: its folder, with `visualization/<image>/<image>_<iteration>.png`, below a folder of the data set's
+            name where there are several.
         limit: number of rows.
     """
     from ..images.image_io import read_image
     from ..images.panel import Panel
 
-    folders = sorted(path for path in experiment.glob('visualization/*') if path.is_dir())
+    root = experiment / 'visualization'
+    folders = sorted({path.parent for path in root.rglob('*.png')})
     rows = []
     for folder in folders[:limit]:
         saved = {int(p.stem.rpartition('_')[2]): p for p in folder.glob('*.png') if p.stem.rpartition('_')[2].isdigit()}
@@ -187,7 +189,7 @@ def validation_rows(experiment: Path, limit: int = 6) -> list[list[Panel]]:
         count = min(COLUMNS, len(iterations))
         chosen = sorted({iterations[round(i * (len(iterations) - 1) / max(count - 1, 1))] for i in range(count)})
         row = [Panel(read_image(saved[i]).rgb, f'iteration {i:,}') for i in chosen]
-        source, target = (_find(experiment, key, folder.name) for key in ('dataroot_lq', 'dataroot_gt'))
+        source, target = (_find(experiment, key, folder.relative_to(root)) for key in ('dataroot_lq', 'dataroot_gt'))
         if source:
             row.insert(0, Panel(read_image(source).rgb, f'{folder.name}: input'))
         if target:
@@ -196,11 +198,19 @@ def validation_rows(experiment: Path, limit: int = 6) -> list[list[Panel]]:
     return rows
 
 
-def _find(experiment: Path, key: str, name: str) -> Path | None:
-    """The file of a validation image in the folder that `key` names in the option file beside the logs."""
+def _find(experiment: Path, key: str, image: Path) -> Path | None:
+    """The file of a validation image in the folder that `key` names in the option file beside the logs.
+
+    Args:
+        experiment, key: whose, and what of it.
+        image: its name, below the name of its data set where there are several.
+    """
+    name, dataset = image.name, image.parent.name
     for file in sorted(experiment.glob('*.yml')):
         sections: dict[str, Any] = load_options(file).get('datasets') or {}
         for phase, section in sections.items():
+            if dataset and section.get('name') != dataset:
+                continue
             if phase.startswith('val') and section.get(key) and not section[key].endswith('.lmdb'):
                 found = sorted(Path(section[key]).expanduser().glob(f'{glob.escape(name)}.*'))
                 if found:

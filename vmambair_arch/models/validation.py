@@ -123,9 +123,11 @@ def _validate_image(model: SRModel, data: dict, dataset_name: str, current_iter:
 
 
 def image_path(opt: dict[str, Any], name: str, dataset_name: str, current_iter: int | str) -> Path:
-    """Where BasicSR keeps the restored image of that name."""
+    """Where BasicSR keeps the restored image of that name; of several data sets in a training, each has a folder."""
     folder = Path(opt['path']['visualization'])
     if opt['is_train']:
+        if sum(phase.startswith('val') for phase in opt['datasets']) > 1:  # which may have names in common
+            folder /= dataset_name
         return folder / name / f'{name}_{current_iter}.png'
     return folder / dataset_name / f'{name}_{opt["val"].get("suffix") or opt["name"]}.png'
 
