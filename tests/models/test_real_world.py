@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from experiment import write_image, write_options
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vmambair_arch import UserError, cli
 from vmambair_arch.models.pair_pool import PairPool
@@ -17,6 +19,14 @@ GAN = {
     'gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 1.0},
     'optim_d': {'type': 'Adam', 'lr': 0.001, 'betas': [0.9, 0.99]},
 }
+
+
+NO_DEGRADATION = {
+    'resize_prob': [0, 0, 1], 'resize_range': [1, 1], 'gaussian_noise_prob': 0, 'noise_range': [0, 0],
+    'poisson_scale_range': [0, 0], 'blur_sigma': [0.2, 0.2], 'jpeg_range': [100, 100], 'second_blur_prob': 0,
+    'resize_prob2': [0, 0, 1], 'resize_range2': [1, 1], 'gaussian_noise_prob2': 0, 'noise_range2': [0, 0],
+    'poisson_scale_range2': [0, 0], 'jpeg_range2': [100, 100], 'sinc_prob': 0, 'final_sinc_prob': 0,
+}  # fmt: skip
 
 
 def real_world(options: dict[str, Any], model_type: str, **changes: Any) -> None:
@@ -206,6 +216,31 @@ def test_bad_options_are_one_line(build, options, changes, message):
         build()
 
 
+@pytest.mark.parametrize('kind', ['RealESRGANPipelineDataset', 'RealESRGANDataset'])
+@pytest.mark.parametrize('crop', [{}, {'crop_pad_size': None}])
+def test_a_patch_larger_than_what_a_data_set_gives_is_known_beforehand(build, options, kind, crop):
+    real_world(options, 'VmambaIRRealSRModel', gt_size=512)
+    del options['datasets']['train']['crop_pad_size']
+    options['datasets']['train'] |= {'type': kind} | crop
+    with pytest.raises(UserError, match='gt_size 512 is larger than crop_pad_size 400'):
+        build()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rest=st.tuples(st.integers(0, 3), st.integers(0, 3)), seed=st.integers(0, 99))
+def test_both_images_show_the_same_place_whatever_the_size_of_the_data(build, options, rest, seed):
+    """A ramp says where it was cut; the farther from the top left, the more a rest would show."""
+    real_world(options, 'VmambaIRRealSRModel', queue_size=0, gt_size=32, **NO_DEGRADATION)
+    model = build()
+    h, w = 160 + rest[0], 160 + rest[1]
+    ramp = torch.stack([torch.arange(h)[:, None].expand(h, w), torch.arange(w).expand(h, w), torch.zeros(h, w)]) / 255
+    model.update_learning_rate(seed + 1)
+    model.feed_data({'gt': ramp[None].repeat(2, 1, 1, 1)})
+    shown = torch.nn.functional.interpolate(model.gt, size=(8, 8), mode='area')
+    shift = (model.lq - shown)[:, :2, 2:-2, 2:-2].mean((-1, -2)) * 255
+    assert shift.abs().max() < 0.8
+
+
 def test_data_smaller_than_the_patch_are_named(build, options):
     real_world(options, 'VmambaIRRealSRModel', gt_size=48)
     with pytest.raises(UserError, match='gt_size 48 is larger than crop_pad_size 40 of datasets: train; raise that'):
@@ -270,6 +305,14 @@ def test_stage_1_trains_validates_and_keeps_its_pool(build, options):
     resumed.resume_training(state)
     for left, right in zip(feed(model, 6), feed(resumed, 6), strict=True):
         assert torch.equal(left, right)
+    assert not model.left_of_state(options, state)
+    options['gt_size'] = 24
+    other = build()
+    assert 'pairs begins empty: those of the state have 32 pixels, not 24' in other.left_of_state(options, state)
+    other.resume_training(state)
+    for iteration in range(6, 11):
+        assert feed(other, iteration)[1].shape[-1] == 24
+    options['gt_size'] = 32
     options['queue_size'] = 2
     smaller = build()
     smaller.resume_training(state)

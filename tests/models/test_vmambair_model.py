@@ -695,3 +695,28 @@ def test_a_gan_skips_both_steps_and_resumes_exactly(build_adversarial, options, 
     uninterrupted = build_adversarial()
     train(uninterrupted, 5)
     assert uninterrupted.log_dict == resumed.log_dict
+
+
+@pytest.mark.parametrize('decays', [0.999, [0.999, 0.9999]])
+@pytest.mark.parametrize('key', ['params', 'params_ema'])
+def test_what_a_checkpoint_lacks_begins_alike_in_the_network_and_its_averages(build, options, tmp_path, decays, key):
+    """The average had draws of its own there, which stood in its weights for thousands of iterations."""
+    state = {
+        name: torch.randn_like(value) for name, value in build().get_bare_model(build().net_g).state_dict().items()
+    }
+    given = {name: value for name, value in state.items() if name.startswith('encoder')}
+    assert given
+    assert len(given) < len(state)
+    torch.save({'params': given, 'params_ema': given}, tmp_path / 'part.pth')
+    options['path'] |= {
+        'pretrain_network_g': str(tmp_path / 'part.pth'), 'strict_load_g': False, 'param_key_g': key
+    }  # fmt: skip
+    model = build(ema_decay=decays)
+    network = model.get_bare_model(model.net_g).state_dict()
+    averages = [model.net_g_ema.state_dict(), *model.averages.states.values()]
+    assert len(averages) == (2 if isinstance(decays, list) else 1)
+    for average in averages:
+        for name, value in network.items():
+            assert torch.equal(value, average[name]), name
+            if name in given:
+                assert torch.equal(value, given[name])

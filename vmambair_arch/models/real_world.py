@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,15 @@ from torch import Tensor
 from realesrgan_pipeline import Degradation, DegradationConfig, image_generator
 from realesrgan_pipeline.config import OPTION_NAMES
 from realesrgan_pipeline.extras import missing_codecs
+from realesrgan_pipeline.realesrgan_dataset import CROP_PAD_SIZE
 from realesrgan_pipeline.sharpen import usm_sharpen
 
 from ..errors import UserError, as_user_error
 from .pair_pool import PairPool
 from .vmambair_model import VmambaIRModel
+
+CUT_TO_400 = ('RealESRGANDataset', 'RealESRGANPipelineDataset')
+"""Data sets whose images are `CROP_PAD_SIZE` wide and high where their section does not say otherwise."""
 
 # Tags that keep the streams of random numbers apart.
 _DEGRADE, _POOL = 2, 3
@@ -61,8 +65,19 @@ class RealWorldData(VmambaIRModel):
         if (extra.codec_prob or extra.codec_prob2) and (fault := missing_codecs(extra.codec_list)):
             raise UserError(fault)
         gt_size, crop = read_gt_size(opt, section), section.get('crop_pad_size')
+        if crop is None and section.get('type') in CUT_TO_400:
+            crop = CROP_PAD_SIZE
         if crop and gt_size > crop:
             raise UserError(f'gt_size {gt_size} is larger than crop_pad_size {crop} of datasets: train; raise that')
+
+    @classmethod
+    def left_of_state(cls, opt: dict[str, Any], state: Mapping[str, Any]) -> str:
+        gt_size = read_gt_size(opt, opt['datasets']['train'])
+        for rank in state.get('ranks') or []:
+            kept = rank.get('pool', {}).get('gt')
+            if kept is not None and kept.shape[-1] != gt_size:
+                return f'the pool of pairs begins empty: those of the state have {kept.shape[-1]} pixels, not {gt_size}'
+        return super().left_of_state(opt, state)
 
     def init_training_settings(self) -> None:
         super().init_training_settings()
@@ -81,6 +96,8 @@ class RealWorldData(VmambaIRModel):
             super().feed_data(data)
             return
         gt = data['gt'].to(self.device)
+        h, w = (n // self.opt['scale'] * self.opt['scale'] for n in gt.shape[-2:])
+        gt = gt[..., :h, :w]  # with a rest, pixels of both images would lie ever farther apart
         rank, ranks = self.opt['rank'], self.opt['world_size']
         key = self.seed, _DEGRADE, self.current_iter
         generators = [image_generator(*key, i * ranks + rank) for i in range(len(gt))]
@@ -117,4 +134,5 @@ class RealWorldData(VmambaIRModel):
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         super().load_rank_state(state)
-        self.pool.load_state_dict(state.get('pool', {}), self.device)
+        pool = {} if self.left_of_state(self.opt, {'ranks': [state]}) else state.get('pool', {})
+        self.pool.load_state_dict(pool, self.device)

@@ -11,7 +11,7 @@ import copy
 import math
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import reduce
 from operator import add
@@ -131,6 +131,11 @@ class VmambaIRModel(SRModel):
         if labels and not of_labels:
             raise UserError('datasets: train: dataroot_label: no loss looks at the labels; name one, label_pixel_opt')
 
+    @classmethod
+    def left_of_state(cls, opt: dict[str, Any], state: Mapping[str, Any]) -> str:
+        """What of a training state a run with these options cannot go on with, though it goes on; '' for nothing."""
+        return ''
+
     @staticmethod
     def _build_averages(train: dict[str, Any]) -> Averages:
         return Averages(
@@ -222,13 +227,12 @@ class VmambaIRModel(SRModel):
         get_root_logger().info(f'Use Exponential Moving Average with decay: {self.ema_decay}')
         self.net_g_ema = build_network(self.opt['network_g']).to(self.device).eval().requires_grad_(False)
         path = self.opt['path']
+        self.model_ema(0)  # what the file lacks begins as in the network, whose own draws these are
         if path.get('pretrain_network_g'):
             asked = path.get('param_key_g')
             # A set that the user named is where averages begin as well; 'params' is what goes with `params_ema`.
             key = FIRST if asked in (None, *SETS) else asked
             self.load_network(self.net_g_ema, path['pretrain_network_g'], path.get('strict_load_g', True), key)
-        else:
-            self.model_ema(0)
         if len(self.averages.decays) > 1:
             source = path.get('pretrain_network_g')
             stored = load_averages(find_checkpoint(source)) if source else None
@@ -657,6 +661,8 @@ class VmambaIRModel(SRModel):
         kept = {kind: name for kind, name in resume_state.get('convolutions', {}).items() if kind in self.convolutions}
         self.convolutions |= scan_choice.use(kept, self.device, 'that of the training state', scan_choice.CONVOLUTIONS)
         ranks = resume_state.get('ranks', [])
+        if left := self.left_of_state(self.opt, resume_state):
+            get_root_logger().warning(f'{left}: training goes on, but not as the uninterrupted run would have.')
         if len(ranks) == self.opt['world_size']:
             self.load_rank_state(ranks[self.opt['rank']])
         else:

@@ -36,6 +36,7 @@ def check_start(
     """
     from ..models.checkpointing import saved_iterations
     from ..models.states import find_start, misfit
+    from ..models.vmambair_model import VmambaIRModel
 
     folder = Path('experiments') / str(options.get('name', ''))
     total = int(options['train']['total_iter'])
@@ -55,6 +56,10 @@ def check_start(
             report.warnings.append(f'{whose} is complete: iteration {total} of {total}; nothing is left to train')
         else:
             _check_exactness(options, networks, model, report)
+            if isinstance(model, type) and issubclass(model, VmambaIRModel):
+                left, _ = errors_of(model.left_of_state, options, start.state)
+                if left:
+                    report.warnings.append(f'{whose}: {left}')
         if start.inside:
             return start.iteration
         report.warnings.append(f'{start.path} is of another experiment, which this run goes on with as {folder}')
