@@ -22,11 +22,14 @@ from torch.utils.data import Dataset
 
 from .database import keys, value
 from .name_list import read_names
-from .sources import Order, read_sources, read_weights
+from .sources import Order, files_below, read_sources, read_weights
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp')
 PAUSES = (0.5, 1.0)
 """Seconds to wait before each further attempt at a file that a busy server does not hand out."""
+
+CROP_PAD_SIZE = 400
+"""Side of the patches that are degraded, unless a section says otherwise; Real-ESRGAN's."""
 
 SOURCE_KEYS = ('dataroot_gt', 'io_backend', 'meta_info')
 """What an entry of `sources` may say beside its `weight`."""
@@ -66,7 +69,7 @@ class RealESRGANDataset(Dataset):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.name = opt.get('name', type(self).__name__)
-        self.size = opt.get('crop_pad_size', 400)
+        self.size = CROP_PAD_SIZE if opt.get('crop_pad_size') is None else opt['crop_pad_size']
         if not isinstance(self.size, int) or self.size < 1:
             raise ValueError(f'data set {self.name}: crop_pad_size must be a whole number from 1 up, not {self.size!r}')
         self.use_hflip = opt.get('use_hflip', True)
@@ -83,12 +86,12 @@ class RealESRGANDataset(Dataset):
         return self.total_iter * self.items_per_iteration
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
-        """gt (3, size, size) RGB float32 in 0..1, and gt_path."""
+        """gt (3, size, size) RGB float32 in 0..1, and gt_path, of a database with the key behind a colon."""
         rng = np.random.default_rng((self.seed, _PATCH, *divmod(index, self.items_per_iteration)))
         number = self._order(index)
         patch = self._patch(self.photographs.read(number), rng)
         gt = torch.from_numpy(patch.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
-        return {'gt': gt, 'gt_path': self.photographs.names[number]}
+        return {'gt': gt, 'gt_path': self.photographs.place(number)}
 
     def _patch(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         size = self.size
@@ -131,7 +134,7 @@ class _Folder:
         elif opt.get('meta_info'):
             self.names = self._checked(Path(opt['meta_info']))
         else:
-            below = (path for path in self.root.rglob('*') if path.suffix.lower() in SUFFIXES)
+            below = (path for path in files_below(self.root) if path.suffix.lower() in SUFFIXES)
             self.names = sorted(p.relative_to(self.root).as_posix() for p in below if not p.name.startswith('.'))
             if not self.names:
                 raise ValueError(f'{self.root}: no images in this folder (looked for {", ".join(SUFFIXES)})')
@@ -184,12 +187,16 @@ class _Photographs:
     def __len__(self) -> int:
         return len(self.names)
 
+    def place(self, number: int) -> str:
+        """Where a photograph is, for messages."""
+        return self._folder[number].place(self.names[number])
+
     def read(self, number: int) -> NDArray[np.uint8]:
         """Photograph (h, w, 3), RGB."""
         if self._cache is not None and number in self._cache:
             return self._cache[number]
         folder, name = self._folder[number], self.names[number]
-        where = folder.place(name)
+        where = self.place(number)
         for pause in (*PAUSES, None):
             try:
                 data = folder.bytes(name)

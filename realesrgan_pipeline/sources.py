@@ -6,7 +6,8 @@ workers and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+TEMPLATE = "text with one {} in it, as '{}x4'"
+"""What `is_template` wants."""
+
 BLOCK = 10_000
 """Draws in which every folder gets exactly its share; the least share is one draw of these."""
 
 # Tags that keep the streams of random numbers apart; 1 is that of what is drawn of an image.
 _ALL, _FOLDER, _WITHIN = 0, 2, 3
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder that lie in no hidden one; links are followed, and nothing is visited twice."""
+    visited = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        where = os.path.realpath(root)
+        if where in visited:
+            folders.clear()
+            continue
+        visited.add(where)
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        yield from (Path(root, name) for name in files)
 
 
 def read_sources(section: Mapping[str, Any], keys: Collection[str], name: str) -> list[dict[str, Any]]:
@@ -67,6 +84,14 @@ def read_sources(section: Mapping[str, Any], keys: Collection[str], name: str) -
     return found
 
 
+def is_template(value: Any) -> bool:
+    """Whether a value makes the name of an input of that of a target, which stands for its one `{}`."""
+    try:
+        return isinstance(value, str) and '{}' in value and bool(value.format('x'))
+    except (IndexError, KeyError, ValueError, AttributeError):
+        return False
+
+
 def _unlike(key: str, value: Any) -> str:
     """What a value must be to stand under a key of an entry; '' where it may."""
     if key == 'io_backend':
@@ -74,7 +99,7 @@ def _unlike(key: str, value: Any) -> str:
     if key == 'recursive':
         return '' if isinstance(value, bool) else 'true or false'
     if key == 'filename_tmpl':
-        return '' if isinstance(value, str) and '{}' in value else "text with {} in it, as '{}x4'"
+        return '' if is_template(value) else TEMPLATE
     return '' if key == 'weight' or isinstance(value, str) else 'text'
 
 

@@ -265,6 +265,19 @@ def test_clean_folder_gives_rainy_and_clean_samples_and_never_touches_real_pairs
         stream(dry)
 
 
+def test_a_sample_names_the_image_that_was_read(pairs_folder, tmp_path):
+    """A clean image stands in for a pair; a step that fails must not accuse the pair."""
+    clean = white(tmp_path)
+    opt = section(pairs_folder, dataroot_clean=clean, gt_size=24, batch_size_per_gpu=16, clean_probability=0.7)
+    found = 0
+    for batch in stream(opt):
+        for lq, gt, lq_path, gt_path in zip(*(batch[key] for key in ('lq', 'gt', 'lq_path', 'gt_path')), strict=True):
+            assert bool((gt == 1).all()) == gt_path.startswith(clean)
+            assert torch.equal(lq, gt) == (lq_path == gt_path)
+            found += gt_path.startswith(clean)
+    assert found
+
+
 def test_hard_negatives_stand_in_input_and_target_alike(pairs_folder):
     flat = section(pairs_folder, gt_size=24, batch_size_per_gpu=16, use_hflip=False, use_rot=False)
     drawn = stream(flat | {'lines_probability': 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -282,3 +283,20 @@ def test_names_with_brackets_in_a_database_are_their_own(tmp_path, write_images)
     meta.write_text(meta.read_text() + 'photo.png (50,40,3) 1\n')
     with pytest.raises(UserError, match="names 'photo.png' twice"):
         list_pairs({'dataroot_gt': str(database), 'io_backend': {'type': 'lmdb'}})
+
+
+@pytest.mark.parametrize('older', [False, True])
+def test_a_database_of_images_that_were_made_anew_is_refused(tmp_path, write_images, older):
+    """Names and sizes are the same; pixels are not, and training would have gone on with the old ones."""
+    from vmambair_arch.data.prepare.derive import make_lmdb
+
+    folder = tmp_path / 'target'
+    write_images(folder, ['a.png', 'b.png'])
+    assert make_lmdb(folder) == make_lmdb(folder)
+    path = folder / 'b.png'
+    height, width = cv2.imread(str(path)).shape[:2]
+    cv2.imwrite(str(path), np.zeros((height, width, 3), np.uint8))
+    if older:  # as unpacked from an archive; flat images are shorter
+        os.utime(path, (1e9, 1e9))
+    with pytest.raises(UserError, match=r'target\.lmdb: holds another b\.png than .*target; delete it'):
+        make_lmdb(folder)

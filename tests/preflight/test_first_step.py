@@ -60,6 +60,10 @@ GAN = {
         ({**OURS, 'name': 'tiny_debug', 'val': None}, 'val: is empty, and a run for debugging writes into it'),
         ({**OURS, 'DEBUG': True, 'val': None}, 'val: is empty, and a run for debugging writes into it'),
         ({**OURS, 'train__scheduler': ...}, 'train: scheduler is missing'),
+        ({**PAIRED, 'datasets__train__dataroot_lq': ..., 'datasets__train__rain': True}, 'rain must be a section'),
+        ({**PAIRED, 'datasets__train__filename_tmpl': '{}{}'}, 'filename_tmpl must be text with one {} in it'),
+        ({**PAIRED, 'datasets__train__filename_tmpl': '{}{x}'}, 'filename_tmpl must be text with one {} in it'),
+        ({**PAIRED, 'datasets__train__filename_tmpl': '{}{'}, 'filename_tmpl must be text with one {} in it'),
     ],
 )
 def test_it_is_one_fault(check, changes, fault):
@@ -151,3 +155,18 @@ def test_a_model_that_others_derive_may_read_what_it_likes(check, monkeypatch):
     monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Mine', Mine)
     changes = {'datasets__train__type': 'SingleImageDataset', 'datasets__train__gt_size': ...}
     assert not any('gives no' in fault for fault in check(model_type='Mine', **changes).faults)
+
+
+def test_a_target_that_bicubic_reduces_to_nothing(check, workplace):
+    """It came up when its turn came."""
+    write_image(workplace / 'train' / 'gt' / 'tiny.png', 3, 9)
+    bicubic = {'datasets__train__dataroot_lq': ..., 'datasets__train__bicubic': True, 'scale': 4}
+    faults = check(
+        **PAIRED,
+        **bicubic,
+        network_g__scale=4,
+        datasets__val__dataroot_lq=...,
+        datasets__val__bicubic=True,
+        datasets__val__type='PairedValidationDataset',
+    ).faults
+    assert [fault for fault in faults if 'tiny.png is 9x3' in fault and 'smaller than one pixel at scale 4' in fault]

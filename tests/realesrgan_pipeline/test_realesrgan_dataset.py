@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from realesrgan_pipeline import realesrgan_dataset
 from realesrgan_pipeline.realesrgan_dataset import RealESRGANDataset
+from vmambair_arch.data.pairs import folder_images
 
 
 @pytest.fixture
@@ -48,8 +50,21 @@ def test_every_photograph_comes_once_before_any_comes_again(folder):
     data = dataset(folder, total_iter=25)
     paths = [data[i]['gt_path'] for i in range(50)]
     for turn in range(10):
-        assert sorted(paths[5 * turn : 5 * turn + 5]) == data.photographs.names
+        assert sorted(paths[5 * turn : 5 * turn + 5]) == [str(folder / name) for name in data.photographs.names]
     assert paths[:5] != paths[5:10]
+
+
+def test_links_are_followed_and_hidden_folders_are_not(folder, tmp_path):
+    """As in the data sets of pairs: what is linked into a folder belongs to it, what a program keeps there does not."""
+    for place in ('elsewhere', 'photos/.thumbs', 'photos/sub/.ipynb_checkpoints'):
+        (tmp_path / place).mkdir()
+        cv2.imwrite(str(tmp_path / place / 'x.png'), np.zeros((40, 40, 3), np.uint8))
+    (folder / 'linked').symlink_to(tmp_path / 'elsewhere')
+    (folder / 'sub' / 'round').symlink_to(folder)
+    names = dataset(folder).photographs.names
+    assert names == ['0.png', '1.png', '2.png', 'linked/x.png', 'sub/3.png', 'sub/4.png']
+    paired = folder_images(folder, recursive=True)
+    assert sorted(str(path.relative_to(folder)) for path in paired) == names
 
 
 def test_items_do_not_depend_on_how_the_batch_is_shared_out(folder):
@@ -200,7 +215,7 @@ def test_several_folders_by_weight(folder, tmp_path):
     (folder / '0.png').rename(other / '9.png')
     sources = [{'dataroot_gt': str(folder), 'weight': 1}, {'dataroot_gt': str(other), 'weight': 3}]
     data = dataset(folder, dataroot_gt=None, sources=sources, total_iter=100)
-    names = [data[i]['gt_path'] for i in range(200)]
+    names = [Path(data[i]['gt_path']).name for i in range(200)]
     assert 130 < names.count('9.png') < 170
     later = dataset(folder, dataroot_gt=None, sources=sources, total_iter=100, cache=True)
     assert all(torch.equal(later[i]['gt'], data[i]['gt']) for i in (150, 3, 199))

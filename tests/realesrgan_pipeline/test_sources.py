@@ -94,7 +94,7 @@ def test_an_entry_takes_what_is_said_for_all_and_may_say_otherwise(monkeypatch):
         ({'sources': [{'dataroot_gt': 3}]}, 'dataroot_gt must be text, not 3'),
         ({'sources': [{'dataroot_gt': 'a', 'io_backend': 'lmdb'}]}, "io_backend must be a section, not 'lmdb'"),
         ({'sources': [{'dataroot_gt': 'a', 'recursive': 1}]}, 'recursive must be true or false, not 1'),
-        ({'sources': [{'dataroot_gt': 'a', 'filename_tmpl': 'x4'}]}, "filename_tmpl must be text with {} in it"),
+        ({'sources': [{'dataroot_gt': 'a', 'filename_tmpl': 'x4'}]}, "filename_tmpl must be text with one {} in it"),
         ({'sources': [{'dataroot_gt': 'a'}], 'dataroot_gt': 'b'}, 'dataroot_gt stands beside sources'),
         ({'sources': [{'dataroot_gt': 'a'}], 'meta_info_file': 'b'}, 'meta_info_file stands beside sources'),
     ],

@@ -28,6 +28,9 @@ from .mixing import cutblur, cutmix, mixup, permute_colours, read_mixing
 from .pairs import PairSource, bicubic_patch, to_float, to_tensor
 from .rain import add_8bit_rain
 
+_Patch = tuple[dict[str, np.ndarray], dict[str, str]]
+"""lq, gt and any label, float32 (h, w, 3) in 0..1; lq_path and gt_path of what was read."""
+
 # Tag that keeps the random numbers of samples apart from those of the order.
 _SAMPLE = 1
 
@@ -153,20 +156,19 @@ class PairedProgressiveDataset(Dataset):
         rng = np.random.default_rng((self.seed, _SAMPLE, iteration, place))
         gt_size = self.gt_sizes[self.stage(iteration)]
         index = self._order(self._samples_before(iteration) + place)
-        images = self._patch(rng, index, gt_size)
+        images, paths = self._patch(rng, index, gt_size)
         for name, mix in (('mixup', mixup), ('cutmix', cutmix)):
             settings = self.mixing.get(name)
             if settings and rng.random() < settings['probability']:
-                other = self._patch(rng, self._order.any(rng), gt_size)
+                other, _ = self._patch(rng, self._order.any(rng), gt_size)
                 images = mix(images, other, rng, settings['beta'])
         blurred = self.mixing.get('cutblur')
         if blurred and rng.random() < blurred['probability']:
             images = cutblur(images, rng, blurred['ratio'])
         if self.permuted and rng.random() < self.permuted:
             images = permute_colours(images, rng)
-        pair = self.source.pairs[index]
         tensors = {name: to_tensor(image) for name, image in images.items()}
-        return tensors | {'lq_path': pair.lq or pair.gt, 'gt_path': pair.gt}
+        return tensors | paths
 
     # which image
 
@@ -177,25 +179,27 @@ class PairedProgressiveDataset(Dataset):
 
     # what of it
 
-    def _patch(self, rng: np.random.Generator, index: int, gt_size: int) -> dict[str, np.ndarray]:
-        """A random patch of pair `index`, flipped and rained on: lq, gt and any label, float32 (h, w, 3) in 0..1."""
+    def _patch(self, rng: np.random.Generator, index: int, gt_size: int) -> _Patch:
+        """A random patch of pair `index`, flipped and rained on."""
         if any(self.shares.values()) or self.source.photographs:
             return self._varied_patch(rng, index, gt_size)
         lq, gt = self.source.read(index)
+        pair = self.source.pairs[index]
+        paths = {'lq_path': pair.lq or pair.gt, 'gt_path': pair.gt}
         cut = self._cut(rng, gt, gt_size)
         share = self.source.rain_probability
         if share == 1 or (share and rng.random() < share):
             gt = cut(gt, self.scale)
-            return {'lq': add_8bit_rain(gt, rng, self.source.rain), 'gt': gt}
+            return {'lq': add_8bit_rain(gt, rng, self.source.rain), 'gt': gt}, paths
         if self.source.bicubic:
-            return {'lq': cut.bicubic(gt), 'gt': cut(gt, self.scale)}
+            return {'lq': cut.bicubic(gt), 'gt': cut(gt, self.scale)}, paths
         assert lq is not None  # there is an input where none is made
         images = {'lq': cut(lq, 1), 'gt': cut(gt, self.scale)}
         if self.labelled:
             images['label'] = cut(self.source.read_label(index), self.scale)
-        return images
+        return images, paths
 
-    def _varied_patch(self, rng: np.random.Generator, index: int, gt_size: int) -> dict[str, np.ndarray]:
+    def _varied_patch(self, rng: np.random.Generator, index: int, gt_size: int) -> _Patch:
         """As `_patch`, for scale 1, where samples without rain, enlarged ones or hard negatives are wanted as well."""
         kind, enlarged, lined = rng.random(3)
         clean = kind < self.shares['clean']
@@ -205,17 +209,23 @@ class PairedProgressiveDataset(Dataset):
             drawn_image = int(rng.integers(len(self.source) + len(self.source.photographs)))
             if drawn_image >= len(self.source) or self.source.weights is None:
                 index = drawn_image
-        lq, gt = (None, self.source.read_clean(index)) if clean or drawn else self.source.read(index)
+        if clean or drawn:
+            lq, gt = None, self.source.read_clean(index)
+            paths = dict.fromkeys(('lq_path', 'gt_path'), self.source.clean_path(index))
+        else:
+            lq, gt = self.source.read(index)
+            pair = self.source.pairs[index]
+            paths = {'lq_path': pair.lq or pair.gt, 'gt_path': pair.gt}
         cut = self._cut(rng, gt, math.ceil(gt_size / factor))
         gt = _enlarged(cut(gt, 1), gt_size)
         rain = None if lq is None else _enlarged(cut(lq, 1), gt_size) - gt
         if lined < self.shares['lines']:
             gt = draw_lines(gt, rng)
         if clean:
-            return {'lq': gt, 'gt': gt}
+            return {'lq': gt, 'gt': gt}, paths
         if rain is None:
-            return {'lq': add_8bit_rain(gt, rng, self.source.rain), 'gt': gt}
-        return {'lq': np.clip(gt + rain, 0, 1), 'gt': gt}
+            return {'lq': add_8bit_rain(gt, rng, self.source.rain), 'gt': gt}, paths
+        return {'lq': np.clip(gt + rain, 0, 1), 'gt': gt}, paths
 
     def _cut(self, rng: np.random.Generator, gt: np.ndarray, gt_size: int) -> _Cut:
         """A random place in a pair with this target, and a random flip."""

@@ -8,10 +8,9 @@ same on every machine. `sources` holds several such folders.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 
 from realesrgan_pipeline import database, imresize
 from realesrgan_pipeline.name_list import read_lines, read_names, read_pairs
-from realesrgan_pipeline.sources import read_sources, read_weights
+from realesrgan_pipeline.sources import TEMPLATE, files_below, is_template, read_sources, read_weights
 
 from ..errors import UserError, as_user_error, no_folder
 from ..files import read_patiently
@@ -124,7 +123,7 @@ def _inputs_and_targets(section: Mapping[str, Any]) -> list[Pair]:
     gt_root, lq_root = section.get('dataroot_gt'), section.get('dataroot_lq')
     if not gt_root:
         raise UserError(f'{_name(section)}: dataroot_gt is missing: name the folder of the clean images')
-    template = section.get('filename_tmpl') or '{}'
+    template = _template(section)
     if section.get('pairs_file'):
         return _listed_pairs(section)
     if is_lmdb(section):
@@ -231,6 +230,10 @@ class PairSource:
             self._clean[path] = pixels
         return pixels
 
+    def clean_path(self, index: int) -> str:
+        """Path of what `read_clean` reads, or its key in LMDB."""
+        return self.pairs[index].gt if index < len(self) else str(self.photographs[index - len(self)])
+
     def read_label(self, index: int) -> np.ndarray:
         """The label of pair `index`, of the size of the target that `read` returns.
 
@@ -277,13 +280,13 @@ def folder_images(folder: str | Path, recursive: bool = False) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(no_folder(folder))
-    below = _walk(folder) if recursive else folder.iterdir()
+    below = files_below(folder) if recursive else folder.iterdir()
     images = sorted(
         (p for p in below if p.suffix.lower() in FORMATS and not p.name.startswith('.') and p.is_file()),
         key=lambda path: path.relative_to(folder).parts,
     )
     if not images:
-        deeper = not recursive and any(p.suffix.lower() in FORMATS for p in _walk(folder))
+        deeper = not recursive and any(p.suffix.lower() in FORMATS for p in files_below(folder))
         hint = '; folders below it have some: recursive: true' if deeper else ''
         raise UserError(f'{folder}: no images in this folder (looked for {", ".join(FORMATS)}){hint}')
     seen: dict[Path, Path] = {}
@@ -293,19 +296,6 @@ def folder_images(folder: str | Path, recursive: bool = False) -> list[Path]:
             raise UserError(f'{path.parent}: {seen[name].name} and {path.name} have one name; keep one of them')
         seen[name] = path
     return images
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder that lie in no hidden one; links are followed, and nothing is visited twice."""
-    visited = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        where = os.path.realpath(root)
-        if where in visited:
-            folders.clear()
-            continue
-        visited.add(where)
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        yield from (Path(root, name) for name in files)
 
 
 def is_lmdb(section: Mapping[str, Any]) -> bool:
@@ -369,6 +359,13 @@ def _name(section: Mapping[str, Any]) -> str:
     return f'data set {section["name"]}' if section.get('name') else 'data set'
 
 
+def _template(section: Mapping[str, Any]) -> str:
+    template = section.get('filename_tmpl') or '{}'
+    if not is_template(template):
+        raise UserError(f'{_name(section)}: filename_tmpl must be {TEMPLATE}, not {template!r}')
+    return str(template)
+
+
 def _rain(section: Mapping[str, Any], read: bool) -> tuple[RainConfig | None, float]:
     """The rain of a section, and the share of samples that it makes the input of; `read`: there are inputs to read."""
     sources = ['dataroot_lq'] * read
@@ -391,6 +388,8 @@ def _rain(section: Mapping[str, Any], read: bool) -> tuple[RainConfig | None, fl
         return None, 0.0
     if section.get('scale', 1) != 1:
         raise UserError(f'{_name(section)}: rain needs scale 1, not {section["scale"]}')
+    if not isinstance(section['rain'], Mapping):
+        raise UserError(f'{_name(section)}: rain must be a section, as rain: {{}}, not {section["rain"]!r}')
     return RainConfig.from_options(section['rain']), 1.0 if probability is None else float(probability)
 
 
@@ -438,7 +437,7 @@ def pairs_as_basicsr_lists_them(section: Mapping[str, Any]) -> list[Pair]:
         UserError: as `list_pairs`; two targets of one input.
     """
     gt_root, lq_root = Path(section['dataroot_gt']), Path(section['dataroot_lq'])
-    template = section.get('filename_tmpl') or '{}'
+    template = _template(section)
     targets = _listed_images(gt_root, Path(section['meta_info_file']), in_order=True)
     pairs, missing = [], []
     shown: dict[Path, Path] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 from realesrgan_pipeline.name_list import Listed, read_names
 from realesrgan_pipeline.realesrgan_dataset import SOURCE_KEYS as SINGLE_KEYS
-from realesrgan_pipeline.sources import read_sources
+from realesrgan_pipeline.sources import is_template, read_sources
 
 from ..data.pairs import SOURCE_KEYS as PAIRED_KEYS
 from ..data.pairs import Pair, folder_images, is_lmdb, list_pairs, pairs_as_basicsr_lists_them, sources_of
@@ -185,6 +185,7 @@ def _has_form(section: Options) -> bool:
         and all(root is None or isinstance(root, str) for root in roots)
         and type(section['scale']) is int
         and section['scale'] >= 1
+        and is_template(section.get('filename_tmpl') or '{}')
     )
 
 
@@ -376,7 +377,7 @@ def _check_sizes(
 ) -> None:
     scale, patch = section['scale'], section.get('gt_size')
     exact = name == BASICSR_PAIRED and section['phase'] == 'train'
-    unfit, small, mislabelled = [], [], []
+    unfit, small, mislabelled, vanishing = [], [], [], []
     for pair in pairs:
         gt, lq = headers.get(pair.gt), headers.get(pair.lq or '')
         if gt is None or gt.fault or (lq is not None and lq.fault):
@@ -390,6 +391,8 @@ def _check_sizes(
             wanted, found = (lq.width * scale, lq.height * scale), (label.width, label.height)
             if wanted != found:
                 mislabelled.append(f'{pair.label} is {found[0]}x{found[1]}, not {wanted[0]}x{wanted[1]}')
+        if section.get('bicubic') and min(gt.width, gt.height) < scale:
+            vanishing.append(f'{pair.gt} is {gt.width}x{gt.height}')
         if exact and type(patch) is int and min(gt.width, gt.height) < patch:
             small.append(f'{Path(pair.gt).name} ({gt.width}x{gt.height})')
     if unfit:
@@ -398,5 +401,7 @@ def _check_sizes(
     if mislabelled:
         more = f' (and {len(mislabelled) - 1} more)' if len(mislabelled) > 1 else ''
         report.faults.append(f'{where}: labels are not {scale} times the inputs, the scale: {mislabelled[0]}{more}')
+    if vanishing:
+        report.faults.append(f'{where}: smaller than one pixel at scale {scale}: {some(vanishing)}')
     if small:
         report.faults.append(f'{where}: smaller than gt_size {patch}: {some(small)}; PairedProgressiveDataset pads')

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from realesrgan_pipeline.sources import TEMPLATE, is_template
+
 from ..inference.tiles import MIN_TILE
 from .keys import Path
 from .report import Report, dotted
@@ -223,9 +225,7 @@ VALUES: dict[Path, Rule] = {
     ('datasets', '*', 'recursive'): or_none(FLAG),
     ('datasets', '*', 'meta_info*'): or_none(TEXTS),
     ('datasets', '*', 'pairs_file'): or_none(TEXTS),
-    ('datasets', '*', 'filename_tmpl'): or_none(
-        Rule(lambda v: isinstance(v, str) and '{}' in v, "text with {} in it, as '{}x4'", {'type': 'string'})
-    ),
+    ('datasets', '*', 'filename_tmpl'): or_none(Rule(is_template, TEMPLATE, {'type': 'string'})),
     ('datasets', '*', 'batch_size_per_gpu'): whole(1),
     ('datasets', '*', 'crop_pad_size'): or_none(whole(1)),
     ('datasets', '*', 'num_worker_per_gpu'): whole(0),

@@ -7,7 +7,7 @@ where it stopped. An image is decoded, worked on and encoded without Python's lo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice, product
@@ -198,6 +198,8 @@ def make_lmdb(folder: Path, ending: str = '') -> Path:
         ]
     meta = target / 'meta_info.txt'
     if meta.is_file() and meta.read_text(encoding='utf-8', errors='surrogateescape') == ''.join(lines):
+        if other := _differing(target, paths):
+            raise UserError(f'{target}: holds another {other} than {folder}; delete it to make it anew')
         return target
     if target.exists():
         raise UserError(f'{target}: holds other images than {folder}; delete it to make it anew')
@@ -221,6 +223,28 @@ def make_lmdb(folder: Path, ending: str = '') -> Path:
         reason = getattr(error, 'strerror', None) or error
         raise UserError(f'{target}: cannot be written ({reason})') from error
     return target
+
+
+def _differing(target: Path, paths: Mapping[str, Path]) -> str:
+    """The name of a file that is not what a database holds under its key; '' where all are.
+
+    Files that are older than the database are told by their length alone.
+    """
+    import lmdb
+
+    try:
+        made = (target / 'data.mdb').stat().st_mtime
+        with lmdb.open(str(target), readonly=True, lock=False) as database, database.begin(buffers=True) as transaction:
+            for key, path in paths.items():
+                kept, found = transaction.get(key.encode('utf-8', 'surrogateescape')), path.stat()
+                if kept is None or len(kept) != found.st_size:
+                    return path.name
+                if found.st_mtime >= made and kept != path.read_bytes():
+                    return path.name
+    except (lmdb.Error, OSError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{target}: cannot be read ({reason}); delete it to make it anew') from error
+    return ''
 
 
 def _batches(items: Iterable[Any], size: int = 256) -> Iterator[list[Any]]:
