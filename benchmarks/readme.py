@@ -5,6 +5,7 @@ python -m benchmarks.readme
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -47,6 +48,7 @@ def rewritten(text: str) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition('\n')[0]).parse_args()
     text = rewritten(README.read_text(encoding='utf-8'))
     with replacing(README) as temporary:
         temporary.write_text(text, encoding='utf-8')

@@ -1,5 +1,6 @@
 """Put a trained network into the package, if it is better than the one that is there: python -m benchmarks.shipped
 
+    python -m benchmarks.shipped derain --measure           # what the package has, and nothing is written
     python -m benchmarks.shipped derain experiments/train_derain_light/models/net_g_latest.pth \\
         --validation Rain100L-181-200 datasets/Rain100L/val/target datasets/Rain100L/val/input --compute '2 cores, 2 h'
 
@@ -36,8 +37,8 @@ from . import deraining, realworld
 
 REALSR_LIMITS = (
     'For photographs with noise, blur or JPEG blocks. Trained for a short time: strong noise leaves blotches and '
-    'worms, fine texture such as fur and leaves is smoothed, on walls of bricks and windows lines are drawn wrong, and '
-    'so may small lettering be. A clean picture that was only reduced is better enlarged by `sr`.'
+    'worms, fine texture such as fur and leaves is smoothed, and lines on walls of bricks and windows, sometimes small '
+    'lettering, come out wrong. A clean picture that was only reduced is better enlarged by `sr`.'
 )
 ABOUT = {
     'derain': {
@@ -173,6 +174,12 @@ def better(new: dict[str, float], old: dict[str, float], loss: float = LOSS) -> 
     return float(np.mean(gains)) > 0 and min(gains) >= -loss
 
 
+def _as_used(task: str, restorer: Restorer) -> Restorer:
+    """A restorer that does what `vmambair restore` does with the file of a task."""
+    restorer.colour_fix = ABOUT[task].get('colour_fix', 'none')
+    return restorer
+
+
 def ship(
     task: str,
     source: str,
@@ -191,7 +198,7 @@ def ship(
     """
     network = load_model(source)
     target = WEIGHTS / f'{task}.safetensors'
-    full = figures(task, Restorer(network), validation, lpips_weights)
+    full = figures(task, _as_used(task, Restorer(network)), validation, lpips_weights)
     old = Restorer.from_pretrained(target) if target.exists() else None
     before = figures(task, old, validation, lpips_weights) if old else None
     for name, figure in full.items():
@@ -201,7 +208,7 @@ def ship(
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / 'half.safetensors'
         save_checkpoint(stored, network, half=True)
-        half = figures(task, Restorer.from_pretrained(stored), validation, lpips_weights)
+        half = figures(task, _as_used(task, Restorer.from_pretrained(stored)), validation, lpips_weights)
     for key, value in full.items():
         say(f'{key}: {value:.4f}, from fp16 {half[key]:.4f}')
         if value - half[key] > (TOLERANCE if value < 40 else 10 * TOLERANCE):
@@ -216,14 +223,22 @@ def ship(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('task', choices=sorted(ABOUT))
-    parser.add_argument('checkpoint')
+    parser.add_argument('checkpoint', nargs='?', help='the candidate')
+    parser.add_argument('--measure', action='store_true', help='measure the network in the package, and change nothing')
     parser.add_argument('--validation', nargs='+', action='append', default=[], metavar='NAME TARGETS [INPUTS]')
-    parser.add_argument('--compute', required=True, help='hardware and hours, for the card')
+    parser.add_argument('--compute', help='hardware and hours of the training, for the card')
     parser.add_argument('--lpips-weights', help="AlexNet's, for LPIPS of realsr")
     parser.add_argument(
         '--loss', type=float, default=LOSS, metavar='DB', help='what one figure may fall by (default: %(default)s)'
     )
     args = parser.parse_args()
+    if args.measure:
+        packaged = Restorer.from_pretrained(task=args.task)
+        for name, figure in figures(args.task, packaged, args.validation, args.lpips_weights).items():
+            print(f'{name}: {figure:.4f}')
+        return 0
+    if not args.checkpoint or not args.compute:
+        raise UserError('name a checkpoint and --compute to put a network into the package, or --measure')
     shipped = ship(
         args.task,
         args.checkpoint,

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = {
@@ -32,6 +33,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links to what a page is made from, which lead somewhere in a checkout as well, as links to the page."""
+    sources = {path: name for name, (path, *_) in COPIED.items()}
+    sources |= {'vmambair_arch/weights': 'networks.md', 'options': 'options.md'}
+    return re.sub(r'\]\(\.\./([^)#]+)', lambda found: f']({sources.get(found[1], "../" + found[1])}', markdown)
 
 
 def _copied(path: str, title: str, line: str) -> str:
@@ -84,7 +92,7 @@ def commands() -> str:
 
     os.environ['COLUMNS'] = '100'
     parts = ['# Commands\n\n`vmambair COMMAND --help` prints what follows. Exit codes: 0 done, 1 a part failed, 2 bad '
-             'input, 3 training gave up, 130 Ctrl-C.']  # fmt: skip
+             'input, 3 training gave up, 129 SIGHUP, 130 Ctrl-C, 141 a closed pipe, 143 SIGTERM.']  # fmt: skip
     for group, names in cli.GROUPS.items():
         parts.append(f'## {group.capitalize()}')
         for name in names:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiment import write_image
 
+from vmambair_arch import preflight
 from vmambair_arch.errors import UserError
-from vmambair_arch.options import load_options, override, parse_value
+from vmambair_arch.options import load_options, option_file, override, parse_value
 
 OPTIONS = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
 
@@ -133,3 +135,31 @@ def test_an_option_file_is_utf8_with_or_without_its_mark(tmp_path, content):
     (tmp_path / 'a.yml').write_bytes('name: größer\n'.encode('latin-1'))
     with pytest.raises(UserError, match='is no UTF-8 text'):
         load_options(tmp_path / 'a.yml')
+
+
+@pytest.mark.parametrize('name', ['options/train_derain.yml', 'train_my_rain.yml', 'elsewhere/demo_sr.yml'])
+def test_a_missing_option_file_that_the_package_has_is_named(tmp_path, monkeypatch, name):
+    """A checkout is not where an installed package is used."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        load_options(name)
+    there = str(error.value).partition('; ')[2].partition(' is of that name')[0]
+    assert Path(there).name == Path(name).name
+    assert load_options(there)['model_type']
+
+
+def test_photographs_of_ones_own_are_all_that_a_first_training_needs(tmp_path, monkeypatch):
+    """The option file of docs/train.md, with its validation as well once the signs are taken away."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    for name in ('photographs/a.png', 'photographs/deeper/b.png', 'kept_back/c.png'):
+        write_image(tmp_path / name, 40, 52)
+    text = option_file('train_my_rain.yml').read_text(encoding='utf-8')
+    validated = text.replace('\n  # val:', '\n  val:').replace('\n  #   ', '\n    ')
+    for number, content in enumerate((text, validated)):
+        (tmp_path / f'{number}.yml').write_text(content, encoding='utf-8')
+        arguments = Namespace(
+            opt=f'{number}.yml', launcher='none', auto_resume=False, debug=False, force_yml=['train:total_iter=2000']
+        )
+        assert ('val' in load_options(f'{number}.yml')['datasets']) == bool(number)
+        assert preflight.check(arguments).faults == []

@@ -86,7 +86,7 @@ def load_options(path: str | Path, faults: list[str] | None = None) -> dict[str,
             loader.faults = faults
             options = loader.get_single_data()
     except FileNotFoundError:
-        raise UserError(f'no option file {path}') from None
+        raise UserError(f'no option file {path}{_ours(Path(path).name)}') from None
     except RecursionError:
         raise UserError(f'option file {path} is nested too deeply to be one') from None
     except UnicodeDecodeError as error:
@@ -138,19 +138,31 @@ def override(options: dict[str, Any], entries: list[str] | None) -> None:
         place[key] = parse_value(value.strip())
 
 
+_FOLDERS = (Path(__file__).parent / 'options', Path(__file__).parents[1] / 'options')  # installed, or a checkout
+
+
 def option_file(name: str) -> Path:
     """The path of an option file of this project, from a checkout or an installed package.
 
     Raises:
         UserError: there is none of that name.
     """
-    here = Path(__file__).parent
-    folders = (here / 'options', here.parent / 'options')
-    for folder in folders:
+    for folder in _FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    present = sorted({path.name for folder in folders for path in folder.glob('*.yml')})
+    present = sorted({path.name for folder in _FOLDERS for path in folder.glob('*.yml')})
     raise UserError(f"no option file '{name}'{nearest(name, present)}; there are {', '.join(present)}")
+
+
+def option_folder() -> Path:
+    """Where the option files of this project are."""
+    return option_file('train_derain.yml').parent
+
+
+def _ours(name: str) -> str:
+    """For a message: where this project has an option file of that name."""
+    there = next((folder / name for folder in _FOLDERS if (folder / name).is_file()), None)
+    return f'; {there} is of that name: give that, or a copy' if there else ''
 
 
 def read_options(arguments: argparse.Namespace, faults: list[str] | None = None) -> dict[str, Any]:

@@ -61,12 +61,14 @@ for the worse, and detail that is not in the input is a guess: do not use the ou
 ## Citation
 
 ```bibtex
-@article{{shi2024vmambair,
+@article{{shi2025vmambair,
   title={{VmambaIR: Visual State Space Model for Image Restoration}},
   author={{Shi, Yuan and Xia, Bin and Jin, Xiaoyu and Wang, Xing and Zhao, Tianyu and Xia, Xin and Xiao, Xuefeng
           and Yang, Wenming}},
-  journal={{arXiv preprint arXiv:2403.11423}},
-  year={{2024}}
+  journal={{IEEE Transactions on Circuits and Systems for Video Technology}},
+  year={{2025}},
+  doi={{10.1109/TCSVT.2025.3530090}},
+  note={{arXiv:2403.11423}}
 }}
 ```
 """

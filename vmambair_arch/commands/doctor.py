@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from ..options import option_folder
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ def examine() -> Iterator[Line]:
             yield Line(f'  {name} {importlib.metadata.version(name)}')
         except importlib.metadata.PackageNotFoundError:
             yield Line(f'  {name}: not installed')
+    yield Line(f'option files: {option_folder()}')
     yield _examine_opencv()
     yield _examine_basicsr()
     yield from _examine_scan()
