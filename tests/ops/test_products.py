@@ -94,6 +94,49 @@ def test_a_sum_on_the_way_out_against_float64(height, width, c, o, bias, kind):
         torch.testing.assert_close(ours(*arguments), got[0], rtol=1e-5, atol=1e-5)
 
 
+BIASES = {
+    'strided': lambda o: torch.arange(2.0 * o)[::2],
+    'expanded': lambda o: torch.tensor([1.5]).expand(o),
+    'a column': lambda o: torch.arange(3.0 * o).view(o, 3)[:, 1],
+    'one number': lambda o: torch.tensor([2.5]),
+    'one row': lambda o: torch.arange(float(o))[None],
+    'a scalar': lambda o: torch.tensor(0.5),
+    'a parameter': lambda o: torch.nn.Parameter(torch.arange(float(o))),
+    'the end of a longer one': lambda o: torch.arange(2.0 * o)[o:],
+}
+
+
+@every_function
+@pytest.mark.parametrize('bias', BIASES.values(), ids=BIASES)
+@pytest.mark.parametrize('o', [16, 48])
+@pytest.mark.parametrize('differentiated', [False, True])
+def test_a_bias_may_lie_in_any_way_that_torch_takes(ours, torchs, bias, o, differentiated):
+    x, weight, _ = tensors((1, 4, 5), 32, o, bias=False)
+    x.requires_grad_(differentiated)
+    torch.testing.assert_close(ours(x, weight, bias(o)), torchs(x, weight, bias(o)), rtol=1e-5, atol=1e-5)
+    added = linear_add(x, weight, bias(o), torch.ones(1, 4, 5, o))
+    torch.testing.assert_close(added, 1 + F.linear(x, weight, bias(o)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('pixels', [(), (5,), (1, 2, 3, 4)], ids=str)
+def test_any_number_of_dimensions(pixels):
+    x, weight, bias = tensors(pixels, 32, 48)
+    torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(linear(x, weight[0]), F.linear(x, weight[0]), rtol=1e-5, atol=1e-5)
+    expanded = x[None].expand(3, *x.shape)
+    torch.testing.assert_close(linear(expanded, weight, bias), F.linear(expanded, weight, bias), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'bias', [torch.ones(48, dtype=torch.float64), torch.ones(47), torch.ones(2, 48)], ids=['float64', 'short', 'rows']
+)
+def test_a_bias_that_does_not_fit_is_refused_by_torch(bias):
+    x, weight, _ = tensors((1, 4, 5), 32, 48, bias=False)
+    for function in (linear, linear_silu):
+        with pytest.raises(RuntimeError):
+            function(x, weight, bias)
+
+
 def test_what_does_not_fit_is_refused_by_torch():
     x, weight, bias = tensors((1, 4, 5), 32, 48)
     with pytest.raises(RuntimeError, match='size'):
@@ -166,6 +209,22 @@ def test_compilers_and_exports_see_torchs_own_operator():
     assert 'mkldnn' not in str(make_fx(linear, tracing_mode='fake')(x, weight, bias).graph)
     compiled = torch.compile(linear_silu, backend='eager', fullgraph=True)
     torch.testing.assert_close(compiled(x, weight, bias), F.silu(F.linear(x, weight, bias)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('differentiated', [False, True])
+@pytest.mark.parametrize('function', ['linear', 'linear_silu', 'linear_add'])
+def test_a_trace_is_made_of_torchs_own_operators(function, differentiated):
+    x, weight, bias = tensors((1, 4, 5), 32, 48)
+    x.requires_grad_(differentiated)
+    layers = {
+        'linear': lambda x: linear(x, weight, bias),
+        'linear_silu': lambda x: linear_silu(x, weight, bias),
+        'linear_add': lambda x: linear_add(x, weight, bias, torch.ones(x.shape[:-1] + (48,))),
+    }
+    traced = torch.jit.trace(layers[function], x, check_trace=False)
+    kinds = {node.kind() for node in traced.inlined_graph.nodes()}
+    assert all(kind.startswith(('aten::', 'prim::')) and kind != 'prim::PythonOp' for kind in kinds)
+    torch.testing.assert_close(traced(2 * x), layers[function](2 * x), rtol=1e-5, atol=1e-5)
 
 
 @needs_onednn

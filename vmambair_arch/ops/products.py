@@ -112,10 +112,12 @@ def _onednn_add() -> Callable[..., Tensor]:
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         not torch.compiler.is_compiling()  # compilers and exports know `F.linear`, and choose for themselves
+        and not torch.jit.is_tracing()  # so does TorchScript, which has no word for the operator's arguments
         and x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
-        and (bias is None or bias.dtype == torch.float32)
         and weight.device.type == 'cpu'
+        and weight.ndim == 2
+        and (bias is None or _can_be_bias(bias, weight))
         and min(weight.shape) >= NARROWEST
         and x.shape[-1] == weight.shape[1]  # what does not fit together is for torch to refuse
         and x.numel() > 0
@@ -130,6 +132,17 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 """Tensors with numbers in them, as opposed to those of tracers."""
+
+
+def _can_be_bias(bias: Tensor, weight: Tensor) -> bool:
+    """oneDNN reads one float32 a row from where the bias begins; what lies otherwise is for torch to read or refuse."""
+    return (
+        bias.dtype == torch.float32
+        and bias.shape == weight.shape[:1]
+        and bias.is_contiguous()
+        and bias.device.type == 'cpu'
+        and type(bias) in _PLAIN
+    )
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
