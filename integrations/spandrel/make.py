@@ -91,7 +91,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .reference import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, scan_order
-from .torch_scan import omni_scan
+from .torch_scan import omni_scan, without_autocast
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -133,6 +133,7 @@ __all__ = [
     'linear_silu',
     'omni_scan',
     'scan_order',
+    'without_autocast',
 ]
 '''
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vmambair_arch.archs import PRESETS, Mamber32, OSSNet, VmambaIR, build, configuration
 from vmambair_arch.archs.layers import pad_to_multiple
+from vmambair_arch.ops import products, using
 
 TINY = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'd_state': 4}
 COUNTS = {
@@ -194,3 +195,87 @@ def test_wrong_input_is_named() -> None:
 def test_presets_build(name: str) -> None:
     with torch.device('meta'):
         assert VmambaIR.from_preset(name).config['dim'] > 0
+
+
+# --- derivatives of other kinds than a training's --------------------------------------------------------------------
+
+
+@pytest.fixture(params=['torch', 'onednn'])
+def library_of_products(request, monkeypatch):
+    """The test runs once with each library."""
+    monkeypatch.setenv(products.ENV, request.param)
+    for cached in (products._library, products._smallest):
+        cached.cache_clear()
+    yield
+    for cached in (products._library, products._smallest):
+        cached.cache_clear()
+
+
+def _small(cls: type) -> torch.nn.Module:
+    return _network(cls, dim=16)
+
+
+def _penalty(network: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients of the size of a gradient, by name of parameter."""
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
+    parameters = dict(network.named_parameters())
+    gradients = torch.autograd.grad(gradient.square().sum(), list(parameters.values()), allow_unused=True)
+    return {name: g for name, g in zip(parameters, gradients, strict=True) if g is not None}
+
+
+@pytest.mark.parametrize('cls', [OSSNet, VmambaIR])
+def test_a_penalty_on_the_gradient_has_the_gradients_of_torch(cls, library_of_products, monkeypatch, recwarn):
+    network, x = _small(cls), torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with using('torch'):
+        wanted = _penalty(network, x)
+    monkeypatch.setenv('VMAMBAIR_SCAN', 'torch')
+    got = _penalty(network, x)
+    assert got.keys() == wanted.keys()
+    largest = max(g.norm() for g in wanted.values())
+    for name, gradient in wanted.items():
+        assert (got[name] - gradient).norm() <= 1e-3 * gradient.norm() + 2e-5 * largest, name
+    assert not [warning for warning in recwarn if 'autograd' in str(warning.message)]
+
+
+DERIVATIVES = {
+    'forward mode': lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+    'torch.func.grad': lambda f, x: torch.func.grad(lambda x: f(x).square().sum())(x),
+    'vmap': lambda f, x: torch.func.vmap(f)(torch.stack([x, 1 - x])),
+}
+
+
+@pytest.mark.parametrize('derivative', DERIVATIVES.values(), ids=DERIVATIVES)
+def test_functions_of_a_network_have_the_derivatives_of_torch(library_of_products, derivative):
+    network, x = _small(OSSNet), torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    got = derivative(network, x)
+    with using('torch'):
+        wanted = derivative(network, x)
+    assert wanted.abs().max() > 0
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
+
+
+def test_a_network_is_traced(library_of_products):
+    network = _small(OSSNet)
+    with torch.no_grad():
+        traced = torch.jit.trace(network, torch.rand(1, 3, 16, 16), check_trace=False)
+        x = torch.rand(1, 3, 16, 16)
+        torch.testing.assert_close(traced(x), network(x), rtol=1e-3, atol=1e-4)
+
+
+# --- shapes without numbers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('form', FORMS, ids=str)
+def test_a_network_on_meta_says_what_shape_comes_out(form):
+    x = torch.rand(1, form.get('inp_channels', 3), 16, 24)
+    network = _network(**form)
+    assert network.to('meta')(x.to('meta')).shape == _network(**form)(x).shape
+
+
+def test_a_network_on_meta_is_trained_and_cast_as_elsewhere():
+    network = _small(OSSNet).to('meta')
+    x = torch.empty(1, 3, 16, 16, device='meta')
+    network(x).square().sum().backward()
+    assert all(p.grad.shape == p.shape for p in network.parameters())
+    assert network.bfloat16()(x.bfloat16()).dtype == torch.bfloat16

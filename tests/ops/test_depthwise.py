@@ -126,6 +126,114 @@ def test_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         depthwise_silu(x, weight, bias)
 
 
+def _derivatives(name: str, inputs: list[Tensor | None], order: int) -> list[Tensor]:
+    """Gradients of a number made of the gradients of a number, and so on."""
+    leaves = [t if t is None else t.clone().requires_grad_() for t in inputs]
+    given = [t for t in leaves if t is not None]
+    total = FUNCTIONS[name](*leaves).square().sum()
+    for _ in range(order - 1):
+        first = torch.autograd.grad(total, given, create_graph=True)
+        total = sum(g.square().mean() for g in first)
+    return list(torch.autograd.grad(total, given))
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('order', [2, 3])
+def test_derivatives_of_derivatives(name: str, bias: bool, order: int) -> None:
+    inputs = _inputs(1, 3, 4, 32, bias, 0.5)
+    exact = [t if t is None else t.double() for t in inputs]
+    for got, wanted in zip(_derivatives(name, inputs, order), _derivatives(name, exact, order), strict=True):
+        assert (got - wanted).abs().max() <= 2e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('one', range(3))
+def test_a_second_derivative_of_one_gradient_alone(name: str, one: int) -> None:
+    """Some of what is differentiated is constant, and some gradients are not wanted."""
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        tensors = [t.to(dtype) for t in _inputs(1, 3, 4, 32, True, 0.5)]
+        leaf = tensors[one].requires_grad_()
+        (first,) = torch.autograd.grad(FUNCTIONS[name](*tensors).square().sum(), leaf, create_graph=True)
+        results.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    assert (results[0] - results[1]).abs().max() <= 2e-5 * results[1].abs().max()
+
+
+def test_warnings_of_missing_derivatives_are_none(recwarn: pytest.WarningsRecorder) -> None:
+    _derivatives('silu', _inputs(1, 3, 4, 32, True), 2)
+    assert not [warning for warning in recwarn if 'autograd' in str(warning.message)]
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+def test_other_kinds_of_derivatives_are_torchs(name: str) -> None:
+    x, weight, bias = _inputs(1, 4, 4, 32, True)
+    function = FUNCTIONS[name]
+
+    def exactly(x: Tensor) -> Tensor:
+        return _plain(name, x, weight, bias)
+
+    def ours(x: Tensor) -> Tensor:
+        return function(x, weight, bias)
+
+    for kind in (lambda f: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+                 lambda f: torch.func.grad(lambda x: f(x).square().sum())(x),
+                 lambda f: torch.func.vmap(torch.func.grad(lambda x: f(x).square().sum()))(x[None].expand(2, *x.shape)),
+                 lambda f: torch.func.vmap(f)(torch.stack([x, 2 * x]))):  # fmt: skip
+        torch.testing.assert_close(kind(ours), kind(exactly), rtol=1e-4, atol=1e-4)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        tangents = [torch.autograd.forward_ad.unpack_dual(f(dual)).tangent for f in (ours, exactly)]
+    torch.testing.assert_close(*tangents, rtol=1e-4, atol=1e-4)
+
+
+def _outcome(name: str, arguments: list[Tensor | None]) -> Tensor | type[Exception]:
+    try:
+        return FUNCTIONS[name](*arguments)
+    except Exception as error:
+        return type(error)
+
+
+_BIASES = {
+    'bfloat16': lambda b: b.bfloat16(), 'float64': lambda b: b.double(), 'short': lambda b: b[:3],
+    'long': lambda b: torch.cat([b, b]), 'one': lambda b: b[:1], 'rows': lambda b: b[None],
+    'strided': lambda b: b.repeat_interleave(2)[::2], 'expanded': lambda b: b[:1].expand(len(b)),
+}  # fmt: skip
+_WEIGHTS = {
+    'few': lambda w: w[:4], 'none': lambda w: w[:0], '5x5': lambda w: F.pad(w, (1, 1, 1, 1)),
+    '3x1': lambda w: w[..., :1], 'full': lambda w: w.expand(-1, len(w), -1, -1), 'more': lambda w: torch.cat([w, w]),
+    'flat': lambda w: w.flatten(1),
+    'strided': lambda w: w.transpose(2, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize(
+    ('place', 'change'),
+    [(2, change) for change in _BIASES.values()] + [(1, change) for change in _WEIGHTS.values()],
+    ids=[f'bias {kind}' for kind in _BIASES] + [f'weight {kind}' for kind in _WEIGHTS],
+)
+@pytest.mark.parametrize('channels', [32, 33])
+def test_what_does_not_fit_is_torchs_to_read_or_refuse(name: str, place: int, change, channels: int) -> None:
+    """The kernels read memory by what they are told: nothing may lie otherwise."""
+    arguments = _inputs(1, 4, 5, channels, True)
+    arguments[place] = change(arguments[place])
+    got = _outcome(name, arguments)
+    with using('torch'):
+        wanted = _outcome(name, arguments)
+    if isinstance(wanted, type):
+        assert got is wanted
+    else:
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('shape', [(5, 6, 32), (1, 1, 5, 6, 32), (6, 32)], ids=str)
+def test_maps_of_other_dimensions_are_refused_by_torch(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(RuntimeError):
+        FUNCTIONS[name](torch.ones(shape), torch.ones(32, 1, 3, 3))
+
+
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
 def test_weights_of_another_dtype_are_refused_not_misread(dtype: torch.dtype) -> None:
     x, weight, bias = _inputs(1, 4, 4, 32, True)

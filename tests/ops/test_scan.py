@@ -198,6 +198,20 @@ def test_an_empty_batch(backend):
     assert not inputs['A'].grad.any()
 
 
+@pytest.mark.parametrize('backend', [*CPU_BACKENDS, 'reference'])
+@pytest.mark.parametrize('shape', [(0, 3, 4), (1, 0, 4), (2, 3, 0), (1, 0, 0), (0, 0, 0)], ids=str)
+def test_a_map_without_pixels(backend, shape):
+    inputs = {name: t.requires_grad_() for name, t in scan_inputs(2, 3, 4, 6, 4, 2).items()}
+    x, x_dbl, *parameters = inputs.values()
+    b, h, w = shape
+    if backend == 'reference' and not h * w:
+        pytest.skip('the definition has no pixel to begin with')
+    y = omni_scan(ScanInputs(x[:b, :h, :w], x_dbl[:b, :h, :w], *parameters), backend=backend)
+    assert y.shape == (b, h, w, 6)
+    y.sum().backward()
+    assert all(t.grad is None or not t.grad.any() for t in inputs.values())
+
+
 @every_backend
 @pytest.mark.parametrize('name', NAMES)
 def test_a_gradient_alone_is_the_one_of_all(backend, name):
@@ -322,3 +336,62 @@ def test_segments_are_whole_chunks_and_fit(L, elements):
 def test_torch_gives_the_same_numbers_however_a_gpu_cuts(monkeypatch):
     monkeypatch.setattr(torch_scan, '_cut', lambda device, L, elements: (64, 64 * 4))
     compare('torch', scan_inputs(2, 19, 37, 9, 5, 2))
+
+
+# --- other derivatives than those of `backward` ----------------------------------------------------------------------
+
+
+def in_forward_mode(function, x):
+    with torch.autograd.forward_ad.dual_level():
+        return torch.autograd.forward_ad.unpack_dual(
+            function(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+        ).tangent
+
+
+DERIVATIVES = {
+    'forward mode': in_forward_mode,
+    'jvp': lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+    'grad': lambda f, x: torch.func.grad(lambda x: f(x).square().sum())(x),
+    'vjp': lambda f, x: torch.func.vjp(f, x)[1](torch.ones_like(x))[0],
+    'a gradient for each': lambda f, x: torch.func.vmap(torch.func.grad(lambda x: f(x).square().sum()))(
+        torch.stack([x, 2 * x])
+    ),
+    'grad of a map': lambda f, x: torch.func.grad(lambda x: torch.func.vmap(f)(x).square().sum())(
+        torch.stack([x, 2 * x])
+    ),
+}
+
+
+@pytest.mark.parametrize('derivative', DERIVATIVES.values(), ids=DERIVATIVES)
+@pytest.mark.parametrize('segment', [64, torch_scan.SEGMENT_ELEMENTS], ids=['many segments', 'one segment'])
+def test_other_kinds_of_derivatives_are_right_or_refused(monkeypatch, derivative, segment):
+    monkeypatch.setattr(torch_scan, 'SEGMENT_ELEMENTS', segment)
+    monkeypatch.delenv('VMAMBAIR_SCAN', raising=False)
+    inputs = ScanInputs(**scan_inputs(1, 3, 4, 5, 4, 2))
+
+    def scan(backend=None):
+        return lambda x: omni_scan(inputs._replace(x=x), backend=backend)
+
+    wanted = derivative(scan('reference'), inputs.x)
+    for backend in (None, 'torch'):
+        torch.testing.assert_close(derivative(scan(backend), inputs.x), wanted, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError, match='torch.func'):
+        derivative(scan('c'), inputs.x)
+    with pytest.raises(RuntimeError, match='torch.func'), using('c'):
+        derivative(scan(), inputs.x)
+    monkeypatch.setenv('VMAMBAIR_SCAN', 'c')
+    with pytest.raises(RuntimeError, match='torch.func'):
+        derivative(scan(), inputs.x)
+    assert in_use('cpu', torch.float32) == 'c'
+
+
+@pytest.mark.parametrize('backend', [None, *CPU_BACKENDS])
+def test_a_scan_is_mapped_over_a_batch(backend):
+    inputs = ScanInputs(**scan_inputs(1, 3, 4, 5, 4, 2))
+
+    def scan(x, x_dbl):
+        return omni_scan(inputs._replace(x=x, x_dbl=x_dbl), backend=backend)
+
+    x, x_dbl = torch.stack([inputs.x, 2 * inputs.x]), torch.stack([inputs.x_dbl, -inputs.x_dbl])
+    each = torch.stack([scan(*pair) for pair in zip(x, x_dbl, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(scan)(x, x_dbl), each)

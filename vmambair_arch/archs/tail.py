@@ -10,13 +10,14 @@ comes of it at the border is taken away again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..ops import without_autocast
 
 FACTORS = {2: (2,), 3: (3,), 4: (2, 2)}
 """Of the PixelShuffles, by scale."""
@@ -152,8 +153,7 @@ def composed(tail: UpsamplingTail) -> tuple[Tensor, Tensor, list[Stage]]:
     precise = torch.promote_types(end.weight.dtype, torch.float32)
     factors = FACTORS[tail.scale]
     stages: list[Stage] = []
-    kind = end.weight.device.type
-    with nullcontext() if kind == 'meta' else torch.autocast(kind, enabled=False):
+    with without_autocast(end.weight.device.type):
         weight, bias = end.weight.to(precise), cast(Tensor, end.bias).to(precise)
         for number in reversed(range(len(factors))):
             layer, factor = before[number], factors[number]

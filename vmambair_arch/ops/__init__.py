@@ -4,6 +4,7 @@ from .depthwise import choose_depthwise, depthwise_gelu_gate, depthwise_silu, se
 from .products import linear, linear_add, linear_silu
 from .reference import PLANE_DIRECTIONS, SEQUENCE_DIRECTIONS, ScanInputs, scan_order
 from .selective_scan import BACKENDS, Choice, choose, forget, in_use, omni_scan, settle, using, using_now
+from .torch_scan import without_autocast
 
 __all__ = [
     'BACKENDS',
@@ -26,4 +27,5 @@ __all__ = [
     'settle_depthwise',
     'using',
     'using_now',
+    'without_autocast',
 ]

@@ -24,6 +24,7 @@ from .selective_scan import (
     Choice,
     best,
     constant_result,
+    is_transformed,
     left_to_torch,
     named_by,
     take,
@@ -50,7 +51,7 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     Returns:
         (b, h, w, c).
     """
-    if _can_fuse(x, weight, x.shape[-1]):
+    if _can_fuse(x, weight, bias, SILU):
         return _fused(x, weight, bias, SILU)
     return _elsewhere(x, weight, bias, SILU)
 
@@ -66,18 +67,22 @@ def depthwise_gelu_gate(x: Tensor, weight: Tensor, bias: Tensor | None = None) -
     Returns:
         (b, h, w, c).
     """
-    if _can_fuse(x, weight, x.shape[-1] // 2):
+    if _can_fuse(x, weight, bias, GELU_GATE):
         return _fused(x, weight, bias, GELU_GATE)
     return _elsewhere(x, weight, bias, GELU_GATE)
 
 
-def _can_fuse(x: Tensor, weight: Tensor, channels: int) -> bool:
+def _can_fuse(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> bool:
     return (
-        x.device.type == 'cpu'
+        x.device.type == weight.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32  # what does not fit together is for torch to refuse
-        and channels >= MIN_CHANNELS
+        and (bias is None or (bias.dtype == torch.float32 and bias.device.type == 'cpu'))
+        and x.ndim == 4
+        and x.shape[-1] >= MIN_CHANNELS * (1 if activation == SILU else 2)
+        and _fits(x, weight, bias, activation)
         and not torch.is_autocast_enabled('cpu')
         and _has_kernel()
+        and not is_transformed()
     )
 
 
@@ -194,7 +199,7 @@ def _elsewhere(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) 
     dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
     fits = (autocast or weight.dtype == x.dtype) and dtype in HALF_AND_SINGLE and _fits(x, weight, bias, activation)
     where = x.device.type if x.device.index is None else f'{x.device.type}:{x.device.index}'
-    if not fits or torch.jit.is_tracing() or _way(where, dtype) != 'triton':
+    if not fits or torch.jit.is_tracing() or is_transformed() or _way(where, dtype) != 'triton':
         return torch_depthwise.depthwise(x, weight, bias, activation)
     return torch.ops.vmambair.triton_depthwise(x.to(dtype), weight, bias, activation)
 
@@ -311,6 +316,14 @@ def define(name: str, devices: Sequence[str], forward: Forward, backward: Backwa
         grads = operator(grad, x, weight, bias, ctx.activation)
         return grads[0], grads[1], grads[2] if bias is not None else None, None
 
+    def setup_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        grad, x, weight, bias, ctx.activation = inputs
+        ctx.save_for_backward(grad, x, weight, bias)
+        ctx.set_materialize_grads(False)
+
+    def second(ctx: Any, *ups: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *_second_derivative(ctx.saved_tensors, ctx.activation, ups), None
+
     tensors = 'Tensor x, Tensor weight, Tensor? bias, int activation'
     for schema in (
         f'{name}({tensors}) -> Tensor',
@@ -323,6 +336,34 @@ def define(name: str, devices: Sequence[str], forward: Forward, backward: Backwa
     torch.library.register_fake(f'vmambair::{name}', empty_output, lib=_OPERATORS)
     torch.library.register_fake(f'vmambair::{name}_backward', empty_gradients, lib=_OPERATORS)
     torch.library.register_autograd(f'vmambair::{name}', autograd_backward, setup_context=setup_context, lib=_OPERATORS)
+    torch.library.register_autograd(f'vmambair::{name}_backward', second, setup_context=setup_second, lib=_OPERATORS)
+
+
+def _second_derivative(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], activation: int, ups: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of grad, x, weight and bias, given those of the three results of `backward`; by torch's operators.
+
+    They can be differentiated again, as often as anybody likes, for they are made of torch's operators.
+    """
+    again = torch.is_grad_enabled()
+
+    def leaf(t: Tensor) -> Tensor:
+        # A view ends the differentiation in here, and goes on to what the tensor was made of out there.
+        return t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_()
+
+    with torch.enable_grad():
+        grad, x, weight = (leaf(t) for t in inputs[:3])
+        bias = inputs[3]
+        added = leaf(weight.new_zeros(weight.shape[0]) if bias is None else bias)
+        with torch.autocast(x.device.type, enabled=False):
+            y = torch_depthwise.depthwise(x, weight.to(x.dtype), added.to(x.dtype), activation)
+        wanted = [(of, up) for of, up in zip((x, weight, added), ups, strict=True) if up is not None]
+        firsts = torch.autograd.grad(y, [of for of, _ in wanted], grad, create_graph=True)
+        of_grad, of_x, of_weight, of_bias = torch.autograd.grad(
+            firsts, [grad, x, weight, added], [up for _, up in wanted], create_graph=again, allow_unused=True
+        )
+    return of_grad, of_x, of_weight, None if bias is None else of_bias
 
 
 define('depthwise', ['CPU'], _forward, _backward)

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from .selective_scan import in_use
 
@@ -127,11 +129,17 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and in_use('cpu', x.dtype) == 'c'
         and type(x) in _PLAIN
         and type(weight) in _PLAIN
+        and not _is_transformed()
     )
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 """Tensors with numbers in them, as opposed to those of tracers."""
+
+
+def _is_transformed() -> bool:
+    """Whether derivatives are taken in forward mode, or torch.func is at work: torch has rules for its own products."""
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def _can_be_bias(bias: Tensor, weight: Tensor) -> bool:

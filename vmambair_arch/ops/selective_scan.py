@@ -21,6 +21,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from . import fallback, faults, reference, self_check
 from .reference import PLANE_DIRECTIONS, ScanInputs
@@ -297,11 +299,14 @@ def omni_scan(
 
     Raises:
         ValueError: shapes that do not fit together, an unknown backend.
+        RuntimeError: a backend that was named has no derivative of the kind that is being taken.
     """
     _check(inputs, directions)
     device = inputs.x.device
     where = device.type if device.index is None else f'{device.type}:{device.index}'
     name = in_use(where, inputs.x.dtype, backend)
+    if name in KERNELS and is_transformed():
+        name = _without_kernel(name, backend)
     return _LOADED[name](inputs, tuple(directions))
 
 
@@ -361,6 +366,34 @@ def left_to_torch() -> bool:
 def using_now() -> str | None:
     """The backend, or a name of the function, of the `using` block that we are in; None outside of any."""
     return _USING.get()
+
+
+KERNELS = ('triton', 'mamba', 'c')
+"""Backends that are operators with a backward function, and nothing that another kind of derivative could use."""
+_TRANSFORMS = (TransformType.Grad, TransformType.Jvp)
+
+
+@constant_result
+def is_transformed() -> bool:
+    """Whether derivatives are taken in another way than by `backward`: in forward mode, or by torch.func.
+
+    An operator with a backward function is a constant to the one, in silence, and an error to the other. What only
+    maps over a batch (vmap) is served by operators.
+    """
+    if forward_ad._current_level >= 0:
+        return True
+    return peek_interpreter_stack() is not None and any(i.key() in _TRANSFORMS for i in get_interpreter_stack())
+
+
+def _without_kernel(name: str, asked: str | None) -> str:
+    """What scans in place of a kernel that has no such derivative: torch, unless the kernel was named."""
+    if asked or using_now() or named_by(ENV) != 'auto':
+        raise RuntimeError(
+            f"{name} has no derivative in forward mode or by torch.func; use omni_scan(..., backend='torch'), "
+            f"using('torch') or {ENV}=torch where one is needed"
+        )
+    _load('torch')
+    return 'torch'
 
 
 @constant_result

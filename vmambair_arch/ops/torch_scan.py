@@ -13,6 +13,7 @@ larger steps: wrong results, so not used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,7 @@ def _cut(device: torch.device, L: int, elements: int) -> tuple[int, int]:
         most = max(most, min(GPU_SEGMENT_ELEMENTS, memory // GPU_SHARE))
         pixels = min(L, max(most // max(elements, 1), 1))
         chunk = min(GPU_CHUNK_PIXELS, max(chunk, 1 << ((pixels - 1).bit_length() // 2)))
-    chunk = min(chunk, L)
+    chunk = max(min(chunk, L), 1)
     return chunk, max(most // max(elements, 1) // chunk, 1) * chunk
 
 
@@ -89,17 +90,22 @@ def _segment(
     return (torch.stack(states, 3) @ C[..., None])[..., 0].reshape(b, K, L, d), state
 
 
+def _is_transformed() -> bool:
+    """Whether torch.func is at work, which has no checkpoints."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Selective scan of K stacked sequences without the skip; shapes as in `_segment`. Returns y (b, K, L, d)."""
     b, K, L, d = u.shape
     N = A.shape[-1]
     chunk, pixels = _cut(u.device, L, b * K * d * N)
     # delta = 0 and u = 0 leave the state as it is: a pad of zeros changes nothing that is kept.
-    pad = -L % chunk
+    pad = max(-L % chunk, 1 - L)  # a map without pixels has one of these
     u, delta, B, C = (F.pad(t, (0, 0, 0, pad)) for t in (u, delta, B, C))
     state = u.new_zeros(b, K, d, N)
     # A network has dozens of scans, whose graphs would be kept side by side, however large a segment may be.
-    recompute = torch.is_grad_enabled() and b * K * (L + pad) * d * N > SEGMENT_ELEMENTS
+    recompute = torch.is_grad_enabled() and b * K * (L + pad) * d * N > SEGMENT_ELEMENTS and not _is_transformed()
     ys = []
     for parts in zip(*(t.split(pixels, 2) for t in (u, delta, B, C)), strict=True):
         u_s, delta_s, B_s, C_s = parts
@@ -135,11 +141,16 @@ def merge(ys: Tensor, orders: Sequence[Tensor]) -> Tensor:
     return sum(others, first)
 
 
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """A context in which nothing is cast on a kind of device. torch has none for 'meta', where nothing is cast."""
+    return nullcontext() if kind == 'meta' else torch.autocast(kind, enabled=False)
+
+
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`."""
     x = inputs.x
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         full = ScanInputs(*(t.to(dtype) for t in inputs))
         u, delta, B, C, orders = sequences(full, directions)
         y = merge(scan(u, delta, full.A, B, C), orders).view(x.shape) + full.x * full.D.sum(0)
