@@ -21,6 +21,11 @@ class BuildKernels(build_ext):
     Nothing here may fail an install: without a compiler the torch version of the scan is used, and says so.
     """
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # By default times decide what is built again, and contents what is loaded.
+        self.force = True
+
     def get_ext_filename(self, fullname: str) -> str:
         return f'{fullname.replace(".", "/")}.so'
 
@@ -42,7 +47,7 @@ CSRC = 'vmambair_arch/ops/csrc'
 
 def sources() -> str:
     """A hash of the C sources, as `ops/c_library.py` makes it: a library of other sources is not loaded."""
-    files = sorted((HERE / CSRC).glob('*.[ch]'))
+    files = sorted((HERE / CSRC).glob('[!.]*.[ch]'))
     return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

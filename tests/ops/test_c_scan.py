@@ -291,6 +291,7 @@ def test_float64_is_slow_and_no_compiler_mends_that(fresh_choice, caplog):
 def test_a_broken_library_is_named(fresh_choice, monkeypatch, tmp_path):
     (tmp_path / '_kernels.so').write_text('not a library')
     monkeypatch.setattr(c_library, 'LIBRARY', tmp_path / '_kernels.so')
+    monkeypatch.setattr(sys, 'path', [])
     assert 'cannot be loaded' in c_scan.unavailable(torch.device('cpu'), torch.float32)
 
 
@@ -317,6 +318,63 @@ def test_a_library_of_other_sources_is_not_loaded(fresh_choice, monkeypatch, tmp
         assert choose(torch.device('cpu'), torch.float32).backend.name == 'torch'
     assert 'built from other sources' in caplog.text
     assert 'reinstall' in caplog.text
+
+
+@pytest.mark.parametrize('stale', ['broken', 'of other sources'])
+def test_a_stale_library_does_not_hide_a_good_one(fresh_choice, monkeypatch, tmp_path, stale):
+    monkeypatch.setattr(sys, 'path', [str(tmp_path / 'nothing'), installed(tmp_path)])
+    beside, good = tmp_path / '_kernels.so', c_library.LIBRARY.read_bytes()
+    ours = c_library.sources().encode()
+    assert ours in good
+    beside.write_bytes(b'not a library' if stale == 'broken' else good.replace(ours, b'0' * len(ours)))
+    monkeypatch.setattr(c_library, 'LIBRARY', beside)
+    assert c_library.why_not() is None
+    c_library._load.cache_clear()
+    monkeypatch.setattr(sys, 'path', [])
+    assert c_library.why_not()
+
+
+@pytest.mark.parametrize('name', ['._scan.c', '.#scan.c', '.scan.h'])
+@pytest.mark.parametrize('dangling', [False, True])
+def test_what_editors_leave_beside_the_sources_is_none_of_them(monkeypatch, tmp_path, name, dangling):
+    shutil.copytree(c_library.LIBRARY.parent / 'csrc', tmp_path / 'csrc')
+    monkeypatch.setattr(c_library, '__file__', str(tmp_path / 'c_library.py'))
+    before = c_library.sources()
+    if dangling:
+        (tmp_path / 'csrc' / name).symlink_to('somebody@somewhere.1234')
+    else:
+        (tmp_path / 'csrc' / name).write_bytes(b'Mac OS X')
+    assert c_library.sources() == before
+
+
+def test_sources_that_cannot_be_read_refuse_the_library_and_nothing_else(fresh_choice, monkeypatch, tmp_path):
+    (tmp_path / 'csrc').mkdir()
+    (tmp_path / 'csrc' / 'scan.c').symlink_to('nowhere')
+    monkeypatch.setattr(c_library, '__file__', str(tmp_path / 'c_library.py'))
+    assert 'built from other sources' in c_library.why_not()
+
+
+@pytest.mark.parametrize(
+    ('reason', 'fix'),
+    [
+        ('the C kernel was not built', 'install gcc or clang'),
+        ('the C kernel was built from other sources', 'reinstall'),
+        ('VMAMBAIR_SCAN_ISA=avx1024 is not one of avx2, portable', 'unset VMAMBAIR_SCAN_ISA'),
+        ('no float64', 'use a network in float32'),
+        ('runs on CUDA devices only', 'name a backend of this device'),
+    ],
+)
+def test_every_reason_has_its_own_fix(reason, fix):
+    for backend in selective_scan.BACKENDS[:3]:
+        assert (fix in backend.fix(reason)) or (backend.name != 'c' and 'install' in backend.fix(reason))
+
+
+def test_an_instruction_set_that_is_not_there_is_no_missing_compiler(fresh_choice, monkeypatch, caplog):
+    monkeypatch.setenv(c_library.ENV_ISA, 'avx1024')
+    with caplog.at_level(logging.WARNING, 'vmambair_arch'):
+        assert choose(torch.device('cpu'), torch.float32).backend.name == 'torch'
+    assert 'Fix: unset VMAMBAIR_SCAN_ISA' in caplog.text
+    assert 'gcc' not in caplog.text
 
 
 def test_a_forced_instruction_set(fresh_choice, monkeypatch):

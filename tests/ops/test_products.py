@@ -237,6 +237,13 @@ def test_the_environment_variable_and_the_context_choose(library):
 
 
 @needs_onednn
+@pytest.mark.parametrize('scan', ['torch', 'c', 'auto'])
+def test_the_variable_of_the_scan_does_not_choose_products(library, monkeypatch, scan):
+    monkeypatch.setenv('VMAMBAIR_SCAN', scan)
+    assert products._by_onednn(*tensors((1, 64, 64), 96, 96)) == (library == 'onednn')
+
+
+@needs_onednn
 @pytest.mark.parametrize(
     ('amd', 'shape', 'by_onednn'),
     [(True, (64, 64, 96, 96), True), (True, (8, 8, 96, 96), False), (False, (64, 64, 96, 96), False)],

@@ -284,6 +284,46 @@ def test_using_a_function_calls_it_instead_of_a_scan():
     assert omni_scan(inputs) is not inputs.x
 
 
+def test_one_function_in_blocks_inside_each_other_and_in_two_threads():
+    inputs = ScanInputs(**scan_inputs(1, 3, 4, 5, 4, 2))
+
+    def hand_back(given, directions):
+        return given.x
+
+    def other(given, directions):
+        return -given.x
+
+    def leave_a_block():
+        with using(hand_back):
+            return omni_scan(inputs) is inputs.x
+
+    with using(hand_back), ThreadPoolExecutor(1) as pool:
+        assert leave_a_block()
+        assert pool.submit(leave_a_block).result()
+        with using(other):
+            assert torch.equal(omni_scan(inputs), -inputs.x)
+            assert torch.equal(omni_scan(inputs, backend='torch'), omni_scan(inputs, backend='torch'))
+        assert omni_scan(inputs) is inputs.x
+
+
+@pytest.mark.parametrize('name', ['c', 'triton', 'mamba'])
+def test_a_kernel_that_is_named_for_float64_is_refused(name):
+    inputs = ScanInputs(*(t.double() for t in scan_inputs(1, 3, 4, 5, 4, 2).values()))
+    with pytest.raises(ValueError, match=f"'{name}' cannot be used: no float64"):
+        omni_scan(inputs, backend=name)
+    with pytest.raises(ValueError, match=f"'{name}' cannot be used: no float64"), using(name):
+        omni_scan(inputs)
+
+
+@pytest.mark.parametrize('name', [None, 'torch', 'reference', 'loop'])
+def test_float64_is_computed_in_float64(name):
+    inputs = ScanInputs(*(t.double() for t in scan_inputs(1, 3, 4, 5, 4, 2).values()))
+    with torch.no_grad():
+        y, exact = omni_scan(inputs, backend=name), omni_scan(inputs, backend='reference')
+    assert y.dtype == torch.float64
+    assert_close(y, exact, 1e-13, 'y')
+
+
 def test_using_what_does_not_exist():
     with pytest.raises(ValueError, match="backend 'cuda' is not one of"), using('cuda'):
         pass

@@ -28,6 +28,7 @@ from vmambair_arch.ops import (
     settle,
     using,
 )
+from vmambair_arch.ops.depthwise import forget_depthwise
 from vmambair_arch.ops.selective_scan import Backend
 
 CPU = torch.device('cpu')
@@ -499,6 +500,30 @@ def test_what_fails_while_a_cuda_graph_is_captured_is_not_held_against_the_kerne
         else:
             assert fallback.run('triton', cuda, torch.float32, lambda: 1 / 0, lambda: 7) == 7
             assert fallback.failure('triton', cuda, torch.float32) is not None
+
+
+def test_each_forgets_its_own(backends, tried):
+    backends('good')
+    choose(CPU, torch.float32)
+    for name in ('good', 'depthwise'):
+        fallback.guard(name, CPU, torch.float32)
+        fallback.run(name, CPU, torch.float32, lambda: 1 / 0, lambda: 0)
+    selective_scan.forget()
+    assert fallback.failure('good', CPU, torch.float32) is None
+    assert fallback.failure('depthwise', CPU, torch.float32)
+    fallback.guard('good', CPU, torch.float32)
+    fallback.run('good', CPU, torch.float32, lambda: 1 / 0, lambda: 0)
+    forget_depthwise()
+    assert fallback.failure('good', CPU, torch.float32)
+    assert fallback.failure('depthwise', CPU, torch.float32) is None
+
+
+def test_a_fresh_choice_gives_what_failed_another_chance(backends, tried):
+    backends('good')
+    choose(CPU, torch.float32)
+    fallback.run('good', CPU, torch.float32, lambda: 1 / 0, lambda: 0)
+    assert choose(CPU, torch.float32).backend.name == 'torch'
+    assert choose(CPU, torch.float32, fresh=True).backend.name == 'good'
 
 
 def test_after_a_failure_the_choice_says_so(backends, tried):

@@ -133,7 +133,7 @@ def _verdicts(choice: Choice) -> Iterator[Line]:
 
 def _missing(choice: Choice) -> Iterator[Line]:
     for backend, reason in choice.missing:
-        yield Line(f"  faster, but not there: '{backend.name}', {reason}; to install it: {backend.install}")
+        yield Line(f"  faster, but not there: '{backend.name}', {reason}. Fix: {backend.fix(reason)}")
 
 
 def _try_scan(device: torch.device, backend: str) -> Line:

@@ -26,33 +26,49 @@ ENV_ISA = 'VMAMBAIR_SCAN_ISA'
 
 
 def sources() -> str | None:
-    """A hash of the C sources that lie here, as setup.py builds it into the library; None where there are none."""
-    files = sorted(Path(__file__).with_name('csrc').glob('*.[ch]'))
-    return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16] if files else None
+    """A hash of the C sources that lie here, as setup.py builds it into the library; None where there are none.
+
+    Names that begin with a dot are what editors and macOS leave beside a file.
+    """
+    files = sorted(Path(__file__).with_name('csrc').glob('[!.]*.[ch]'))
+    try:
+        return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16] if files else None
+    except OSError as error:
+        return f'unreadable ({error})'  # of which no library was built
 
 
-def found() -> Path | None:
-    """The library beside this module, else that of the first installed copy of the package that has one."""
+def found() -> list[Path]:
+    """The libraries there are: beside this module, then those of installed copies of the package."""
     elsewhere = (Path(entry) / 'vmambair_arch' / 'ops' / LIBRARY.name for entry in sys.path if entry)
-    return next((path for path in (LIBRARY, *elsewhere) if path.is_file()), None)
+    return [path for path in dict.fromkeys((LIBRARY, *elsewhere)) if path.is_file()]
 
 
-@lru_cache(maxsize=1)
-def _load() -> tuple[ctypes.CDLL | None, str]:
-    """The library, or None and why there is none."""
-    path = found()
-    if path is None:
-        return None, f'the C kernel was not built ({LIBRARY.name} is missing beside {Path(__file__).name})'
+def _open(path: Path, here: str | None) -> tuple[ctypes.CDLL | None, str]:
+    """The library of a path, or None and why it is not to be used."""
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return None, f'the C kernel cannot be loaded ({error})'
-    here = sources()
     built = getattr(library, 'vmambair_sources', None)
     if built is not None:
         built.restype = ctypes.c_char_p
     if here is not None and (built is None or built().decode() != here):
         return None, f'the C kernel was built from other sources ({path} is not of {Path(__file__).with_name("csrc")})'
+    return library, ''
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The first library that can be used, or None and why the first of all cannot."""
+    library, why = None, f'the C kernel was not built ({LIBRARY.name} is missing beside {Path(__file__).name})'
+    here = sources()
+    for number, path in enumerate(found()):
+        library, reason = _open(path, here)
+        if library is not None:
+            break
+        why = reason if number == 0 else why
+    if library is None:
+        return None, why
     library.vmambair_isa_name.argtypes = [ctypes.c_int]
     library.vmambair_isa_name.restype = ctypes.c_char_p
     library.vmambair_isa_select.argtypes = [ctypes.c_char_p]

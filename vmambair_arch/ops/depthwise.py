@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import c_library, fallback, faults, self_check, torch_depthwise
 from .selective_scan import (
+    DEPTHWISE,
     Backend,
     Choice,
     best,
@@ -125,6 +126,8 @@ def choose_depthwise(device: torch.device, dtype: torch.dtype, *, fresh: bool = 
     device, wanted = with_index(device), named_by(ENV)
     key = str(device), dtype, wanted
     with _CHOOSING:
+        if fresh:
+            fallback.forgive(lambda name: name == DEPTHWISE, device, dtype)
         if fresh or key not in _CHOICES:
             _CHOICES[key] = _choose(device, dtype, wanted, fresh)
         choice = _CHOICES[key]
@@ -149,6 +152,7 @@ def forget_depthwise() -> None:
     """Choose anew at the next use; verdicts on disk stay."""
     with _CHOOSING:
         _CHOICES.clear()
+        fallback.forget(lambda name: name == DEPTHWISE)
 
 
 def _choose(device: torch.device, dtype: torch.dtype, wanted: str, fresh: bool) -> Choice:
@@ -158,7 +162,7 @@ def _choose(device: torch.device, dtype: torch.dtype, wanted: str, fresh: bool) 
             raise ValueError(f"{ENV}={wanted} is no way to convolve; use 'auto' or one of {', '.join(names)}")
         way = next(way for way in WAYS if way.name == wanted)
         if why_not := way.unavailable(device, dtype):
-            raise ValueError(f'{ENV}={wanted} cannot be used: {why_not}; to install it: {way.install}')
+            raise ValueError(f'{ENV}={wanted} cannot be used: {why_not}. Fix: {way.fix(why_not)}')
         return Choice(way, f'{ENV}={wanted}')
     missing = tuple((way, why_not) for way in WAYS if (why_not := way.unavailable(device, dtype)))
     there = [way for way in WAYS if all(way is not other for other, _ in missing)]

@@ -1,8 +1,8 @@
 """A kernel that was chosen for a user and fails at run time costs a warning, not the run: torch does the call again.
 
-A backend that was named, by `VMAMBAIR_SCAN`, by `using` or as an argument, is left to fail: whoever names one wants
-that one. Memory that runs out is raised, for smaller tiles and batches are the remedy, and so is what leaves the device
-of no use to the process.
+A backend that was named, by `VMAMBAIR_SCAN`, by `using` or as an argument, is left to fail, unless this process had
+chosen it by itself as well. Memory that runs out is raised, for smaller tiles and batches are the remedy, and so is
+what leaves the device of no use to the process.
 """
 
 from __future__ import annotations
@@ -38,10 +38,17 @@ def failure(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
     return _failed.get(_use(name, device, dtype))
 
 
-def forget() -> None:
-    """Guard nothing, and give what failed another chance."""
-    _guarded.clear()
-    _failed.clear()
+def forget(which: Callable[[str], bool] = lambda name: True) -> None:
+    """Guard nothing of these names, and give what failed of them another chance."""
+    _guarded.difference_update([use for use in _guarded if which(use[0])])
+    for use in [use for use in _failed if which(use[0])]:
+        del _failed[use]
+
+
+def forgive(which: Callable[[str], bool], device: torch.device, dtype: torch.dtype) -> None:
+    """Give what failed of these names on a device in a dtype another chance."""
+    for use in [use for use in _failed if which(use[0]) and use[1:] == (str(device), dtype)]:
+        del _failed[use]
 
 
 def _is_captured(device: torch.device) -> bool:

@@ -16,28 +16,28 @@ from .reference import COLUMN_MAJOR, COLUMN_MAJOR_REVERSED, ROW_MAJOR_REVERSED, 
 
 
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
-    """Arguments as in `vmambair_arch.ops.omni_scan`; the state is float32."""
+    """Arguments as in `vmambair_arch.ops.omni_scan`."""
     from torch._higher_order_ops.scan import scan
 
-    x, x_dbl, dt_weight, dt_bias, A, D = inputs
+    dtype, result = torch.float64 if inputs.x.dtype == torch.float64 else torch.float32, inputs.x.dtype
+    x, x_dbl, dt_weight, dt_bias, A, D = (t.to(dtype) for t in inputs)
     N, R = A.shape[-1], dt_weight.shape[-1]
-    dbl = x_dbl.float().chunk(len(directions), -1)
+    dbl = x_dbl.chunk(len(directions), -1)
     # (L, b, K, ·): the loop runs over the first dimension and all directions at once.
-    u = torch.stack([_read(x.float(), direction) for direction in directions], 2)
+    u = torch.stack([_read(x, direction) for direction in directions], 2)
     dt, B, C = torch.stack([_read(part, k) for part, k in zip(dbl, directions, strict=True)], 2).split([R, N, N], -1)
-    delta = F.softplus(torch.einsum('lbkr,kdr->lbkd', dt, dt_weight.float()) + dt_bias.float())
-    A = A.float()
+    delta = F.softplus(torch.einsum('lbkr,kdr->lbkd', dt, dt_weight) + dt_bias)
 
     def step(state: Tensor, pixel: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         delta_t, write_t, B_t, C_t = pixel
         state = torch.exp(delta_t[..., None] * A) * state + write_t[..., None] * B_t[..., None, :]
         return state, (state * C_t[..., None, :]).sum(-1)
 
-    start = torch.zeros(x.shape[0], *A.shape, device=x.device)
+    start = torch.zeros(x.shape[0], *A.shape, device=x.device, dtype=dtype)
     _, y = scan(step, start, (delta, delta * u, B, C))
-    y = y + D.float() * u
+    y = y + D * u
     first, *others = [_write(y[:, :, k], direction, x) for k, direction in enumerate(directions)]
-    return sum(others, first).to(x.dtype)
+    return sum(others, first).to(result)
 
 
 def _read(x: Tensor, direction: int) -> Tensor:

@@ -26,7 +26,8 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from .selective_scan import in_use
+from . import c_library
+from .selective_scan import left_to_torch
 
 ENV = 'VMAMBAIR_PRODUCTS'
 NARROWEST = 16
@@ -126,7 +127,7 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and _library() == 'onednn'
         and x.numel() * weight.shape[0] >= _smallest()
         and not torch.is_autocast_enabled('cpu')
-        and in_use('cpu', x.dtype) == 'c'
+        and _has_kernels()
         and type(x) in _PLAIN
         and type(weight) in _PLAIN
         and not _is_transformed()
@@ -135,6 +136,11 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 """Tensors with numbers in them, as opposed to those of tracers."""
+
+
+def _has_kernels() -> bool:
+    """As for the convolutions of `depthwise`: `VMAMBAIR_SCAN` is about the scan, `using` about all that is ours."""
+    return c_library.why_not() is None and not left_to_torch()
 
 
 def _is_transformed() -> bool:

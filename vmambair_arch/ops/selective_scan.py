@@ -58,6 +58,19 @@ class Backend:
             return f'runs on {" and ".join(self.devices)} only'
         return self.load().unavailable(device, dtype)
 
+    def fix(self, reason: str) -> str:
+        """What a user can do about a reason of `unavailable`."""
+        return next((fix for word, fix in _FIXES if word in reason), self.install)
+
+
+_FIXES = (
+    ('no float', 'use a network in float32'),
+    ('VMAMBAIR_SCAN_ISA', 'unset VMAMBAIR_SCAN_ISA, or set it to one of these'),
+    ('runs on', "name a backend of this device, or 'auto'"),
+    ('compute capability', "name another backend, or 'auto'"),
+)
+"""By a word of the reason, where installing the backend changes nothing."""
+
 
 BACKENDS: tuple[Backend, ...] = (
     # Triton before mamba-ssm is a prediction until `python -m benchmarks.gpu` has measured it: 95 us by the bytes moved
@@ -97,6 +110,8 @@ class Choice:
     verdicts: tuple[self_check.Verdict, ...] = ()
 
 
+DEPTHWISE = 'depthwise'
+"""What `fallback` calls the kernels of `depthwise`; every other name there is a backend of the scan."""
 _CHOICES: dict[tuple[str, torch.dtype, str], Choice] = {}
 _CHOOSING = threading.RLock()
 
@@ -119,6 +134,8 @@ def choose(device: torch.device, dtype: torch.dtype, *, fresh: bool = False) -> 
     device, wanted = with_index(device), named_by(ENV)
     key = str(device), dtype, wanted
     with _CHOOSING:
+        if fresh:
+            fallback.forgive(lambda name: name != DEPTHWISE, device, dtype)
         if fresh or key not in _CHOICES:
             _CHOICES[key] = _named(device, dtype, wanted) if wanted != 'auto' else _automatic(device, dtype, fresh)
         choice = _CHOICES[key]
@@ -178,7 +195,7 @@ def forget() -> None:
     """Choose anew at the next use; verdicts on disk stay."""
     with _CHOOSING:
         _CHOICES.clear()
-        fallback.forget()
+        fallback.forget(lambda name: name != DEPTHWISE)
 
 
 def named_by(variable: str) -> str:
@@ -202,7 +219,7 @@ def _named(device: torch.device, dtype: torch.dtype, wanted: str) -> Choice:
         raise ValueError(f"{ENV}={wanted} is not a backend; use 'auto' or one of {', '.join(backend_names())}")
     backend = _backend(wanted)
     if why_not := backend.unavailable(device, dtype):
-        raise ValueError(f'{ENV}={wanted} cannot be used: {why_not}; to install it: {backend.install}')
+        raise ValueError(f'{ENV}={wanted} cannot be used: {why_not}. Fix: {backend.fix(why_not)}')
     return Choice(backend, f'{ENV}={wanted}')
 
 
@@ -265,11 +282,9 @@ def _say(choice: Choice, device: torch.device, dtype: torch.dtype) -> None:
             return
     if name == 'torch' and choice.missing:
         backend, why = choice.missing[0]
-        only_dtype = backend.unavailable(device, torch.float32) is None
-        fix = 'use a network in float32' if only_dtype else backend.install
         logger.warning(
             "selective scan on %s in %s: 'torch' is used%s. %s: %s. Fix: %s",
-            device, kind, slow, backend.name, why, fix,
+            device, kind, slow, backend.name, why, backend.fix(why),
         )  # fmt: skip
 
 
@@ -307,7 +322,7 @@ def omni_scan(
     name = in_use(where, inputs.x.dtype, backend)
     if name in KERNELS and is_transformed():
         name = _without_kernel(name, backend)
-    return _LOADED[name](inputs, tuple(directions))
+    return _scan_of(name)(inputs, tuple(directions))
 
 
 Scan = Callable[[ScanInputs, Sequence[int]], Tensor]
@@ -318,7 +333,7 @@ _LOADED: dict[str, Scan] = {'reference': reference.omni_scan}
 _EXPORT_ONLY = Backend('loop', 'loop_scan', (), 'pip install torch')
 """Never chosen: for graphs that leave Python, by name."""
 
-_USING: ContextVar[str | None] = ContextVar('vmambair_scan_using', default=None)
+_USING: ContextVar[str | Scan | None] = ContextVar('vmambair_scan_using', default=None)
 
 
 @contextmanager
@@ -335,18 +350,13 @@ def using(backend: str | Scan) -> Iterator[None]:
     Raises:
         ValueError: an unknown name.
     """
-    name = backend if isinstance(backend, str) else f'function {id(backend)}'
     if isinstance(backend, str):
-        _load(name)
-    else:
-        _LOADED[name] = backend
-    token = _USING.set(name)
+        _load(backend)
+    token = _USING.set(backend)
     try:
         yield
     finally:
         _USING.reset(token)
-        if not isinstance(backend, str):
-            del _LOADED[name]
 
 
 Function = TypeVar('Function', bound=Callable[..., object])
@@ -365,7 +375,15 @@ def left_to_torch() -> bool:
 
 def using_now() -> str | None:
     """The backend, or a name of the function, of the `using` block that we are in; None outside of any."""
-    return _USING.get()
+    backend = _USING.get()
+    return backend if backend is None or isinstance(backend, str) else f'function {id(backend)}'
+
+
+def _scan_of(name: str) -> Scan:
+    """The scan of a name that `in_use` gave: of a backend, or the function of the `using` block that we are in."""
+    scan = _LOADED.get(name) or _USING.get()
+    assert callable(scan)
+    return scan
 
 
 KERNELS = ('triton', 'mamba', 'c')
@@ -401,10 +419,26 @@ def in_use(device: str, dtype: torch.dtype, name: str | None = None) -> str:
     """The name of the backend that scans tensors of `dtype` on a device ('cpu', 'cuda:1'); its scan is loaded then.
 
     torch.compile runs this while it traces, for it cannot follow an import.
+
+    Raises:
+        ValueError: a backend that was named is unknown, or cannot be used for this dtype.
     """
-    name = name or _USING.get() or choose(torch.device(device), dtype).backend.name
-    _load(name)
+    name = name or using_now()
+    if name is None:
+        name = choose(torch.device(device), dtype).backend.name
+        _load(name)
+    elif not callable(_USING.get()) or name != using_now():
+        _load(name)
+        _refuse(name, dtype)
     return name
+
+
+def _refuse(name: str, dtype: torch.dtype) -> None:
+    """Raise where a backend that was named would compute in another dtype than it is asked for."""
+    if dtype == torch.float64 and name in KERNELS:
+        backend = _backend(name)
+        reason = f'no {str(dtype).removeprefix("torch.")}'
+        raise ValueError(f"backend '{name}' cannot be used: {reason}. Fix: {backend.fix(reason)}, or backend 'torch'")
 
 
 def _load(name: str) -> None:
