@@ -502,6 +502,35 @@ def test_what_fails_while_a_cuda_graph_is_captured_is_not_held_against_the_kerne
             assert fallback.failure('triton', cuda, torch.float32) is not None
 
 
+@pytest.mark.parametrize(
+    ('outcomes', 'name', 'why'),
+    [
+        (('not checked', 'not checked'), 'good', 'nothing could be tried'),
+        (('wrong', 'wrong'), 'torch', 'none of those that were tried is right here'),
+        (('fails', 'not checked'), 'torch', 'none of those that were tried is right here'),
+    ],
+)
+def test_why_torch_is_used_where_nothing_is_right(outcomes, name, why):
+    there = [Backend('good', '', (), ''), Backend('torch', '', (), '')]
+    verdicts = [self_check.Verdict(b.name, outcome) for b, outcome in zip(there, outcomes, strict=True)]
+    backend, reason = selective_scan.best(there, verdicts)
+    assert (backend.name, reason) == (name, why)
+
+
+@pytest.mark.parametrize(
+    ('said', 'fix'),
+    [
+        ('the provided PTX was compiled with an unsupported toolchain', 'driver'),
+        ("ptxas fatal : Value 'sm_999' is not defined for option 'gpu-name'", None),
+        ('error at /home/somebody/.triton/cache/0/kernel.py:3: out of resource', None),
+        ("PermissionError: [Errno 13] Permission denied: '/root/.triton'", 'TRITON_CACHE_DIR'),
+    ],
+)
+def test_a_fix_is_of_what_was_said_and_not_of_a_path(said, fix):
+    found = faults.fix(said)
+    assert found is None if fix is None else fix in found
+
+
 def test_each_forgets_its_own(backends, tried):
     backends('good')
     choose(CPU, torch.float32)

@@ -4,7 +4,7 @@ The library (see `c_library`) is handed pointers and strides, and registered as 
 it an operator like any other for autograd, autocast, torch.compile, torch.export and fake tensors.
 
 float32 and bfloat16 are read as they are, float16 through a float32 copy; the state is float32. Outputs and gradients
-have the same bits for any number of threads.
+have the same bits for any number of threads where there are at most four directions, as in all networks.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ _FIXES = (
     ),
     (('no space left', 'disk quota'), 'free disk space, or set TRITON_CACHE_DIR to a folder on another disk'),
     (
-        ('permission denied', 'read-only file system', 'could not determine home', '.triton'),
+        ('permission denied', 'read-only file system', 'could not determine home'),
         'set TRITON_CACHE_DIR to a folder that can be written',
     ),
     (
         ('selective_scan_cuda',),
         'MAMBA_KEEP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE pip install --no-build-isolation --no-cache-dir mamba-ssm',
     ),
-    (('unsupported toolchain', 'driver version is insufficient', 'ptx'), 'update the driver of the GPU'),
+    (('unsupported toolchain', 'driver version is insufficient', 'ptx jit'), 'update the driver of the GPU'),
     (('no kernel image',), 'install a torch that was built for this GPU'),
 )
 

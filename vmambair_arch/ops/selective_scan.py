@@ -262,8 +262,9 @@ def best(there: Sequence[Backend], verdicts: Sequence[self_check.Verdict]) -> tu
         return by_name[first.name], 'the first that is right here'
     unknown = [verdict for verdict in verdicts if verdict.outcome == 'not checked']
     # What could not be tried is used as untried software is; torch's own operators are the last to suspect.
-    name = unknown[0].name if unknown and len(unknown) == len(verdicts) else 'torch'
-    return by_name[name], 'nothing could be tried'
+    if len(unknown) == len(verdicts):
+        return by_name[unknown[0].name], 'nothing could be tried'
+    return by_name['torch'], 'none of those that were tried is right here'
 
 
 def _say(choice: Choice, device: torch.device, dtype: torch.dtype) -> None:
