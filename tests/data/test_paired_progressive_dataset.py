@@ -416,7 +416,9 @@ import sys, vmambair_arch, multiprocessing
 from basicsr.data import build_dataloader, build_dataset
 opt = {'name': 'n', 'type': 'PairedProgressiveDataset', 'phase': 'train', 'scale': 1, 'gt_size': 8, 'total_iter': 99,
        'dataroot_gt': 'target', 'dataroot_lq': 'input', 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 2}
-batches = iter(build_dataloader(build_dataset(opt), opt, num_gpu=0, seed=0))
+from basicsr.data.data_sampler import EnlargedSampler
+dataset = build_dataset(opt)
+batches = iter(build_dataloader(dataset, opt, num_gpu=0, sampler=EnlargedSampler(dataset, 1, 0), seed=0))
 next(batches)
 assert len(multiprocessing.active_children()) == 2
 raise RuntimeError('something else')

@@ -86,15 +86,16 @@ def batches(section: dict[str, Any], iteration: int, workers: int, rank: int = 0
         'num_worker_per_gpu': workers, 'batch_size_per_gpu': 2, **section,
     }  # fmt: skip
     opt |= {'manual_seed': seed, 'dist': False, 'rank': rank, 'world_size': 1, 'num_gpu': 0}
-    hooked = basicsr.train.create_train_val_dataloader
-    create, build = hooked.__wrapped__, basicsr.train.build_dataset.__wrapped__
-    resume = Resume(create, build)
+    create, build = basicsr.train.create_train_val_dataloader.__wrapped__, basicsr.train.build_dataset.__wrapped__
+    resume = Resume(basicsr.train.load_resume_state.__wrapped__, build)
     resume._seed = seed
     state = {'iter': iteration, 'epoch': 0} if iteration else None
     resume._state = state
     original, basicsr.train.build_dataset = basicsr.train.build_dataset, resume.build_dataset
     try:
-        loader, sampler, _, epochs, _ = resume.create_train_val_dataloader(opt, logging.getLogger('quiet'))
+        loader, sampler, _, epochs, _ = resume.create_train_val_dataloader(
+            opt, logging.getLogger('quiet'), original=create
+        )
     finally:
         basicsr.train.build_dataset = original
     prefetcher = CPUPrefetcher(loader)

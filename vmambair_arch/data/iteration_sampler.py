@@ -12,7 +12,7 @@ the images and the crops that the uninterrupted run would have seen, with any nu
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ import torch
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.distributed import broadcast_object_list
+
+from ..errors import UserError
 
 
 class Item(int):
@@ -47,7 +49,7 @@ class DrawnByPlace(torch.utils.data.Dataset):
     Inside of an item Python's, numpy's and torch's global generators are seeded; outside they are as they were.
 
     Args:
-        dataset: any that is asked for items by index.
+        dataset: any that is asked for items by index. An index without a place is left to the generators as they are.
         seed: of the run.
     """
 
@@ -75,7 +77,10 @@ class DrawnByPlace(torch.utils.data.Dataset):
 
     @contextmanager
     def _drawn_for(self, index: int) -> Iterator[None]:
-        place = getattr(index, 'place', (int(index),))
+        place = getattr(index, 'place', None)
+        if place is None:  # a stranger's sampler, whose epochs would all draw the same
+            yield
+            return
         words = np.random.SeedSequence((self.seed, *place)).generate_state(3)
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
@@ -111,25 +116,58 @@ class IterationSampler(EnlargedSampler):
         return iter(range(first + self.rank, len(self.dataset), self.num_replicas))
 
 
+def is_numbered(section: dict[str, Any]) -> bool:
+    """Whether the items of the data set of a section are iterations."""
+    kind = section.get('type')
+    return kind in DATASET_REGISTRY and getattr(DATASET_REGISTRY.get(kind), 'numbered_by_iteration', False)
+
+
 def number_by_iteration(opt: dict[str, Any], resume_state: dict[str, Any] | None) -> None:
     """Tell the training section what a data set numbered by iteration must know, and BasicSR keeps from it.
 
     Args:
-        opt: the parsed options. Where `datasets: train` is of such a type it gets `manual_seed`, `total_iter`,
-            `start_iter` and `num_replicas` (how many processes, or GPUs of one process, share an iteration).
+        opt: the parsed options. Where `datasets: train` is of such a type it gets `manual_seed` (of the run, unless
+            it has one of its own), `total_iter`, `start_iter` and `num_replicas` (how many processes, or GPUs of one
+            process, share an iteration).
         resume_state: the training state; its `epoch` becomes 0, since the run is one epoch. None from scratch.
     """
     section = opt['datasets'].get('train', {})
-    kind = section.get('type')
-    if kind not in DATASET_REGISTRY or not getattr(DATASET_REGISTRY.get(kind), 'numbered_by_iteration', False):
+    if not is_numbered(section):
         return
-    seed = [opt['manual_seed']]
-    if opt['dist']:
-        broadcast_object_list(seed)  # without `manual_seed` in the file every rank made up its own
+    seed = [section.get('manual_seed')]
+    if seed[0] is None:
+        seed = [opt['manual_seed']]
+        if opt['dist']:
+            broadcast_object_list(seed)  # without `manual_seed` in the file every rank made up its own
     section['manual_seed'] = seed[0]
     section['total_iter'] = int(opt['train']['total_iter'])
     section['num_replicas'] = opt['world_size'] if opt['dist'] else max(1, opt['num_gpu'])
     section['start_iter'] = 0
     if resume_state:
         section['start_iter'] = resume_state['iter']
+        begin_at_epoch(opt, resume_state)
+
+
+def begin_at_epoch(opt: dict[str, Any], resume_state: dict[str, Any]) -> None:
+    """A run on a data set that is numbered by iteration is one epoch, which a resume is inside of."""
+    if is_numbered(opt.get('datasets', {}).get('train', {})):
         resume_state['epoch'] = 0
+
+
+_START = 'start with python -m vmambair_arch.train, or by basicsr.train.train_pipeline'
+
+
+def refuse_unnumbered(name: str, section: Mapping[str, Any]) -> None:
+    """Raise a UserError where a data set numbered by iteration is to train and was not told of how many iterations."""
+    if section.get('phase') == 'train' and section.get('total_iter') is None:
+        raise UserError(f'data set {name}: was not told total_iter, the iterations of the run; {_START}')
+
+
+def refuse_other_orders(loader: Any) -> None:
+    """Raise a UserError for a loader of training that does not ask a data set numbered by iteration in its order."""
+    if getattr(loader.dataset, 'numbered_by_iteration', False) and not isinstance(loader.sampler, IterationSampler):
+        name, sampler = getattr(loader.dataset, 'name', 'train'), type(loader.sampler).__name__
+        raise UserError(
+            f'data set {name}: its items are iterations in their order, and {sampler} has another; '
+            f'take EnlargedSampler of basicsr.data.data_sampler, or {_START}'
+        )

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, default_collate
 from realesrgan_pipeline.sources import Order
 
 from ..errors import UserError
+from .iteration_sampler import refuse_unnumbered
 from .lines import draw_lines
 from .mixing import cutblur, cutmix, mixup, permute_colours, read_mixing
 from .pairs import PairSource, bicubic_patch, to_float, to_tensor
@@ -97,6 +98,7 @@ class PairedProgressiveDataset(Dataset):
         self.gt_sizes, self.mini_batch_sizes, iters = self._stages(opt)
         self.stage_starts = [0, *accumulate(iters)][:-1]
 
+        refuse_unnumbered(self.name, opt)
         self.seed = opt.get('manual_seed') or 0
         world_size = get_dist_info()[1]
         self.items_per_iteration = opt.get('batch_size_per_gpu', 1) * opt.get('num_replicas', world_size)

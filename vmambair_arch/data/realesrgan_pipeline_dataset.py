@@ -12,6 +12,7 @@ from realesrgan_pipeline.realesrgan_dataset import RealESRGANDataset, decode
 
 from ..errors import UserError, as_user_error
 from ..images.fast import whole_pixels
+from .iteration_sampler import refuse_unnumbered
 
 
 @DATASET_REGISTRY.register()
@@ -23,6 +24,7 @@ class RealESRGANPipelineDataset(RealESRGANDataset):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
+        refuse_unnumbered(opt.get('name', type(self).__name__), opt)
         with as_user_error():
             super().__init__(opt)
         self.photographs.decode = _decode

@@ -26,6 +26,19 @@ from ..errors import UserError, as_user_error
 _MARK = '_vmambair_fixed'
 
 
+def _everywhere(original: Any, replacement: Any) -> None:
+    """Put `replacement` in the place of something of BasicSR's, under whatever name a module has it.
+
+    Projects run copies of BasicSR's scripts, which have taken its names into modules of their own.
+    """
+    for name, module in list(sys.modules.items()):
+        if not isinstance(module, types.ModuleType) or name.partition('.')[0] == 'vmambair_arch':
+            continue
+        for key, value in list(vars(module).items()):
+            if value is original:
+                setattr(module, key, replacement)
+
+
 # ---------------------------------------------------------------- before basicsr is imported
 
 
@@ -82,8 +95,8 @@ def read_options_safely() -> None:
 
     from ..options import OptionLoader, parse_value
 
-    options.ordered_yaml = lambda: (OptionLoader, yaml.SafeDumper)
-    options._postprocess_yml_value = parse_value
+    _everywhere(options.ordered_yaml, lambda: (OptionLoader, yaml.SafeDumper))
+    _everywhere(options._postprocess_yml_value, parse_value)
 
 
 def read_text_as_utf8() -> None:
@@ -124,11 +137,11 @@ def start_ranks_anywhere() -> None:
 
     Can go with a BasicSR release that starts gloo without CUDA and reads LOCAL_RANK.
     """
-    from basicsr.utils import dist_util, options
+    from basicsr.utils import dist_util
 
     from ..ranks.start import init_dist
 
-    dist_util.init_dist = options.init_dist = init_dist
+    _everywhere(dist_util.init_dist, init_dist)
 
 
 def wrap_networks_on_cpu() -> None:
@@ -190,12 +203,14 @@ def refuse_states_of_other_runs() -> None:
     """
     from basicsr.models.base_model import BaseModel
 
+    from ..data.iteration_sampler import begin_at_epoch
     from ..models.states import state_misfit
 
     original = BaseModel.resume_training
 
     @functools.wraps(original)
     def resume_training(self: BaseModel, resume_state: dict[str, Any]) -> None:
+        begin_at_epoch(self.opt, resume_state)
         labels = getattr(self, 'labels', ('g', 'd'))
         names = [f'optim_{label}' for label in labels] + [f'optimiser {n}' for n in range(3, 3 + len(self.optimizers))]
         optimizers = dict(zip(names, self.optimizers, strict=False))
@@ -222,7 +237,6 @@ def read_images_at_one_door() -> None:
     """
     import cv2
     import numpy as np
-    from basicsr import utils
     from basicsr.utils import file_client, img_util
 
     from ..files import read_patiently
@@ -251,11 +265,7 @@ def read_images_at_one_door() -> None:
         return image.astype(np.float32) / np.float32(255) if float32 else image
 
     file_client.FileClient.get = get_named
-    owners = [utils, img_util]
-    owners += [module for name, module in list(sys.modules.items()) if name.startswith('basicsr.data.')]
-    for owner in owners:
-        if getattr(owner, 'imfrombytes', None) is original:
-            owner.imfrombytes = imfrombytes
+    _everywhere(original, imfrombytes)
 
 
 def leave_names_to_others() -> None:
@@ -319,10 +329,7 @@ def read_lists_and_databases_from_the_right() -> None:
 
     for function in (paired_paths_from_lmdb, paired_paths_from_meta_info_file, pairs.lmdb_keys):
         name = 'paths_from_lmdb' if function is pairs.lmdb_keys else function.__name__
-        original = getattr(data_util, name)
-        for module in [m for key, m in list(sys.modules.items()) if key.startswith('basicsr.data')]:
-            if getattr(module, name, None) is original:
-                setattr(module, name, function)
+        _everywhere(getattr(data_util, name), function)
     _read_lists_of_data_sets()
     file_client.LmdbBackend.__init__ = _open_databases
     file_client.LmdbBackend.get = _read_from_database
@@ -394,7 +401,6 @@ def archive_under_a_free_name() -> None:
 
     Can go with a BasicSR release that looks for a free name.
     """
-    import basicsr.train
     from basicsr.utils import get_time_str, misc
 
     def mkdir_and_rename(path: str) -> None:
@@ -406,7 +412,7 @@ def archive_under_a_free_name() -> None:
             folder.rename(archive)
         folder.mkdir(parents=True, exist_ok=True)
 
-    misc.mkdir_and_rename = basicsr.train.mkdir_and_rename = mkdir_and_rename
+    _everywhere(misc.mkdir_and_rename, mkdir_and_rename)
 
 
 def _suffixes() -> Iterator[str]:
@@ -415,37 +421,65 @@ def _suffixes() -> Iterator[str]:
 
 
 def resume_exactly() -> None:
-    """Where a run starts, and how many epochs it has: one function each, see `resume`.
+    """Where a run starts, what seeds it, and how many epochs it has: one function each, see `resume`.
 
     - Any resume needs CUDA (train.py:85); auto-resume looks below the current folder, not the root (train.py:74).
     - Training ends early where the batch does not divide the data (train.py:42 rounds up, the loader drops the rest),
       and trains 0 iterations where the batch is larger than the data set or the data have grown since the state.
     - A data set whose items are iterations would be shuffled, and start anew at a resume (train.py:40).
     - Any other data set starts its epoch anew at a resume, and draws other crops (train.py:163, data/__init__.py:96).
+    - `--force_yml manual_seed=N` comes after the generators were seeded (utils/options.py:127).
+
+    A project's own copy of train.py gets all of it when it reads its options.
 
     Can go with a BasicSR release that loads states on the CPU from `path: training_states`, skips broken ones, counts
-    batches, and lets a data set name its sampler and learn where a run stands.
+    batches, seeds last, and lets a data set name its sampler and learn where a run stands.
     """
+    import basicsr.data
     import basicsr.train
+    from basicsr.data.data_sampler import EnlargedSampler
+    from basicsr.utils import misc, options
 
-    from ..data.iteration_sampler import IterationSampler
+    from ..data.iteration_sampler import IterationSampler, refuse_other_orders
     from .resume import Resume
 
-    create, build = basicsr.train.create_train_val_dataloader, basicsr.train.build_dataset
-    resume = Resume(create, build)
+    build, load_all = basicsr.data.build_dataset, basicsr.data.build_dataloader
+    parse, check = options.parse_options, misc.check_resume
+    resume = Resume(basicsr.train.load_resume_state, build)
 
-    @functools.wraps(create)  # the check follows `__wrapped__` to the keys that BasicSR reads
-    def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple:
-        return resume.create_train_val_dataloader(opt, logger)
-
-    @functools.wraps(build)
+    @functools.wraps(build)  # the check follows `__wrapped__` to the keys that BasicSR reads
     def build_dataset(dataset_opt: dict[str, Any]) -> Any:
         return resume.build_dataset(dataset_opt)
 
-    basicsr.train.load_resume_state = resume.load_resume_state
-    basicsr.train.build_dataset = build_dataset
-    basicsr.train.create_train_val_dataloader = create_train_val_dataloader
-    basicsr.train.EnlargedSampler = IterationSampler
+    @functools.wraps(load_all)
+    def build_dataloader(dataset: Any, dataset_opt: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        loader = load_all(dataset, dataset_opt, *args, **kwargs)
+        if dataset_opt['phase'] == 'train':
+            refuse_other_orders(loader)
+        return loader
+
+    @functools.wraps(parse)
+    def parse_options(root_path: str, is_train: bool = True) -> tuple:
+        opt, args = parse(root_path, is_train)
+        resume.begin(opt)
+        if is_train:
+            resume.join(sys._getframe(1).f_globals)  # the module of the train_pipeline that asks
+        return opt, args
+
+    @functools.wraps(check)
+    def check_resume(opt: dict[str, Any], resume_iter: int) -> None:
+        check(opt, resume_iter)
+        resume.stand_at(opt, resume_iter)
+
+    for original, replacement in (
+        *resume.replacements(vars(basicsr.train)),
+        (build, build_dataset),
+        (load_all, build_dataloader),
+        (parse, parse_options),
+        (check, check_resume),
+        (EnlargedSampler, IterationSampler),
+    ):
+        _everywhere(original, replacement)
 
 
 def let_workers_outlive_signals() -> None:
@@ -456,7 +490,7 @@ def let_workers_outlive_signals() -> None:
     import basicsr.data
 
     vars(start_worker)['original'] = basicsr.data.worker_init_fn
-    basicsr.data.worker_init_fn = start_worker
+    _everywhere(basicsr.data.worker_init_fn, start_worker)
     atexit.register(end_workers)
 
 
@@ -480,12 +514,12 @@ def record_figures() -> None:
 
     Can go with a BasicSR release that writes them as data.
     """
-    import basicsr.train
+    from basicsr.utils import logger
 
     from .records import RecordingLogger, init_tb_logger
 
-    basicsr.train.MessageLogger = RecordingLogger
-    basicsr.train.init_tb_logger = init_tb_logger
+    _everywhere(logger.MessageLogger, RecordingLogger)
+    _everywhere(logger.init_tb_logger, init_tb_logger)
 
 
 def find_vgg_weights() -> None:
@@ -546,7 +580,7 @@ def round_jpeg_quality() -> None:
     def add_jpg_compression(img: Any, quality: float = 90) -> Any:
         return original(img, int(quality))
 
-    degradations.add_jpg_compression = add_jpg_compression
+    _everywhere(original, add_jpg_compression)
 
 
 BEFORE_IMPORT: tuple[Callable[[], None], ...] = (supply_functional_tensor, supply_distutils)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.utils import MessageLogger, logger
+from basicsr.utils import MessageLogger
 from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.logger import init_tb_logger as original_tb_logger
 
 from ..files import METRICS_FILE, append_record
 
@@ -19,7 +20,7 @@ def init_tb_logger(log_dir: str) -> Any:
         log_dir.encode()
     except UnicodeEncodeError:
         log_dir = os.path.relpath(log_dir)
-    return logger.init_tb_logger(log_dir=log_dir)
+    return original_tb_logger(log_dir=log_dir)
 
 
 class RecordingLogger(MessageLogger):

@@ -1,41 +1,99 @@
-"""Where a run starts: the training state that it resumes from, and the epochs that follow.
+"""Where a run starts: its seed, the training state that it resumes from, and the epochs that follow.
 
-BasicSR asks for the state first and builds the loaders next; what the second needs to know of the first is kept between
-the two calls by `Resume`.
+BasicSR reads the options first, asks for the state and builds the loaders next; what one needs to know of those before
+it is kept between the calls by `Resume`.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
+from basicsr.utils import set_random_seed
 
-from ..data.iteration_sampler import DrawnByPlace, number_by_iteration
+from ..data.iteration_sampler import DrawnByPlace, IterationSampler, number_by_iteration
 from ..errors import UserError
 from ..models.states import find_start
 from ..ranks.start import hold_experiment, refuse_strays
 
+_MARK = '_vmambair_stands_in'
+
 
 class Resume:
-    """Stands in for `load_resume_state`, `build_dataset` and `create_train_val_dataloader` of `basicsr.train`.
+    """Stands in for functions of `basicsr.train`, and of a project's own copy of that file.
 
     Args:
-        create_train_val_dataloader, build_dataset: BasicSR's own.
+        load_resume_state, build_dataset: BasicSR's own.
     """
 
     def __init__(
-        self, create_train_val_dataloader: Callable[..., tuple], build_dataset: Callable[[dict[str, Any]], Any]
+        self, load_resume_state: Callable[[dict[str, Any]], Any], build_dataset: Callable[[dict[str, Any]], Any]
     ) -> None:
-        self._create, self._build = create_train_val_dataloader, build_dataset
+        self._load, self._build = load_resume_state, build_dataset
         self._state: dict[str, Any] | None = None
-        self._seed = 0
+        self._seed: int | None = None
 
-    def load_resume_state(self, opt: dict[str, Any]) -> dict[str, Any] | None:
-        """The state to resume from, numbered for a data set of iterations; None starts from scratch.
+    def begin(self, opt: dict[str, Any]) -> None:
+        """A pipeline has read its options: seed by the last word on `manual_seed`, number what it trains on.
+
+        Raises:
+            UserError: another process writes the results that a test is about to move away.
+        """
+        if opt.get('manual_seed') is None:
+            opt['manual_seed'] = random.SystemRandom().randint(1, 10000)  # as BasicSR draws one
+        set_random_seed(opt['manual_seed'] + opt['rank'])
+        self._state, self._seed = None, None
+        if opt['is_train']:
+            self._seed = opt['manual_seed']
+            number_by_iteration(opt, None)
+
+    def stand_at(self, opt: dict[str, Any], iteration: int) -> None:
+        """A pipeline has found a state to go on from, by whatever code."""
+        if opt.get('is_train'):
+            number_by_iteration(opt, {'iter': iteration})
+
+    def join(self, names: dict[str, Any]) -> None:
+        """Put ours in the place of what a pipeline's own module, a copy of `basicsr/train.py`, defines again."""
+        for original, replacement in self.replacements(names):
+            names[original.__name__] = replacement
+
+    def replacements(self, names: dict[str, Any]) -> list[tuple[Callable[..., Any], Callable[..., Any]]]:
+        """Functions of a module and what stands in for them: those that are named as in `basicsr.train`, and no others
+        than ours.
+        """
+        found = []
+        for name in ('load_resume_state', 'create_train_val_dataloader'):
+            function = names.get(name)
+            if inspect.isfunction(function) and not hasattr(function, _MARK):
+                found.append((function, self._stand_in(name, function)))
+        return found
+
+    def _stand_in(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        ours = getattr(self, name)
+
+        @functools.wraps(original)  # the check follows `__wrapped__` to the keys that BasicSR reads
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            return ours(*args, original=original, **kwargs)
+
+        setattr(stand_in, _MARK, True)
+        return stand_in
+
+    def load_resume_state(
+        self, opt: dict[str, Any], *args: Any, original: Callable[..., Any], **kwargs: Any
+    ) -> dict[str, Any] | None:
+        """The state to resume from, with the data numbered for it; None starts from scratch.
+
+        Args:
+            opt: the parsed options.
+            original: what a project has; it finds the state where it is other than BasicSR's.
 
         Raises:
             UserError: no state can be read; another process trains in the folder of the experiment; this is a worker,
@@ -44,24 +102,32 @@ class Resume:
         refuse_strays(opt['dist'])
         if opt['rank'] == 0:
             hold_experiment(opt['path']['experiments_root'])
-        self._state, self._seed = find_state(opt), opt['manual_seed']
+        same = original is self._load or _code(original.__code__) == _code(self._load.__code__)
+        self._state = find_state(opt) if same else original(opt, *args, **kwargs)
+        self._seed = opt['manual_seed']
         number_by_iteration(opt, self._state)
         return self._state
 
     def build_dataset(self, section: dict[str, Any]) -> Any:
-        """A data set of BasicSR's registry; one to train on draws by place, unless it does so by itself."""
+        """A data set of BasicSR's registry; one that a run trains on draws by place, unless it does so by itself."""
         dataset = self._build(section)
-        if section['phase'] != 'train' or getattr(dataset, 'numbered_by_iteration', False):
+        if self._seed is None or section['phase'] != 'train' or getattr(dataset, 'numbered_by_iteration', False):
             return dataset
-        return DrawnByPlace(dataset, self._seed)
+        seed = section.get('manual_seed')
+        return DrawnByPlace(dataset, self._seed if seed is None else seed)
 
-    def create_train_val_dataloader(self, opt: dict[str, Any], logger: Any) -> tuple:
-        """BasicSR's loaders, with the number of epochs that the batches need; they go on inside of an epoch.
+    def create_train_val_dataloader(
+        self, opt: dict[str, Any], *args: Any, original: Callable[..., Any], **kwargs: Any
+    ) -> Any:
+        """The pipeline's loaders, with the number of epochs that the batches need; they go on inside of an epoch.
 
         Raises:
             UserError: the images do not fill one batch.
         """
-        train_loader, train_sampler, val_loaders, _, iterations = self._create(opt, logger)
+        made = original(opt, *args, **kwargs)
+        if not isinstance(made, tuple) or len(made) != 5 or not isinstance(made[1], IterationSampler):
+            return made  # a project's own, which is no longer BasicSR's
+        train_loader, train_sampler, val_loaders, _, iterations = made
         batches = len(train_loader)
         if batches == 0:
             raise UserError(
@@ -75,6 +141,12 @@ class Resume:
             self._state['epoch'], train_sampler.done = epoch, (epoch, done * train_loader.batch_size)
         # The pipeline runs one epoch more than this; every epoch beyond the last iteration only starts the workers.
         return train_loader, train_sampler, val_loaders, math.ceil(iterations / batches) - 1, iterations
+
+
+def _code(code: CodeType) -> tuple[Any, ...]:
+    """What a function does, wherever its text stands."""
+    constants = tuple(_code(part) if isinstance(part, CodeType) else part for part in code.co_consts)
+    return code.co_code, code.co_names, constants
 
 
 def find_state(opt: dict[str, Any]) -> dict[str, Any] | None:

@@ -121,7 +121,7 @@ def _check_section(
     pairs, files = _files(name, section, where, report)
     dataset = None
     if not report.has(where):
-        run = {'total_iter': int(options['train']['total_iter'])} if _total(options) else {}
+        run = {'total_iter': int(options['train']['total_iter'])} if _total(options) else {'total_iter': 1}
         dataset, complaint = errors_of(lambda: kind(copy.deepcopy(section) | run))
         if complaint:
             report.faults.append(f'{where}: {complaint}')
