@@ -62,6 +62,29 @@ def test_a_run_of_a_name_in_use_ends_in_one_line_and_moves_nothing(
     process.communicate()
 
 
+def test_a_second_test_of_a_name_ends_in_one_line_and_leaves_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / 'val', 1)
+    (tmp_path / 'results/tiny/visualization').mkdir(parents=True)
+    process = another(tmp_path / 'results/tiny')
+    opt = options(datasets__train=..., train=..., logger=..., datasets__test={'name': 'Test'})
+    opt['datasets'] = {'test': {**opt['datasets']['val'], 'type': 'PairedValidationDataset'}}
+    opt |= {'model_type': 'VmambaIRModel', 'num_gpu': 0}
+    file = write_options(tmp_path / 'tiny.yml', opt)
+    arguments = Namespace(opt=str(file), launcher='none', auto_resume=False, debug=False, force_yml=None)
+    with pytest.raises(UserError, match=f'results/tiny is in use by process {process.pid}'):
+        launch.test(arguments)
+    assert [path.name for path in sorted((tmp_path / 'results').iterdir())] == ['.tiny.lock', 'tiny']
+    process.kill()
+    process.communicate()
+    launch.test(arguments)
+    hold_elsewhere = another(tmp_path / 'results/tiny')  # it was given back at the end
+    hold_elsewhere.kill()
+    hold_elsewhere.communicate()
+
+
 def test_ranks_that_know_nothing_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('WORLD_SIZE', '2')
     with pytest.raises(UserError, match='add --launcher pytorch'):

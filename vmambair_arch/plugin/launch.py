@@ -92,8 +92,11 @@ def test(args: argparse.Namespace) -> None:
     import_basicsr()
     import basicsr.test
 
-    with _as_rank(args, training=False):
-        basicsr.test.test_pipeline(str(Path.cwd()))
+    try:
+        with _as_rank(args, training=False):
+            basicsr.test.test_pipeline(str(Path.cwd()))
+    finally:
+        unlock()
 
 
 def check(args: argparse.Namespace) -> Report:

@@ -54,6 +54,8 @@ class Resume:
         if opt['is_train']:
             self._seed = opt['manual_seed']
             number_by_iteration(opt, None)
+        elif opt['rank'] == 0:
+            hold_experiment(opt['path']['results_root'])
 
     def stand_at(self, opt: dict[str, Any], iteration: int) -> None:
         """A pipeline has found a state to go on from, by whatever code."""

@@ -82,12 +82,12 @@ def refuse_strays(distributed: bool) -> None:
 
 
 def hold_experiment(folder: str | Path) -> None:
-    """Keep other processes out of the folder of an experiment until this process ends, however it ends.
+    """Keep other processes out of the folder of an experiment, or of results, until this process ends, however it ends.
 
     The lock lies beside the folder, which a new run moves away.
 
     Raises:
-        UserError: another process trains in it.
+        UserError: another process trains or tests in it.
     """
     folder = Path(folder)
     if holder := lock(folder.with_name(f'.{folder.name}.lock')):
