@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from experiment import write_image
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmambair_arch import preflight
 from vmambair_arch.errors import UserError
-from vmambair_arch.options import load_options, option_file, override, parse_value
+from vmambair_arch.options import load_options, option_file, override, parse_value, written_plainly
 
 OPTIONS = sorted((Path(__file__).resolve().parents[1] / 'options').glob('*.yml'))
 
@@ -98,7 +101,42 @@ def test_override_changes_in_place():
     assert opt == {'name': 'b', 'train': {'total_iter': 7, 'optim_g': {'lr': 1e-3}}}
 
 
-@pytest.mark.parametrize('entry', ['train', 'train:a=b=c', 'trian:total_iter=1', 'name:x=1'])
+BLANK = st.sampled_from(['', ' ', '  ', '\t'])
+
+
+@given(
+    keys=st.lists(st.sampled_from(['train', 'optim_g', 'a key']), min_size=1, max_size=3),
+    blanks=st.lists(BLANK, min_size=8, max_size=8),
+    value=st.sampled_from(['3', '[1, 2]', 'some words', '', '1e-4', 'none']),
+)
+def test_blanks_around_keys_mean_nothing_to_the_check_nor_to_basicsr(keys, blanks, value):
+    """BasicSR's own loop reads what is handed to it as `override` reads what the user wrote."""
+    blank = iter(blanks)
+    entry = ':'.join(next(blank) + key + next(blank) for key in keys) + f'={next(blank)}{value}{next(blank)}'
+    opt = {}
+    place = opt
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+    theirs = copy.deepcopy(opt)
+    override(opt, [entry])
+    # utils/options.py:131 of BasicSR 1.4.2
+    text, read = written_plainly(entry).split('=')
+    text, read = text.strip(), parse_value(read.strip())
+    place = theirs
+    *sections, last = text.split(':')
+    for section in sections:
+        place = place[section]
+    place[last] = read
+    assert theirs == opt
+
+
+@pytest.mark.parametrize(
+    'entry',
+    [
+        'train', 'train:a=b=c', 'trian:total_iter=1', 'name:x=1', '=1', 'train:=1', ':total_iter=1', 'train: :a=1',
+        'train:"=1', 'train:a\\=1', 'train:a\nb=1',
+    ],
+)  # fmt: skip
 def test_override_refuses(entry):
     with pytest.raises(UserError, match='--force_yml'):
         override({'name': 'a', 'train': {}}, [entry])

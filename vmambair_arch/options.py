@@ -119,6 +119,25 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def _key_and_value(entry: str) -> tuple[list[str], str]:
+    keys, equals, value = entry.partition('=')
+    parts = [part.strip() for part in keys.split(':')]
+    # BasicSR makes a line of Python of the keys.
+    if not equals or '=' in value or not all(parts) or any(letter in keys for letter in '"\\\n\r'):
+        raise UserError(f'--force_yml: {entry!r} is not of the form section:key=value')
+    return parts, value.strip()
+
+
+def written_plainly(entry: str) -> str:
+    """An entry of `--force_yml` without the blanks around its keys, which BasicSR would take for letters of them.
+
+    Raises:
+        UserError: as `override`.
+    """
+    keys, value = _key_and_value(entry)
+    return f'{":".join(keys)}={value}'
+
+
 def override(options: dict[str, Any], entries: list[str] | None) -> None:
     """Change `options` in place by entries `train:ema_decay=0.99` of `--force_yml`.
 
@@ -126,16 +145,14 @@ def override(options: dict[str, Any], entries: list[str] | None) -> None:
         UserError: an entry without `=`, or one whose section is not in the file.
     """
     for entry in entries or ():
-        keys, equals, value = entry.partition('=')
-        if not equals or '=' in value:
-            raise UserError(f"--force_yml: '{entry}' is not of the form section:key=value")
-        *sections, key = (part.strip() for part in keys.split(':'))
+        keys, value = _key_and_value(entry)
+        *sections, key = keys
         place: Any = options
         for section in sections:
             place = place.get(section) if isinstance(place, dict) else None
         if not isinstance(place, dict):
             raise UserError(f"--force_yml: '{entry}' names a section that the option file does not have")
-        place[key] = parse_value(value.strip())
+        place[key] = parse_value(value)
 
 
 _FOLDERS = (Path(__file__).parent / 'options', Path(__file__).parents[1] / 'options')  # installed, or a checkout

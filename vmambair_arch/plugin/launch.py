@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError, guard, write_any_letter
 from ..files import unlock
 from ..host import let_threads_sleep
-from ..options import read_options
+from ..options import read_options, written_plainly
 from ..ranks.start import refuse_strays
 from . import compat, imports
 
@@ -171,7 +171,7 @@ def _as_rank(args: argparse.Namespace, training: bool) -> Iterator[None]:
 
     argv = [sys.argv[0], '-opt', args.opt, '--launcher', args.launcher]
     argv += ['--auto_resume'] * args.auto_resume + ['--debug'] * args.debug
-    argv += ['--force_yml', *args.force_yml] if args.force_yml else []
+    argv += ['--force_yml', *map(written_plainly, args.force_yml)] if args.force_yml else []
     rank = _rank(args)
     try:
         if training:
