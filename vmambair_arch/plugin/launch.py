@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """BasicSR's own arguments, with its names."""
-    parser.add_argument('-opt', required=True, metavar='FILE', help='option file (YAML)')
+def add_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """BasicSR's own arguments, with its names; `required`: the option file."""
+    parser.add_argument('-opt', required=required, metavar='FILE', help='option file (YAML)')
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='pytorch under torchrun')
     parser.add_argument('--auto_resume', action='store_true', help='continue from the newest state of the experiment')
     parser.add_argument('--debug', action='store_true', help='log and validate often, under the name debug_...')
