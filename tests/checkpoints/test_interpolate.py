@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -34,6 +36,30 @@ def test_parameters_are_averaged(pair, alpha):
     assert about['recipe'] == f'{1 - alpha:g} of a.safetensors and {alpha:g} of b.pth'
     assert about['license'] == 'Apache-2.0'
     assert about['upright'] is True  # neither may be shown what the other does not know
+
+
+@pytest.mark.parametrize('factor', [1, 1.5, 2, 2.66, 3, 2.875])
+@pytest.mark.parametrize('blocks', [0, 2])
+@pytest.mark.parametrize('order', [1, -1])
+def test_a_file_without_a_description_is_the_same_network_whatever_makes_its_widths(tmp_path, factor, blocks, order):
+    one, other = (network(seed, ffn_expansion_factor=factor, num_refinement_blocks=blocks * seed) for seed in (0, 1))
+    save_checkpoint(tmp_path / 'ours.safetensors', one)
+    torch.save({'params': other.state_dict()}, tmp_path / 'basicsr.pth')
+    files = [str(tmp_path / name) for name in ('ours.safetensors', 'basicsr.pth')][::order]
+    assert cli.main(['interpolate', *files, '-o', str(tmp_path / 'c.pth')]) == 0
+    mixed, a, b = load_model(tmp_path / 'c.pth').state_dict(), one.state_dict(), other.state_dict()
+    for name, tensor in a.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(mixed[name], (tensor + b[name]) / 2, atol=1e-6, rtol=1e-5)
+
+
+def test_widths_that_differ_are_of_different_networks(tmp_path, capsys):
+    for factor in (2, 3):
+        save_checkpoint(tmp_path / f'{factor}.pth', network(0, ffn_expansion_factor=factor))
+    assert (
+        cli.main(['interpolate', str(tmp_path / '2.pth'), str(tmp_path / '3.pth'), '-o', str(tmp_path / 'c.pth')]) == 2
+    )
+    assert re.search(r'are of different networks: \S+ffn\S+ \(.*\) and \(.*\)\n$', capsys.readouterr().err)
 
 
 def test_what_cannot_be_averaged(pair, capsys):

@@ -137,13 +137,15 @@ def _block(state_dict: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str
 
 
 def _expansion(state_dict: Mapping[str, Tensor]) -> float:
-    """An expansion factor f with int(d * f) = hidden at every width, 2.66 where it fits."""
+    """An expansion factor f with int(d * f) = hidden at every width: 2.66 where it fits, or one of few decimals."""
     pairs = {
         (weight.shape[0], weight.shape[1])
         for key, weight in state_dict.items()
         if key.endswith('.ffn.project_out.weight')
     }
-    candidates = [2.66] + [(hidden + 0.5) / d for d, hidden in pairs]
+    # What a person would have written before any other of the numbers that make the same widths.
+    written = [-(-hidden * unit // d) / unit for unit in (1, 10, 100, 1000) for d, hidden in sorted(pairs)]
+    candidates = [2.66, *written, *((hidden + 0.5) / d for d, hidden in pairs)]
     for factor in candidates:
         if all(int(d * factor) == hidden for d, hidden in pairs):
             return factor

@@ -32,11 +32,15 @@ def interpolate(first: str | Path, second: str | Path, alpha: float = 0.5) -> tu
         raise UserError(f'alpha must be 0 to 1, or -1 to 2 to extrapolate, got {alpha:g}')
     a, b = read_checkpoint(first), read_checkpoint(second)
     networks = _as_deep(build_network(a, str(first)), build_network(b, str(second)))
-    one, other = (dict(arch=network.arch, **network.config) for network in networks)
+    one, other = (_function(network) for network in networks)
     for key, value in one.items():
         if other.get(key) != value:
             raise UserError(f'{first} and {second} are of different networks: {key} {value} and {other.get(key)}')
     network, states = networks[0], [network.state_dict() for network in networks]
+    for name, tensor in states[0].items():
+        if name not in states[1] or states[1][name].shape != tensor.shape:
+            there = tuple(states[1][name].shape) if name in states[1] else 'not there'
+            raise UserError(f'{first} and {second} are of different networks: {name} {tuple(tensor.shape)} and {there}')
     mixed = {
         name: ((1 - alpha) * tensor.double() + alpha * states[1][name].double()).to(tensor.dtype)
         if tensor.is_floating_point()
@@ -54,10 +58,20 @@ def interpolate(first: str | Path, second: str | Path, alpha: float = 0.5) -> tu
     return network, about
 
 
+def _function(network: Network) -> dict[str, Any]:
+    """What decides what a network computes, beside the shapes of its parameters."""
+    config = dict(arch=network.arch, **network.config)
+    del config['ffn_expansion_factor']  # several make the same widths
+    if config['channel_directions'] == 0:
+        for key in ('channel_width', 'channel_fusion', 'channel_pool'):
+            config.pop(key, None)
+    return config
+
+
 def _as_deep(one: Network, other: Network) -> tuple[Network, Network]:
     """Both with as many refinement blocks, where that is all that they differ in."""
     blocks = [network.config.get('num_refinement_blocks', 0) for network in (one, other)]
-    same = {**one.config, 'num_refinement_blocks': blocks[1]} == other.config
+    same = {**_function(one), 'num_refinement_blocks': blocks[1]} == _function(other)
     if not (isinstance(one, VmambaIR) and isinstance(other, VmambaIR) and same):
         return one, other
     if blocks[0] < blocks[1]:
