@@ -20,7 +20,9 @@ verified.
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,15 +58,18 @@ def save_checkpoint(path: str | Path, network: Network, *, half: bool = False, *
     described = {'arch': network.arch, 'config': network.config, 'scale': network.scale}
     described |= {key: value for key, value in about.items() if value is not None}
     described['sha256'] = digest(state_dict)
-    with replacing(path) as temporary:
-        if path.suffix == '.pth':
-            torch.save({'params': state_dict, METADATA_KEY: described}, temporary)
-        else:
-            from safetensors.torch import save
+    # In memory first: torch's own writer takes a full disk for a fault of its own, and what `save_file` of safetensors
+    # writes only its owner may read.
+    if path.suffix == '.pth':
+        buffer = io.BytesIO()
+        torch.save({'params': state_dict, METADATA_KEY: described}, buffer)
+        content = buffer.getvalue()
+    else:
+        from safetensors.torch import save
 
-            # Not `save_file`, whose files only their owner may read.
-            metadata = {'format': 'pt', METADATA_KEY: json.dumps(described)}
-            temporary.write_bytes(save(state_dict, metadata=metadata))
+        content = save(state_dict, metadata={'format': 'pt', METADATA_KEY: json.dumps(described)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def convert(source: str | Path, target: str | Path, *, half: bool = False, **about: Any) -> None:
@@ -91,13 +96,16 @@ def parse_metrics(pairs: Sequence[str]) -> dict[str, float] | None:
     """Figures from a command line, each NAME=VALUE; None where there are none.
 
     Raises:
-        UserError: one without a number.
+        UserError: one without a name or a number, or whose number is not finite.
     """
     metrics = {}
     for pair in pairs:
-        name, _, value = pair.partition('=')
+        name, _, text = pair.partition('=')
         try:
-            metrics[name] = float(value)
+            value = float(text)
         except ValueError:
-            raise UserError(f"metric '{pair}' must be NAME=NUMBER, such as psnr_y/Rain100L=39.09") from None
+            value = math.nan
+        if not name.strip() or not math.isfinite(value):
+            raise UserError(f"metric '{pair}' must be NAME=NUMBER, such as psnr_y/Rain100L=39.09")
+        metrics[name.strip()] = value
     return metrics or None

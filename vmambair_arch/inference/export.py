@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -125,8 +126,10 @@ def export(
         with replacing(target) as temporary:
             temporary.write_bytes(content_onnx)
     else:
+        buffer = io.BytesIO()  # torch's own writer aborts the process where the disk is full
+        torch.export.save(export_program(network, size), buffer)
         with replacing(target) as temporary:
-            torch.export.save(export_program(network, size), temporary)
+            temporary.write_bytes(buffer.getvalue())
 
 
 def _page(network: Network, runtime: str | Path) -> str:
