@@ -195,6 +195,10 @@ def test_what_cannot_work_is_said_before_anything_is_restored(
     for message, metrics, options in (
         ('does not lie inside scene03, 40x32', ['psnr'], {'crops': ['scene03:30,0,20,4']}),
         ("no image 'scene3' to crop", ['psnr'], {'crops': ['scene3:0,0,4,4']}),
+        ('--crop-border -1: must be 0 or more', ['niqe'], {'crop_border': -1}),
+        (r'--crop-border 16: leaves 8x0 pixels of .*truth/scene\d\d.png, 40x32 pixels', ['psnr'], {'crop_border': 16}),
+        ('--crop-border 400: leaves 0x0 pixels', ['psnr_y'], {'crop_border': 400}),
+        ('leaves 18x10 pixels .* and ssim needs 11x11', ['psnr', 'ssim'], {'crop_border': 11}),
         ('pt_inception', ['psnr', 'fid'], {}),
         ('alexnet', ['psnr', 'lpips'], {}),
     ):

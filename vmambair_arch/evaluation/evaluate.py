@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError, nearest
 from ..files import replacing
+from ..images.image_io import image_size
 from ..metrics.catalogue import get_metrics
 from ..ranks.distributed import barrier
 from . import figures
@@ -68,6 +69,7 @@ def evaluate(
     rectangles = [figures.parse_crop(text) for text in crops]
     costs = _costs(cost, [method.name for method in found])
     # What cannot work is said before hours of work, not after.
+    _check_border(evaluation)
     for rectangle in rectangles:
         figures.check_crop(evaluation, rectangle)
     for metric in wanted:
@@ -95,6 +97,28 @@ def evaluate(
     if costs:
         figures.cost_plot(evaluation, costs, output / 'cost.png')
     return table
+
+
+def _check_border(evaluation: Evaluation) -> None:
+    """Find out before anything is measured whether the crop leaves enough of every true image.
+
+    Raises:
+        UserError: the border is negative, or leaves less than a metric needs of an image, which is named.
+    """
+    border = evaluation.crop_border
+    if border < 0:
+        raise UserError(f'--crop-border {border}: must be 0 or more pixels')
+    needed = {metric.name: metric.smallest for metric in evaluation.metrics if 'crop_border' in metric.options}
+    if not needed:
+        return
+    name = max(needed, key=lambda key: needed[key])
+    for truth in {item.truth for dataset in evaluation.datasets for item in dataset.items if item.truth is not None}:
+        w, h = image_size(truth)
+        if min(w, h) - 2 * border < needed[name]:
+            raise UserError(
+                f'--crop-border {border}: leaves {max(w - 2 * border, 0)}x{max(h - 2 * border, 0)} pixels of {truth}, '
+                f'{w}x{h} pixels, and {name} needs {needed[name]}x{needed[name]}'
+            )
 
 
 def _costs(entries: Sequence[str], methods: Sequence[str]) -> dict[str, float]:

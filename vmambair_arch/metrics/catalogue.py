@@ -15,7 +15,7 @@ from ..errors import UserError, nearest
 from .fid import fid, inception
 from .no_reference import niqe, pyiqa, pyiqa_metric
 from .perceptual import BACKBONES, dists, dists_network, lpips, lpips_network
-from .psnr_ssim import psnr, ssim
+from .psnr_ssim import WINDOW, psnr, ssim
 
 PYIQA = 'pyiqa:'
 """`pyiqa:musiq` is pyiqa's metric musiq."""
@@ -54,6 +54,11 @@ class Metric:
         """What tells its figures from those of the same metric with other weights."""
         weights = self.options.get('weights')
         return self.name if weights is None else f'{self.name} {Path(weights).resolve()}'
+
+    @property
+    def smallest(self) -> int:
+        """Pixels a side that it needs after the crop of a border."""
+        return WINDOW if self.function is ssim else 1
 
     def load(self) -> None:
         """Load what it needs, so that missing weights are found before anything is restored.

@@ -19,7 +19,7 @@ Y_ROUNDINGS: tuple[YRounding, ...] = ('none', 'matlab')
 
 _Y_WEIGHTS = np.array([65481.0, 128553.0, 24966.0])
 _Y_OFFSET = 16.0
-_WINDOW, _SIGMA = 11, 1.5
+WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -69,8 +69,8 @@ def ssim(
     Arguments and errors as in `psnr`; at least 11 x 11 pixels must be left after the crop.
     """
     a, b = _levels(image, reference, y_channel, crop_border, y_rounding)
-    if min(a.shape[:2]) < _WINDOW:
-        raise UserError(f'SSIM needs {_WINDOW} x {_WINDOW} pixels after the crop, got {a.shape[0]} x {a.shape[1]}')
+    if min(a.shape[:2]) < WINDOW:
+        raise UserError(f'SSIM needs {WINDOW} x {WINDOW} pixels after the crop, got {a.shape[0]} x {a.shape[1]}')
     mean_a, mean_b = _window_mean(a), _window_mean(b)
     var_a = _window_mean(a * a) - mean_a**2
     var_b = _window_mean(b * b) - mean_b**2
@@ -138,8 +138,8 @@ def _round(levels: np.ndarray) -> np.ndarray:
 
 def _window_mean(x: np.ndarray) -> np.ndarray:
     """Gaussian mean of (h, w, c) where the window fits: (h - 10, w - 10, c)."""
-    half = _WINDOW // 2
-    blurred = cv2.GaussianBlur(x, (_WINDOW, _WINDOW), _SIGMA).reshape(x.shape)
+    half = WINDOW // 2
+    blurred = cv2.GaussianBlur(x, (WINDOW, WINDOW), _SIGMA).reshape(x.shape)
     return blurred[half:-half, half:-half]
 
 
