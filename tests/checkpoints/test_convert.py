@@ -225,7 +225,7 @@ def test_the_commands(tmp_path, checkpoint, capsys):
 @pytest.mark.parametrize('metric', ['psnr=nan', 'a/b=inf', 'a=-inf', 'a=1e999', '=3', ' =3', '=', 'a=', 'a=x', 'a=1=2'])
 def test_a_figure_has_a_name_and_is_finite(tmp_path, checkpoint, capsys, metric):
     target = tmp_path / 'a.safetensors'
-    assert cli.main(['convert', str(checkpoint), str(target), '--metric', 'psnr=3', metric]) == 2
+    assert cli.main(['convert', str(checkpoint), str(target), '--metric', 'psnr=3', '--metric', metric]) == 2
     assert capsys.readouterr().err == (
         f"vmambair: error: metric '{metric}' must be NAME=NUMBER, such as psnr_y/Rain100L=39.09\n"
     )

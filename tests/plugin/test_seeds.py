@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,13 @@ def test_the_data_depend_on_their_own_seed_alone(monkeypatch: pytest.MonkeyPatch
         items = [dataset[Item(index, (0, index, 0))] for index in range(3)]
         return default_collate([item['gt'].squeeze() for item in items])
 
+    from vmambair_arch import preflight
+
+    own = options(datasets__train__type=kind, datasets__train__manual_seed=5, datasets__val=..., val=...)
+    arguments = Namespace(
+        opt=str(write_options(Path('own.yml'), own)), launcher='none', auto_resume=False, debug=False, force_yml=None
+    )
+    assert 'manual_seed' not in ' '.join(preflight.check(arguments).lines())
     assert torch.equal(sample(1, 5), sample(2, 5))
     assert not torch.equal(sample(1, 5), sample(1, 6))
     assert torch.equal(sample(1, None), sample(1, 1))

@@ -71,7 +71,7 @@ class Resume:
         """Functions of a module and what stands in for them: those that are named as in `basicsr.train`, and no others
         than ours.
         """
-        found = []
+        found: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
         for name in ('load_resume_state', 'create_train_val_dataloader'):
             function = names.get(name)
             if inspect.isfunction(function) and not hasattr(function, _MARK):

@@ -203,6 +203,8 @@ def _check_section_keys(
     reads = keys_read_by(kind, opt=path) | keys_read_by(basicsr.data.build_dataloader, dataset_opt=path) | known
     reads.open.discard(('datasets',))
     reads.optional |= {(*path, key) for key in READ_BY_NOBODY['datasets', '*']}
+    if phase == 'train':
+        reads.optional.add((*path, 'manual_seed'))  # draws by place do, whatever the data set
     check_keys(section, path, reads, strict and is_ours(kind), report)
     demanded = keys_read_by(kind, opt=path).demands(path) | {'name', 'type'}
     if phase == 'train':
