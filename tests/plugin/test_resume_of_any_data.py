@@ -87,7 +87,7 @@ def batches(section: dict[str, Any], iteration: int, workers: int, rank: int = 0
     }  # fmt: skip
     opt |= {'manual_seed': seed, 'dist': False, 'rank': rank, 'world_size': 1, 'num_gpu': 0}
     create, build = basicsr.train.create_train_val_dataloader.__wrapped__, basicsr.train.build_dataset.__wrapped__
-    resume = Resume(basicsr.train.load_resume_state.__wrapped__, build)
+    resume = Resume(lambda opt: None, build)
     resume._seed = seed
     state = {'iter': iteration, 'epoch': 0} if iteration else None
     resume._state = state

@@ -81,11 +81,13 @@ class Resume:
     def _stand_in(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         ours = getattr(self, name)
 
-        @functools.wraps(original)  # the check follows `__wrapped__` to the keys that BasicSR reads
+        @functools.wraps(original)
         def stand_in(*args: Any, **kwargs: Any) -> Any:
             return ours(*args, original=original, **kwargs)
 
         setattr(stand_in, _MARK, True)
+        if name == 'load_resume_state':
+            vars(stand_in)['__wrapped__'] = ours  # the check follows it to the keys that are read
         return stand_in
 
     def load_resume_state(
