@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--dry', action='store_true', help='on the CPU, at tiny sizes: does it run at all')
     names = list(TRIALS)
     parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='TRIAL', help=', '.join(names))
-    parser.add_argument('--out', type=Path, help=f'default: {RESULTS}; with --dry, nothing')
+    parser.add_argument('--out', type=Path, help='default: benchmarks/results/gpu.json; with --dry, nothing')
     parser.add_argument('--keep', action='store_true', help='add to the results that are there')
     args = parser.parse_args(argv)
     if not args.dry and not torch.cuda.is_available():

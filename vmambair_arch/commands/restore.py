@@ -48,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add('-s', '--outscale', type=float, help="final size over input size (default: the network's scale)")
     add('-t', '--tile', type=int, help='largest side of a tile; 0: whole (default: what memory allows)')
-    add('--overlap', type=int, default=32, help='input pixels that neighbouring tiles share (default: %(default)s)')
+    add(
+        '--overlap',
+        type=int,
+        default=32,
+        help='input pixels that neighbouring tiles share, a third of a tile at most (default: %(default)s)',
+    )
     add('--suffix', default='', help='put between name and extension of every result')
     add('--format', '--ext', default='auto', help='png, jpg, webp, avif, tif, … (default: as the input)')
     add('--quality', type=int, help='of lossy formats, 100 is lossless for WebP (default: 95; lossless WebP stays so)')
