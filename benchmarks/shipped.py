@@ -57,8 +57,10 @@ ABOUT = {
         'image and Debian wallpapers under the degradation of Real-ESRGAN: their truth, and what the x4plus network of '
         'Real-ESRGAN makes of them (RRDBNet; Copyright (c) 2021, Xintao Wang; BSD-3-Clause, in '
         'LICENSE-Real-ESRGAN.txt beside the file); then 2400 patches, degraded anew each time, of the same, of 55 '
-        'photographs of buildings (GCompris, Palapeli, Hugin and scikit-learn in Debian) and of drawn walls',
-        'recipe': 'options/finetune_realsr_light.yml',
+        'photographs of buildings (GCompris, Palapeli, Hugin and scikit-learn in Debian) and of drawn walls; then, '
+        'with four refinement blocks more, up to 3200 such patches with new degradations and 4077 and 3258 that are '
+        'degraded once, of which the teacher labelled 1758 and the others are drawn walls at any angle',
+        'recipe': 'options/finetune_realsr_walls.yml',
         'limits': REALSR_LIMITS,
         'license': 'Apache-2.0',
         'colour_fix': 'wavelet',

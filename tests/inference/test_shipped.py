@@ -139,7 +139,22 @@ def test_demo_of_the_shipped_networks(tmp_path: Path) -> None:
     assert set(results) == set(figures) == set(TASKS)
     for task, result in results.items():
         assert figures[task]['psnr_restored'] == pytest.approx(result.mean('psnr_restored'), abs=1e-4)
-        assert result.mean('psnr_restored') > result.mean('psnr_input')
+        # `realsr` is trained for what LPIPS sees as well, for which it gives up PSNR on the fur of one of the two.
+        slack = 0.1 if task == 'realsr' else 0.0
+        assert result.mean('psnr_restored') > result.mean('psnr_input') - slack
+        assert max(score.psnr_restored - score.psnr_input for score in result.scores) > 0.4
         for path in result.written:
             assert path.exists()
             assert str(path) in '\n'.join(lines)
+
+
+def test_realsr_is_nearer_to_the_truth_than_bicubic_as_lpips_sees_it(shared: Path) -> None:
+    pytest.importorskip('lpips')
+    from realesrgan_pipeline import imresize
+    from vmambair_arch.metrics.perceptual import lpips
+
+    weights = shared / 'weights' / 'alexnet_features.pth'
+    restorer = Restorer.from_pretrained(task='realsr', device='cpu')
+    for lq, gt in shipped.photograph_pairs('realsr'):
+        ours, theirs = (lpips(image, gt, weights=weights) for image in (restorer(lq), imresize(lq, 4)))
+        assert ours < 0.8 * theirs
