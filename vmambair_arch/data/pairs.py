@@ -390,7 +390,7 @@ def _rain(section: Mapping[str, Any], read: bool) -> tuple[RainConfig | None, fl
         raise UserError(f'{_name(section)}: rain needs scale 1, not {section["scale"]}')
     if not isinstance(section['rain'], Mapping):
         raise UserError(f'{_name(section)}: rain must be a section, as rain: {{}}, not {section["rain"]!r}')
-    return RainConfig.from_options(section['rain']), 1.0 if probability is None else float(probability)
+    return RainConfig.from_options(dict(section['rain'])), 1.0 if probability is None else float(probability)
 
 
 def _some(names: list[str]) -> str:

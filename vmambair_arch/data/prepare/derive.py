@@ -198,8 +198,8 @@ def make_lmdb(folder: Path, ending: str = '') -> Path:
         ]
     meta = target / 'meta_info.txt'
     if meta.is_file() and meta.read_text(encoding='utf-8', errors='surrogateescape') == ''.join(lines):
-        if other := _differing(target, paths):
-            raise UserError(f'{target}: holds another {other} than {folder}; delete it to make it anew')
+        if changed := _differing(target, paths):
+            raise UserError(f'{target}: holds another {changed} than {folder}; delete it to make it anew')
         return target
     if target.exists():
         raise UserError(f'{target}: holds other images than {folder}; delete it to make it anew')
