@@ -174,6 +174,10 @@ def test_autocast_keeps_the_shape_and_stays_close() -> None:
         ({'inp_channels': 6}, 'dual_pixel_task'),
         ({'plane_directions': 0}, 'plane_directions'),
         ({'LayerNorm_type': 'Bias'}, 'LayerNorm_type'),
+        *(
+            ({'ffn_expansion_factor': f}, 'ffn_expansion_factor must be')
+            for f in (0.01, 0, -1, float('nan'), float('inf'), True, 'a')
+        ),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, named: str) -> None:

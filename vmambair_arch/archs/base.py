@@ -70,6 +70,13 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
             counts = value if isinstance(value, list) else [value]
             if not counts or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in counts):
                 raise ValueError(f'{name}: num_blocks must be whole numbers >= 0, got {value!r}')
+        elif key == 'ffn_expansion_factor':
+            dim = arguments.get('dim', 1)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float('inf')
+            if not number or int(dim * value) < 1:
+                raise ValueError(
+                    f'{name}: {key} must be a number that makes at least one channel of {dim}, got {value!r}'
+                )
         elif key in _LOWEST and (not isinstance(value, int) or isinstance(value, bool) or value < _LOWEST[key]):
             raise ValueError(f'{name}: {key} must be a whole number >= {_LOWEST[key]}, got {value!r}')
 

@@ -85,7 +85,7 @@ class RealWorldData(VmambaIRModel):
         self.degrade = Degradation(read_degradation(opt, section))
         self.gt_size = read_gt_size(opt, section)
         self._pooled_at = -1
-        self.seed = section.get('manual_seed', opt['manual_seed'])
+        self.seed = opt['manual_seed'] if section.get('manual_seed') is None else section['manual_seed']
         replicas = 1 if opt['dist'] else max(1, opt['num_gpu'])
         self.pool = PairPool(opt.get('queue_size', 180), section['batch_size_per_gpu'] * replicas)
 
