@@ -405,3 +405,58 @@ def test_the_build_never_fails_an_install(root, tmp_path, compiler):
     assert built.returncode == 0, built.stderr
     libraries = list(tmp_path.rglob('_kernels.so'))
     assert bool(libraries) == (compiler == 'cc')
+
+
+SELECT = """
+import ctypes, os, sys
+from vmambair_arch.ops import c_library
+print(c_library.why_not() or c_library.selected_isa())
+library = ctypes.CDLL(str(c_library.found()[0]))  # what the operator of onnxruntime asks
+library.vmambair_isa_selected.restype = ctypes.c_char_p
+assert library.vmambair_isa_select(os.environb.get(b'VMAMBAIR_SCAN_ISA')) == (1 if c_library.why_not() else 0) * -1
+"""
+
+
+@pytest.mark.parametrize(
+    ('value', 'chosen'),
+    [('PORTABLE', 'portable'), (' portable\t', 'portable'), ('Portable ', 'portable'), ('  ', ''), ('', ''),
+     ('portabl', None), ('portable2', None), ('port able', None)],
+)  # fmt: skip
+def test_an_instruction_set_is_read_alike_by_python_and_the_library(value, chosen):
+    done = subprocess.run(
+        [sys.executable, '-c', SELECT], env={**os.environ, 'VMAMBAIR_SCAN_ISA': value}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    if chosen is None:
+        assert f'VMAMBAIR_SCAN_ISA={value.strip()} is not one of' in done.stdout
+    else:
+        assert done.stdout.strip() == (chosen or c_library.isa_names()[0])
+
+
+ONE_THREAD = """
+import logging, pathlib, sys, torch
+logging.basicConfig()
+from vmambair_arch.ops import c_library
+c_library.LIBRARY = pathlib.Path(sys.argv[1])
+torch.set_num_threads(2)
+print(c_library.why_not(), c_library.has_threads())
+from vmambair_arch.commands import doctor
+print([line.text for line in doctor._examine_scan() if 'one thread' in line.text and not line.well])
+"""
+
+
+@pytest.mark.skipif(not shutil.which('cc'), reason='no C compiler')
+def test_kernels_of_one_thread_are_named(root, tmp_path):
+    """A compiler without OpenMP builds them all the same, and nobody knew."""
+    from vmambair_arch.ops.c_library import sources
+
+    library = tmp_path / '_kernels.so'
+    files = sorted(map(str, (root / 'vmambair_arch' / 'ops' / 'csrc').glob('[!.]*.c')))
+    subprocess.run(
+        ['cc', '-shared', '-fPIC', '-O0', '-w', '-fno-strict-aliasing', f'-DVMAMBAIR_SOURCES="{sources()}"', *files,
+         '-o', str(library), '-lm'], check=True,
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, '-c', ONE_THREAD, str(library)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('None False\n')
+    assert 'libomp-dev' in done.stdout
+    assert done.stderr.count('The C kernels use one thread') == 1

@@ -79,7 +79,7 @@ def _examine_basicsr() -> Line:
 def _examine_scan() -> Iterator[Line]:
     import torch
 
-    from ..ops import choose
+    from ..ops import c_library, choose
 
     platform_of_torch = f'ROCm {torch.version.hip}' if torch.version.hip else f'CUDA {torch.version.cuda}'
     if not torch.cuda.is_available():
@@ -94,6 +94,8 @@ def _examine_scan() -> Iterator[Line]:
     else:
         yield Line(f"scan on cpu: '{choice.backend.name}', {choice.why}")
         yield from _missing(choice)
+        if choice.backend.name == 'c' and not c_library.has_threads():
+            yield Line(f'  one thread: {c_library.ONE_THREAD}', False)
         yield _try_scan(device, choice.backend.name)
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         yield Line(f'GPU cuda:{index}: {torch.cuda.get_device_name(index)}, torch built for {platform_of_torch}')

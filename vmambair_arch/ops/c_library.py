@@ -14,15 +14,21 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import sys
 from functools import lru_cache
 from pathlib import Path
 
-import torch  # noqa: F401 its OpenMP before ours
+import torch
 
 LIBRARY = Path(__file__).with_name('_kernels.so')
 ENV_ISA = 'VMAMBAIR_SCAN_ISA'
+ONE_THREAD = (
+    'they were built by a compiler without OpenMP. Fix: install gcc, or the OpenMP library of clang (Debian and '
+    'Ubuntu: apt install libomp-dev), then pip install --force-reinstall --no-deps . in the checkout'
+)
+"""Why kernels may have one thread, and what to do."""
 
 
 def sources() -> str | None:
@@ -73,9 +79,11 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     library.vmambair_isa_name.restype = ctypes.c_char_p
     library.vmambair_isa_select.argtypes = [ctypes.c_char_p]
     library.vmambair_isa_selected.restype = ctypes.c_char_p
-    wanted = os.environ.get(ENV_ISA, '').strip().lower() or library.vmambair_isa_name(0).decode()
-    if library.vmambair_isa_select(wanted.encode()):
-        return None, f'{ENV_ISA}={wanted} is not one of {", ".join(_isa_names(library))}'
+    wanted = os.environ.get(ENV_ISA, '')
+    if library.vmambair_isa_select(os.fsencode(wanted)):
+        return None, f'{ENV_ISA}={wanted.strip()} is not one of {", ".join(_isa_names(library))}'
+    if not library.vmambair_has_threads() and torch.get_num_threads() > 1:
+        logging.getLogger('vmambair_arch').warning('The C kernels use one thread: %s', ONE_THREAD)
     return library, ''
 
 
@@ -102,6 +110,11 @@ def _isa_names(library: ctypes.CDLL) -> tuple[str, ...]:
     while name := library.vmambair_isa_name(len(names)):
         names.append(name.decode())
     return tuple(names)
+
+
+def has_threads() -> bool:
+    """Whether the kernels share their work among threads."""
+    return bool(library().vmambair_has_threads())
 
 
 def isa_names() -> tuple[str, ...]:

@@ -240,8 +240,7 @@ EXPORT status *RegisterCustomOps(void *options, const api_base *base)
     const function *api = base->get(API_VERSION);
     if (!api) return NULL; /* too old: the session will say that it does not know the operator */
     if (!vmambair_isa_selected()) {
-        const char *wanted = getenv("VMAMBAIR_SCAN_ISA");
-        if (vmambair_isa_select(wanted && *wanted ? wanted : vmambair_isa_name(0)))
+        if (vmambair_isa_select(getenv("VMAMBAIR_SCAN_ISA")))
             return error(api, "VMAMBAIR_SCAN_ISA names an instruction set that this machine does not have");
     }
     static void *domain; /* for all sessions: none of them owns it */

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "parallel.h"
 #include "scan.h"
@@ -53,15 +54,33 @@ EXPORT const char *vmambair_isa_name(int i)
     return isa ? isa->name : NULL;
 }
 
-/* Use this one from now on; -1 where the machine has none of that name. */
+/* Use this one from now on, the fastest for "" or NULL; -1 where the machine has none of that name. The case of letters
+ * and blanks around it do not count. */
 EXPORT int vmambair_isa_select(const char *name)
 {
-    for (int i = 0; usable(i); i++)
-        if (!strcmp(usable(i)->name, name)) {
+    static const char blanks[] = " \t\n\v\f\r";
+    if (!name) name = "";
+    name += strspn(name, blanks);
+    size_t length = strlen(name);
+    while (length && strchr(blanks, name[length - 1])) length--;
+    for (int i = 0; usable(i); i++) {
+        const char *known = usable(i)->name;
+        if (!length || (strlen(known) == length && !strncasecmp(known, name, length))) {
             chosen = usable(i);
             return 0;
         }
+    }
     return -1;
+}
+
+/* 0 where this library was built without OpenMP: it computes on one thread, whatever it is told. */
+EXPORT int vmambair_has_threads(void)
+{
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
 }
 
 /* NULL: none so far */
