@@ -120,6 +120,22 @@ def test_softplus_and_its_slope_to_float32_precision(isa):
     assert ((bias.grad.flatten().double() - slope) / slope).abs().max() < tolerance
 
 
+def test_softplus_of_what_no_network_should_have(isa):
+    z = torch.tensor(
+        [199.0, 201.0, 1e6, 1e17, 1e30, 3e38, -199.0, -201.0, -1e6, -1e17, -3e38, -float('inf'), float('nan')]
+    )
+    d = z.numel()
+    one, bias = torch.ones(1, 1, 1, d), z[None].clone().requires_grad_()
+    inputs = ScanInputs(
+        one, torch.ones(1, 1, 1, 3), torch.zeros(1, d, 1), bias, -torch.ones(1, d, 1), torch.zeros(1, d)
+    )
+    y = c(inputs, (0,))
+    y.sum().backward()
+    assert torch.isnan(y.flatten()[-1])
+    torch.testing.assert_close(y.flatten()[:-1], torch.nn.functional.softplus(z)[:-1], rtol=1e-6, atol=1e-38)
+    torch.testing.assert_close(bias.grad.flatten()[:-1], torch.sigmoid(z)[:-1], rtol=1e-6, atol=1e-38)
+
+
 @pytest.mark.parametrize(
     ('shape', 'directions'),
     [

@@ -29,6 +29,7 @@ INLINE void v_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
 INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 /* The second argument where one is NaN. */
 INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 INLINE vf v_abs(vf a) { return _mm512_abs_ps(a); }
 /* An estimate of 14 bits and a step of Newton's: a third of the time of a division. */
 INLINE vf v_reciprocal(vf a)
@@ -214,7 +215,8 @@ INLINE void v_softplus_all(const int count, vf *z, vf *slope)
     static const float c[] = {-0.030065450817346573f, 0.07920398563146591f, -0.13753755390644073f, 0.1915363371372223f,
                               -0.24857157468795776f, 0.333213210105896f, -0.49999648332595825f, 1.0f};
     vf e[8], rest[8], p[8];
-    for (int j = 0; j < count; j++) rest[j] = v_abs(z[j]);
+    /* Beyond 200, where exp(-|z|) has long been 0, the rest would grow without end. A NaN stays one. */
+    for (int j = 0; j < count; j++) rest[j] = v_min(v_set1(200.0f), v_abs(z[j]));
     for (int j = 0; j < count; j++) e[j] = rest[j] * v_set1(-LOG2_E);
     for (int j = 0; j < count; j++)
         rest[j] = v_fma(rest[j], v_set1(-LOG2_E_REST), v_fma(rest[j], v_set1(-LOG2_E), -e[j]));
