@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     from ..checkpoints.load import load_model
     from ..inference.export import export
     from ..inference.onnx_graph import DEFAULT_OPSET
-    from ..ops.c_library import LIBRARY, found
+    from ..ops import c_library
 
     network = load_model(args.checkpoint)
     export(
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
             f'({network.colour_fix}), is left to your program'
         )
     if args.kernel:
-        library = found()
-        missing = '' if library else ' (which is not built here)'
-        print(f'open it with: session_options.register_custom_ops_library({str(library or LIBRARY)!r}){missing}')
+        missing = c_library.why_not()
+        where = c_library.LIBRARY if missing else c_library.path()
+        note = f' (not usable here: {missing})' if missing else ''
+        print(f'open it with: session_options.register_custom_ops_library({str(where)!r}){note}')

@@ -97,7 +97,7 @@ def export(
             in float32.
         opset: `.onnx` only: OLDEST_OPSET to NEWEST_OPSET.
         kernel: `.onnx` only: scan with our C kernel, for sessions of onnxruntime that have registered
-            the file of `ops.c_library.found` as a library of custom operators. Nothing else can read such a file.
+            the file of `ops.c_library.path` as a library of custom operators. Nothing else can read such a file.
         runtime: `.html` only: a folder with onnxruntime-web; see `browser.runtime_files`.
 
     Raises:

@@ -112,6 +112,11 @@ def _isa_names(library: ctypes.CDLL) -> tuple[str, ...]:
     return tuple(names)
 
 
+def path() -> Path:
+    """The file of the library in use."""
+    return Path(library()._name)
+
+
 def has_threads() -> bool:
     """Whether the kernels share their work among threads."""
     return bool(library().vmambair_has_threads())
