@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,12 +180,13 @@ def test_damaged_files(tmp_path, tiny):
 def test_nothing_half_written(tmp_path, tiny, monkeypatch):
     save_checkpoint(tmp_path / 'a.pth', tiny)
     before = (tmp_path / 'a.pth').read_bytes()
+    write = Path.write_bytes
 
-    def stop(content, path):
-        path.write_bytes(b'half')
+    def stop(path, content):
+        write(path, content[: len(content) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, 'save', stop)
+    monkeypatch.setattr(Path, 'write_bytes', stop)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path / 'a.pth', tiny)
     assert [path.name for path in tmp_path.iterdir()] == ['a.pth']

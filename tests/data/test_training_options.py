@@ -36,7 +36,9 @@ def test_stages_cover_the_run(name, tmp_path, write_images):
     section, total = opt['datasets']['train'], opt['train']['total_iter']
     lay_out(section, write_images, tmp_path)
     assert sum(section['iters']) == total
-    dataset = PairedProgressiveDataset({**section, 'scale': 1, 'phase': 'train', 'num_replicas': 8})
+    dataset = PairedProgressiveDataset(
+        {**section, 'scale': 1, 'phase': 'train', 'num_replicas': 8, 'total_iter': total}
+    )
     first, last = dataset[0], dataset[8 * total - 1]
     assert first['gt'].shape == first['lq'].shape == (8, 3, 128, 128)
     assert last['gt'].shape == (1, 3, 384, 384)

@@ -12,7 +12,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 print('archs', *ARCH_REGISTRY.keys())
 print('models', *MODEL_REGISTRY.keys())
 import basicsr.train
-print('resume', basicsr.train.load_resume_state.__module__)
+print('resume', basicsr.train.load_resume_state.__wrapped__.__module__)
 """
 
 # basicsr of its own accord imports on no current torchvision: whoever imports it first has fixed that.

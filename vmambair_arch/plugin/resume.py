@@ -115,7 +115,7 @@ class Resume:
     def build_dataset(self, section: dict[str, Any]) -> Any:
         """A data set of BasicSR's registry; one that a run trains on draws by place, unless it does so by itself."""
         dataset = self._build(section)
-        if self._seed is None or section['phase'] != 'train' or getattr(dataset, 'numbered_by_iteration', False):
+        if self._seed is None or section.get('phase') != 'train' or getattr(dataset, 'numbered_by_iteration', False):
             return dataset
         seed = section.get('manual_seed')
         return DrawnByPlace(dataset, self._seed if seed is None else seed)

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from realesrgan_pipeline import database
 from realesrgan_pipeline.name_list import format_line
 from realesrgan_pipeline.resize import imresize
 
@@ -230,18 +231,15 @@ def _differing(target: Path, paths: Mapping[str, Path]) -> str:
 
     Files that are older than the database are told by their length alone.
     """
-    import lmdb
-
     try:
         made = (target / 'data.mdb').stat().st_mtime
-        with lmdb.open(str(target), readonly=True, lock=False) as database, database.begin(buffers=True) as transaction:
-            for key, path in paths.items():
-                kept, found = transaction.get(key.encode('utf-8', 'surrogateescape')), path.stat()
-                if kept is None or len(kept) != found.st_size:
-                    return path.name
-                if found.st_mtime >= made and kept != path.read_bytes():
-                    return path.name
-    except (lmdb.Error, OSError) as error:
+        for key, path in paths.items():
+            kept, found = database.value(str(target), key), path.stat()
+            if kept is None or len(kept) != found.st_size:
+                return path.name
+            if found.st_mtime >= made and kept != path.read_bytes():
+                return path.name
+    except (ValueError, OSError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise UserError(f'{target}: cannot be read ({reason}); delete it to make it anew') from error
     return ''
