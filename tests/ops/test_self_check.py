@@ -523,7 +523,7 @@ def test_why_torch_is_used_where_nothing_is_right(outcomes, name, why):
         ('the provided PTX was compiled with an unsupported toolchain', 'driver'),
         ("ptxas fatal : Value 'sm_999' is not defined for option 'gpu-name'", None),
         ('error at /home/somebody/.triton/cache/0/kernel.py:3: out of resource', None),
-        ("PermissionError: [Errno 13] Permission denied: '/root/.triton'", 'TRITON_CACHE_DIR'),
+        ("PermissionError: [Errno 13] Permission denied: '/home/user/.triton'", 'TRITON_CACHE_DIR'),
     ],
 )
 def test_a_fix_is_of_what_was_said_and_not_of_a_path(said, fix):
