@@ -4,7 +4,8 @@ Beside one another in one run: the loop over pixels of `ops.reference`, directio
 Python goes, all directions in one step; the torch version; the C kernel with every instruction set of this machine; and
 the machine's own limit: the kernel's exponential on data in the first-level cache with nothing around it, once for
 every state of every pixel. Variants take turns, times are medians. One thread is measured in CPU time of the process,
-which other work on the machine disturbs least, more threads by the clock. The factors are over the faster loop.
+which other work on the machine disturbs least, more threads by the clock. The factors are over the faster loop. Freed
+memory is kept for what comes next, as our commands do.
 
 Memory is the growth of the peak of resident memory over a forward and a backward pass, in a process of its own.
 Writes results/scan.json; `figures` are the numbers the project is held to.
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from vmambair_arch.errors import guard
 from vmambair_arch.files import replacing
+from vmambair_arch.host import keep_freed_memory
 from vmambair_arch.ops import PLANE_DIRECTIONS, ScanInputs, c_library, c_scan, omni_scan, torch_scan
 
 from .arguments import positive
@@ -227,6 +229,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.memory:
         return print_memory(*args.memory)
+    keep_freed_memory()
     if not c_library.isa_names():
         parser.error(c_scan.unavailable(torch.device('cpu'), torch.float32))
     rows = [

@@ -77,6 +77,26 @@ def test_every_instruction_set_is_right(isa, shape, directions, delta):
         assert_close(value, wanted[name], 2e-6 if name == 'y' else 1e-5, f'{isa}: {name}')
 
 
+@pytest.mark.parametrize('x_dbl_type', [torch.float32, torch.bfloat16], ids=['x_dbl32', 'x_dbl16'])
+@pytest.mark.parametrize('x_type', [torch.float32, torch.bfloat16], ids=['x32', 'x16'])
+@pytest.mark.parametrize('strided', [False, True], ids=['dense', 'strided'])
+def test_every_instruction_set_steps_through_every_map_on_its_own(isa, x_type, x_dbl_type, strided):
+    """x, x_dbl, the sums and the gradients lie apart by other numbers of bytes, and each has its own."""
+    inputs = scan_inputs(2, 7, 11, 20, 4, 2)
+    inputs |= {name: inputs[name].to(dtype) for name, dtype in (('x', x_type), ('x_dbl', x_dbl_type))}
+    if strided:
+        for name in ('x', 'x_dbl'):
+            inputs[name] = torch.cat([inputs[name]] * 3, 2)[:, :, 11:22]
+    exact = {name: t.double() for name, t in inputs.items()}
+    grad_y = torch.randn(inputs['x'].shape).to(x_type)
+    wanted = outputs_and_gradients(
+        lambda *a: omni_scan(*a, backend='reference'), exact, PLANE_DIRECTIONS, grad_y.double()
+    )
+    got = outputs_and_gradients(c, inputs, PLANE_DIRECTIONS, grad_y)
+    for name, value in got.items():
+        assert_close(value.double(), wanted[name], 1e-2 if value.dtype == torch.bfloat16 else 1e-5, f'{isa}: {name}')
+
+
 def test_every_instruction_set_rounds_to_bfloat16_as_torch_does(isa):
     inputs = scan_inputs(1, 5, 7, 37, 4, 2, (0,))
     x = inputs['x'].bfloat16()

@@ -54,8 +54,13 @@ INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t x_size(const scan_problem *p) { return p->x_bf16 ? 2 : 4; }
 INLINE int64_t x_dbl_size(const scan_problem *p) { return p->x_dbl_bf16 ? 2 : 4; }
 
+/* Where a pixel lies, in bytes from the beginnings of a view, or how far it is to another one; map: `sum` and `grad_y`. */
+typedef struct {
+    int64_t x, x_dbl, map, grad_x_dbl;
+} pixel;
+
 /* The pixels that a direction reads one after the other, in lines (rows or columns), and the memory that belongs to
- * them: of x, y and their gradients the channels of a piece, of x_dbl the numbers of the direction. Steps are in bytes.
+ * them: of x, y and their gradients the channels of a piece, of x_dbl the numbers of the direction.
  */
 typedef struct {
     const void *x, *x_dbl;
@@ -64,9 +69,7 @@ typedef struct {
     const float *bracket; /* sums to be added to those of this direction first, or NULL */
     int add, backwards;   /* add: there are sums already */
     int64_t pixels, length; /* of a line */
-    struct {
-        int64_t x, x_dbl, map, grad_x_dbl;
-    } line, place; /* steps from line to line, and within one; map: sum and grad_y */
+    pixel line, place;      /* steps from line to line, and within one */
 } view;
 
 static view view_of(const scan_problem *p, const scan_piece *piece, int64_t k)
@@ -98,10 +101,16 @@ INLINE int64_t kept_at(const scan_problem *p, const scan_piece *piece, int64_t k
     return (piece->image * p->K + k) * ceil_div(p->h * p->w, CHUNK_PIXELS) * p->N * p->d + piece->channel;
 }
 
-/* Where a pixel lies, in bytes from the beginnings of a view. */
-typedef struct {
-    int64_t x, x_dbl, map, grad_x_dbl;
-} pixel;
+/* The numbers of a pixel as one vector. Added up one by one, as plain numbers, GCC 12 makes vectors of two of them for
+ * SSE2 and gives the second two the steps of the first.
+ */
+typedef int64_t four __attribute__((vector_size(sizeof(pixel))));
+
+INLINE pixel pixel_at(const view *v, int64_t line, int64_t place)
+{
+    return (pixel){line * v->line.x + place * v->place.x, line * v->line.x_dbl + place * v->place.x_dbl,
+                   line * v->line.map + place * v->place.map, line * v->line.grad_x_dbl + place * v->place.grad_x_dbl};
+}
 
 /* The pixels of a chunk in reading order. There are CHUNK_PIXELS of them wherever the view ends: places past the end repeat
  * the last pixel, a chunk that does not exist is the first or the last one.
@@ -111,17 +120,17 @@ static void visit(const view *v, int64_t chunk, pixel *out)
     const int64_t last = v->pixels - 1;
     const int64_t start = chunk < 0 ? 0 : chunk > last / CHUNK_PIXELS ? last / CHUNK_PIXELS * CHUNK_PIXELS : chunk * CHUNK_PIXELS;
     const int64_t count = last + 1 - start < CHUNK_PIXELS ? last + 1 - start : CHUNK_PIXELS;
-    int64_t line = (v->backwards ? last - start : start) / v->length;
-    int64_t place = (v->backwards ? last - start : start) % v->length;
+    const int64_t way = v->backwards ? -1 : 1, first = v->backwards ? last - start : start;
+    const pixel step = {way * v->place.x, way * v->place.x_dbl, way * v->place.map, way * v->place.grad_x_dbl};
+    int64_t line = first / v->length, place = first % v->length;
 
-    for (int64_t i = 0; i < count; i++) {
-        out[i].x = line * v->line.x + place * v->place.x;
-        out[i].x_dbl = line * v->line.x_dbl + place * v->place.x_dbl;
-        out[i].map = line * v->line.map + place * v->place.map;
-        out[i].grad_x_dbl = line * v->line.grad_x_dbl + place * v->place.grad_x_dbl;
-        place += v->backwards ? -1 : 1;
-        if (place < 0) place = v->length - 1, line--;
-        if (place == v->length) place = 0, line++;
+    for (int64_t i = 0; i < count; line += way, place = v->backwards ? v->length - 1 : 0) {
+        const int64_t left = v->backwards ? place + 1 : v->length - place, end = i + left < count ? i + left : count;
+        const pixel start_of_line = pixel_at(v, line, place);
+        four at, further;
+        memcpy(&at, &start_of_line, sizeof at);
+        memcpy(&further, &step, sizeof further);
+        for (; i < end; i++, at += further) memcpy(out + i, &at, sizeof at);
     }
     for (int64_t i = count; i < CHUNK_PIXELS; i++) out[i] = out[count - 1];
 }
@@ -223,13 +232,27 @@ INLINE vf load_x(const scan_problem *p, const void *from, int lanes)
     return v_load(v);
 }
 
-/* Add what a direction has for W channels of the pixel at `map` to what others have. */
-INLINE void store_sum(const view *v, int64_t map, int64_t block, vf value, int lanes)
+/* Where the sums of a block of channels are, as in a view. A copy, so that a compiler need not fear for it at every
+ * store, and asks what is the same for all pixels once.
+ */
+typedef struct {
+    float *sum;
+    const float *bracket;
+    int add, lanes;
+} block_sums;
+
+INLINE block_sums sums_of(const view *v, int64_t block, int lanes)
 {
-    float *to = (float *)AT(v->sum, map) + block * W;
-    if (v->bracket) value += load_lanes((const float *)AT(v->bracket, map) + block * W, lanes);
-    if (v->add) value += load_lanes(to, lanes);
-    store_lanes(to, value, lanes);
+    return (block_sums){v->sum + block * W, v->bracket ? v->bracket + block * W : NULL, v->add, lanes};
+}
+
+/* Add what a direction has for W channels of the pixel at `map` to what others have. */
+INLINE void store_sum(block_sums s, int64_t map, vf value)
+{
+    float *to = AT(s.sum, map);
+    if (s.bracket) value += load_lanes(AT(s.bracket, map), s.lanes);
+    if (s.add) value += load_lanes(to, s.lanes);
+    store_lanes(to, value, s.lanes);
 }
 
 /* dt, B and C of a chunk. A row starts on a boundary of 64 bytes. */
@@ -237,10 +260,12 @@ INLINE void store_sum(const view *v, int64_t map, int64_t block, vf value, int l
 
 static void load_rows(const scan_problem *p, const view *v, const pixel *pixels, float *rows)
 {
-    const int64_t S = p->R + 2 * p->N;
-    for (int t = 0; t < CHUNK_PIXELS; t++, rows += ROW(p)) {
-        const void *from = AT(v->x_dbl, pixels[t].x_dbl);
-        if (p->x_dbl_bf16)
+    const int64_t S = p->R + 2 * p->N, row = ROW(p);
+    const void *const x_dbl = v->x_dbl;
+    const int bf16 = p->x_dbl_bf16;
+    for (int t = 0; t < CHUNK_PIXELS; t++, rows += row) {
+        const void *from = AT(x_dbl, pixels[t].x_dbl);
+        if (bf16)
             for (int64_t i = 0; i < S; i++) rows[i] = bf16_to_float(((const uint16_t *)from)[i]);
         else
             copy_floats(rows, from, S);
@@ -369,9 +394,8 @@ static void forward_direction(const scan_problem *p, const scan_piece *piece, co
                 if (n + FEW <= N) advance(FEW, count, ROW(p), A, h + n * W, B, C, m->delta, m->write, m->y, &fetched);
                 else advance(1, count, ROW(p), A, h + n * W, B, C, m->delta, m->write, m->y, &fetched);
             }
-            for (int t = 0; t < count; t++) {
-                store_sum(v, pixels[t].map, block, v_load(m->y + t * W), lanes);
-            }
+            const block_sums sums = sums_of(v, block, lanes);
+            for (int t = 0; t < count; t++) store_sum(sums, pixels[t].map, v_load(m->y + t * W));
         }
     }
 }
@@ -516,6 +540,7 @@ static void finish_tiles(const scan_problem *p, const scan_piece *piece, const v
         const int lanes = lanes_of(piece, block);
         const float *par = m->packed + block * P * W;
         const vf skip = v_load(par + (N + R + 1) * W);
+        const block_sums sums = sums_of(v, block, lanes);
         float *grad = m->grads + block * P * W;
         tile *at = m->tiles + block;
         vf sum = v_zero();
@@ -527,7 +552,7 @@ static void finish_tiles(const scan_problem *p, const scan_piece *piece, const v
             v_store(at->grad_delta + t * W, grad_z);
             sum += grad_z;
             const vf grad_x = v_fma(grad_write, delta, skip * v_load(at->grad_y + t * W));
-            store_sum(v, pixels[t].map, block, grad_x, lanes);
+            store_sum(sums, pixels[t].map, grad_x);
         }
         v_store(grad + (N + R) * W, v_load(grad + (N + R) * W) + sum);
         for (int64_t r = 0; r < R; r++) {
