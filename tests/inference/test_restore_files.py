@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import io
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +21,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vmambair_arch import Restorer, cli
 from vmambair_arch.errors import UserError
@@ -290,6 +297,294 @@ def test_single_bad_inputs(tmp_path, restorer, photos):
     with pytest.raises(UserError, match='cannot become that'):
         restore_files(tmp_path / 'file.png', tmp_path / 'out.mp4', restorer)
     assert not (tmp_path / 'out').exists()
+
+
+# one run after another
+
+
+def told(report, reason):
+    """Names of the files that were not taken for that reason."""
+    return sorted(path.name for path, why in report.ignored if why == reason)
+
+
+RESULT, TWICE = 'result of an earlier run', 'named twice, restored once'
+
+
+@pytest.mark.parametrize('below', ['step1', 'work/step1', 'photos-clean', 'photos/../step1'])
+@pytest.mark.parametrize('suffix', ['', '_clean'])
+@pytest.mark.parametrize('gone', [False, True])
+def test_results_of_one_step_are_the_input_of_the_next(photos, tmp_path, restorer, halve_x2, below, suffix, gone):
+    restore_files(photos, tmp_path / below, restorer, suffix=suffix)
+    make(tmp_path / below / 'new.png')
+    if gone:
+        (photos / 'a.png').unlink()
+    for output in ('step2', 'work'):
+        report = restore_files(tmp_path / below, tmp_path / output, Restorer(halve_x2))
+        assert not report.failed
+        assert len(report.written) == 6
+        assert told(report, RESULT) == []
+    assert read_image(tmp_path / f'work/a{suffix}.png').rgb.shape == (12, 14, 3)
+    # and in the same folder, which takes none of what it made itself
+    for again in (0, 6):
+        report = restore_files(tmp_path / below, tmp_path / below, Restorer(halve_x2), suffix='_x2')
+        assert (len(report.skipped), len(report.failed)) == (again, 0)
+        assert len(told(report, RESULT)) == again
+
+
+def test_a_result_whose_original_is_gone_is_no_input_of_its_own_run(photos, restorer):
+    restore_files(photos, photos, restorer, suffix='_clean')
+    (photos / 'a.png').unlink()
+    report = restore_files(photos, photos, restorer, suffix='_clean')
+    assert 'a_clean.png' in told(report, RESULT)
+    assert not any('_clean_clean' in name for name in tree(photos))
+    for original in ('b.jpg', 'E.PNG', 'deep/d.tif', 'deep/er/c.webp'):
+        (photos / original).unlink()
+    with pytest.raises(UserError, match=r'photos: all 5 pictures are of an earlier run into .*; choose another output'):
+        restore_files(photos, photos, restorer, suffix='_clean')
+    assert len(restore_files(photos, photos.parent / 'out', restorer).written) == 5
+
+
+def test_records_without_a_path_are_understood(photos, tmp_path, restorer):
+    """As they were once."""
+    restore_files(photos, photos, restorer, suffix='_clean')
+    restore_files(photos / 'a.png', tmp_path / 'step1', restorer)
+    for path in (*photos.rglob('.vmambair/*.json'), *tmp_path.glob('step1/.vmambair/*.json')):
+        record = json.loads(path.read_text())
+        del record['source']['path'], record['replaces']
+        path.write_text(json.dumps(record))
+    report = restore_files(photos, photos, restorer, suffix='_clean')
+    assert (len(report.skipped), len(told(report, RESULT)), report.failed) == (5, 5, [])
+    assert len(restore_files(tmp_path / 'step1', tmp_path / 'step2', restorer).written) == 1
+    make(tmp_path / 'other/a.png', 0.3)
+    report = restore_files(tmp_path / 'other', tmp_path / 'step1', restorer)
+    assert [why for _, why in report.notes] == ['made again, since it was made of something else (another input)']
+
+
+@pytest.mark.parametrize(
+    'inputs',
+    [
+        ['photos', 'photos/a.png'],
+        ['photos/a.png', 'photos'],
+        ['photos', 'photos/deep'],
+        ['photos/deep', 'photos', 'photos/deep/er'],
+        ['photos', 'photos/../photos'],
+        ['photos/a.png', 'photos/deep/../a.png', 'link/a.png'],
+        ['photos', 'link'],
+        ['photos/*', 'photos/a.png'],
+        ['photos/**'],
+        ['photos/**/*', 'photos'],
+        ['photos/**/*.png', 'photos/*.png'],
+    ],
+)
+def test_a_file_that_is_named_twice_is_restored_once(photos, tmp_path, restorer, halve, monkeypatch, inputs):
+    (tmp_path / 'link').symlink_to(photos)
+    (photos / 'notes.txt').unlink()
+    monkeypatch.chdir(tmp_path)
+    report = restore_files(inputs, 'out', restorer)
+    assert not report.failed
+    results = [record(path)['source']['path'] for path in report.written]
+    assert len(results) == len(set(results)) == len(report.written) == len(halve.shapes)
+    assert sorted(map(str, report.written)) == [f'out/{name}' for name in tree(tmp_path / 'out')]
+    whole = [one for one in inputs if one in ('photos', 'link', 'photos/**', 'photos/*')]
+    assert not whole or len(results) == 5
+    assert not any('since another one' in note for _, note in report.notes)
+    assert len(inputs) == 1 or told(report, TWICE)
+    again = restore_files(inputs, 'out', restorer)
+    assert (len(again.skipped), again.written, again.failed) == (len(results), [], [])
+
+
+def record(result):
+    return json.loads(records.record_path(Path(result)).read_text())
+
+
+@given(
+    inputs=st.lists(
+        st.sampled_from(
+            ['in', 'in/s', 'in/s/t', 'in/a.png', 'in/s/a.png', './in/s/a.png', 'in/*.png', 'in/**/*.png', 'in/*', '*',
+             'in/**', 'out', 'in/a.jpg', 'in/s/../a.png']
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    suffix=st.sampled_from(['', '_x']),
+    output=st.sampled_from(['out', 'in/out', 'in', 'in/s', '.']),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_inputs_there_are_each_has_one_result_and_a_second_run_makes_none(
+    tmp_path_factory, inputs, suffix, output
+):
+    folder = tmp_path_factory.mktemp('runs')
+    files = ['in/a.png', 'in/a.jpg', 'in/s/a.png', 'in/s/t/a.png']
+    for number, name in enumerate(files):
+        make(folder / name, number / 10)
+    restorer = Restorer(torch.nn.Identity())
+    before = {name: (folder / name).read_bytes() for name in files}
+    with contextlib.chdir(folder):
+        try:
+            first = restore_files(inputs, output, restorer, suffix=suffix)
+        except UserError:
+            return
+        second = restore_files(inputs, output, restorer, suffix=suffix)
+    assert {name: (folder / name).read_bytes() for name in files} == before
+    if first.failed:
+        return
+    sources = [record(folder / path)['source']['path'] for path in first.written]
+    assert len(sources) == len(set(sources)) == len(set(first.written)) == len(first.written)
+    assert (second.written, second.failed) == ([], [])
+    assert sorted(second.skipped) == sorted(first.written)
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'output', 'suffix'),
+    [
+        ('photos/**/*.png', 'photos/out', ''),
+        ('photos/*.png', 'photos', '_clean'),
+        ('photos/**/*.png', 'photos', '_clean'),
+        ('photos/**', 'photos', '_clean'),
+        ('photos/**', 'photos/out', ''),
+        ('**/*.png', 'photos/out', ''),
+        ('*/*.png', '.', '_clean'),
+        ('*', 'out', ''),
+        ('*/', 'out', ''),
+        ('*/*/', 'photos/out', ''),
+    ],
+)
+@pytest.mark.parametrize('by', ['us', 'the shell'])
+def test_a_second_run_over_a_pattern_takes_none_of_its_results(
+    photos, tmp_path, restorer, monkeypatch, pattern, output, suffix, by
+):
+    monkeypatch.chdir(tmp_path)
+    (photos / 'notes.txt').unlink()
+    if by == 'the shell' and '**' in pattern and suffix == '':
+        pytest.skip('what lies in a folder that was not named cannot be told from files that were')
+
+    def run():
+        inputs = [pattern] if by == 'us' else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 as a shell
+        return restore_files(inputs, output, restorer, suffix=suffix)
+
+    first = run()
+    assert first.written
+    made = tree(tmp_path)
+    for _ in range(2):
+        again = run()
+        assert not again.failed
+        assert not again.written
+        assert sorted(again.skipped) == sorted(first.written)
+        assert tree(tmp_path) == made
+
+
+def test_an_output_folder_among_the_inputs_is_set_aside_and_said(photos, tmp_path, restorer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / 'results/mine.png')
+    report = restore_files(['photos', 'results', 'photos/a.png'], 'results/', restorer)
+    assert told(report, 'the output folder') == ['results']
+    assert len(report.written) == 5
+    with pytest.raises(UserError, match='is the input folder'):
+        restore_files(['results', 'results/'], 'results', restorer)
+
+
+def test_files_of_one_name_from_several_folders_get_a_name_each(tmp_path, restorer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [f'{letter}/photos' for letter in 'xyzuv']
+    for number, folder in enumerate(folders):
+        make(tmp_path / folder / 'a.png', number / 10)
+        make(tmp_path / folder / 'nameless.png', number / 10).rename(tmp_path / folder / 'nameless')
+    make(tmp_path / 'z/photos/a.png-2.png', 0.9)
+    report = restore_files(folders, 'out', restorer)
+    assert not report.failed
+    names = ['a.png', 'a.png-2.png', 'a.png-3.png', 'a.png-4.png', 'a.png-5.png', 'a.png.png']
+    names += ['nameless-2.png', 'nameless-3.png', 'nameless-4.png', 'nameless-5.png', 'nameless.png']
+    assert tree(tmp_path / 'out') == [f'photos/{name}' for name in names]
+    values = sorted(round(float(read_image(path).rgb.mean()) * 20) for path in tmp_path.glob('out/photos/a*'))
+    assert values == [0, 1, 2, 3, 4, 9]
+    assert len(restore_files(folders, 'out', restorer).skipped) == 11
+
+
+@pytest.mark.parametrize('both', ['files', 'folders'])
+@pytest.mark.parametrize('options', [{}, {'quality': 70}])
+def test_another_input_does_not_replace_the_result_of_one_that_is_there(tmp_path, restorer, both, options):
+    for number, folder in enumerate('xy'):
+        make(tmp_path / folder / 'photos/a.png', (1 + number) / 4)
+        os.utime(tmp_path / folder / 'photos/a.png', (7, 7))  # the same size and time, as from an archive
+    inputs = [tmp_path / folder / 'photos' / ('a.png' if both == 'files' else '') for folder in 'xy']
+    restore_files(inputs[0], tmp_path / 'res', restorer)
+    before = (tmp_path / 'res/a.png').read_bytes()
+    report = restore_files(inputs[1:], tmp_path / 'res/', restorer, **options) if both == 'folders' else None
+    if report is None:
+        with pytest.raises(UserError, match=r'res/a.png: is there and was made of .*x/photos/a.png; --overwrite'):
+            restore_files(inputs[1], tmp_path / 'res', restorer, **options)
+    else:
+        assert re.search(r'res/a.png: is there and was made of .*x/photos/a.png; --overwrite', report.failed[0][1])
+    assert (tmp_path / 'res/a.png').read_bytes() == before
+    assert restore_files(inputs[1], tmp_path / 'res', restorer, overwrite=True).written
+
+
+def test_an_input_that_moved_or_was_copied_keeps_its_result(photos, tmp_path, restorer):
+    restore_files(photos, tmp_path / 'out', restorer)
+    shutil.copytree(photos, tmp_path / 'copy')
+    assert len(restore_files(tmp_path / 'copy', tmp_path / 'out', restorer).skipped) == 5
+    photos.rename(tmp_path / 'moved')
+    make(tmp_path / 'moved/a.png', 0.1)
+    report = restore_files(tmp_path / 'moved', tmp_path / 'out', restorer)
+    assert ([path.name for path in report.written], len(report.skipped)) == (['a.png'], 4)
+
+
+def test_a_name_may_go_to_another_input_of_the_same_run(tmp_path, restorer):
+    make(tmp_path / 'in/a.jpg', 0.2)
+    restore_files(tmp_path / 'in', tmp_path / 'out', restorer, format='png')
+    make(tmp_path / 'in/a.png', 0.8)
+    report = restore_files(tmp_path / 'in', tmp_path / 'out', restorer, format='png')
+    assert not report.failed
+    assert tree(tmp_path / 'out') == ['a.jpg.png', 'a.png']
+
+
+@pytest.mark.parametrize('kind', ['image', 'moving'])
+@pytest.mark.parametrize('moment', ['before', 'after'])
+@pytest.mark.parametrize('there', [False, True])
+def test_a_run_that_is_killed_as_it_writes_leaves_nothing_foreign(
+    tmp_path, restorer, halve, monkeypatch, kind, moment, there
+):
+    """Killed just before or after the result gets its name."""
+    frames = [PIL.Image.new('RGB', (12, 10), (60 + 40 * number, 80, 90)) for number in range(3)]
+    (tmp_path / 'in').mkdir()
+    source = tmp_path / f'in/a.{"gif" if kind == "moving" else "png"}'
+    frames[0].save(source, save_all=kind == 'moving', append_images=frames[1:])
+    if there:
+        restore_files(tmp_path / 'in', tmp_path / 'out', restorer)
+    real = Path.replace
+
+    def replace(path, target):
+        if Path(target) != tmp_path / 'out' / source.name:
+            return real(path, target)
+        if moment == 'after':
+            real(path, target)
+        os.link(path if moment == 'before' else target, tmp_path / 'kept')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'replace', replace)
+        with pytest.raises(KeyboardInterrupt):
+            restore_files(tmp_path / 'in', tmp_path / 'out', Restorer(halve, outscale=2))
+    report = restore_files(tmp_path / 'in', tmp_path / 'out', Restorer(halve, outscale=2))
+    assert not report.failed
+    assert len(report.skipped) == (moment == 'after')
+    again = restore_files(tmp_path / 'in', tmp_path / 'out', Restorer(halve, outscale=2))
+    assert len(again.skipped) == 1
+
+
+def test_records_that_cannot_be_written_are_found_before_the_work(photos, tmp_path, restorer, monkeypatch):
+    real = tempfile.NamedTemporaryFile
+
+    def refuse(*args, dir, **options):
+        if Path(dir).name == records.FOLDER:
+            raise PermissionError(13, 'Permission denied')
+        return real(*args, dir=dir, **options)
+
+    (tmp_path / 'out' / records.FOLDER).mkdir(parents=True)
+    monkeypatch.setattr('vmambair_arch.files.tempfile.NamedTemporaryFile', refuse)
+    monkeypatch.setattr(restorer, 'restore', lambda *args, **options: pytest.fail('it was restored for nothing'))
+    with pytest.raises(UserError, match=r'out/\.vmambair: nothing can be written here \(Permission denied\)'):
+        restore_files(photos / 'a.png', tmp_path / 'out', restorer)
 
 
 # where results may go

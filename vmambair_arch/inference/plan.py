@@ -3,12 +3,15 @@
 - Inputs are files, folders and patterns. A folder's tree is kept; of several inputs, each folder keeps its name.
 - The tree is walked in sorted order; hidden names, symlinked folders (which may run in circles) and the output folder,
   where it lies inside, are left out, and named. A symlinked file is read like any other.
+- What an earlier run of the same made of these inputs is none of them; what another run made is. A file that two inputs
+  name is restored once.
 - Nothing is written outside of the output folder, wherever symlinks in it point.
 """
 
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +21,7 @@ from typing import Literal
 from ..errors import UserError, nearest
 from ..images.formats import KINDS, MOVING, SUFFIXES, format_of
 from ..images.image_io import MAX_PIXELS, Facts, check_regular, inspect_image, no_alpha
-from .records import FOLDER, is_result
+from .records import FOLDER, entry, origin
 from .video import CONTAINERS, INSTEAD
 
 VIDEOS = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.ts')
@@ -41,6 +44,8 @@ NOT_FOLDERS = (
 """What nobody calls a folder by."""
 TAKEN = {*SUFFIXES, *MOVING, *VIDEOS}
 """Suffixes of what is restored in a folder; files without any are looked into."""
+RESULT = 'result of an earlier run'
+TWICE = 'named twice, restored once'
 STILL_GIF = 'a GIF has 256 colours, too few for a photograph; write it as png or webp'
 
 
@@ -112,6 +117,38 @@ def make_plan(
         raise UserError(f'{error.filename or output}: cannot be used ({error.strerror or error})') from error
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A file or folder that an input names.
+
+    Attributes:
+        path: as it was given.
+        given: number of the input.
+        root: the folder that the input holds all of: itself, or what comes before the first `*`; None for a file.
+    """
+
+    path: Path
+    given: int
+    root: Path | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file that may be restored.
+
+    Attributes:
+        path: as it was found.
+        entry: its place, see `records.entry`.
+        folder: that of its result, below the output or below a folder of the source's name; None for a file by name.
+        source: what it was found by.
+    """
+
+    path: Path
+    entry: Path
+    folder: Path | None
+    source: _Source
+
+
 def _made(
     inputs: Sequence[str | Path],
     output: str | Path,
@@ -121,44 +158,116 @@ def _made(
     max_pixels: int,
     scale: float,
 ) -> Plan:
-    sources = _expand(inputs)
-    single = len(sources) == 1 and not sources[0].is_dir()
-    target = _output(output, sources, single)
-    plan = Plan(output=None if single else target)
-    found = [(sources[0], target)] if single and not _is_folder(output) else list(_find(sources, target, suffix, plan))
-    named = found[0][1] if single and not _is_folder(output) else None
+    if str(output) == '':
+        raise UserError('the output is an empty name; name a folder or a file')
+    plan = Plan()
+    sources = _expand(inputs, Path(output).resolve(), suffix, plan)
+    every = list(_find(sources, Path(output), suffix, plan))
+    found = _new(every, Path(output).resolve(), suffix, plan)
+    # An input that gave nothing but results or what others name as well must not change where the rest goes.
+    several = len(sources) - len({one.source for one in every} - {one.source for one in found}) > 1
+    single = len(found) == 1 and found[0].folder is None
+    target = _output(output, [one.path for one in found], single)
+    named = target if single and not _is_folder(output) else None
+    plan.output = None if single else target
     jobs = []
-    for path, place in found:
+    for one in found:
+        if one.folder is None:
+            place = target
+        else:
+            place = target / (one.source.path.resolve().name if several else '') / one.folder
         try:
-            jobs.append(_job(path, place, named, suffix, format, quality, max_pixels, scale))
+            jobs.append(_job(one.path, place, named, suffix, format, quality, max_pixels, scale))
         except (UserError, OSError) as error:
             if single:
                 raise
-            reason = f'{path}: cannot be used ({error.strerror})' if isinstance(error, OSError) else str(error)
-            plan.failed.append((path, reason))
+            reason = f'{one.path}: cannot be used ({error.strerror})' if isinstance(error, OSError) else str(error)
+            plan.failed.append((one.path, reason))
     plan.jobs = _apart(jobs, suffix, plan, single)
     if not plan.jobs and not plan.failed:
-        looked = ', '.join((*SUFFIXES, '.gif', *VIDEOS))
-        raise UserError(f'{", ".join(map(str, sources[:3]))}: no images in this folder (looked for {looked})')
+        raise UserError(_nothing(inputs, output, plan))
     return plan
 
 
-def _expand(inputs: Sequence[str | Path]) -> list[Path]:
-    """Paths in their order, each once; a pattern that the shell left alone is one of ours."""
-    found: list[Path] = []
-    for given in inputs:
-        path = Path(given)
-        if path.exists() or path.is_symlink():
-            found.append(path)
-            continue
-        matches = sorted(glob.glob(str(given), recursive=True)) if glob.has_magic(str(given)) else []  # noqa: PTH207 as a shell
-        if not matches:
-            what = 'nothing matches this pattern' if glob.has_magic(str(given)) else 'no such file or folder'
-            raise UserError(f'{given}: {what}')
-        found += map(Path, matches)
+def _nothing(inputs: Sequence[str | Path], output: str | Path, plan: Plan) -> str:
+    """What to say where there is nothing to do."""
+    where = ', '.join(map(str, inputs[:3]))
+    if count := sum(why == RESULT for _, why in plan.ignored):
+        what = 'the only picture is' if count == 1 else f'all {count} pictures are'
+        return f'{where}: {what} of an earlier run into {output}; choose another output to restore that'
+    looked = ', '.join((*SUFFIXES, '.gif', *VIDEOS))
+    return f'{where}: no images in this folder (looked for {looked})'
+
+
+def _expand(inputs: Sequence[str | Path], output: Path, suffix: str, plan: Plan) -> list[_Source]:
+    """What the inputs name in their order, each once; a pattern that the shell left alone is one of ours.
+
+    Args:
+        output: resolved. As one of several inputs, as where the shell's `*` holds it, it is none.
+    """
+    found: dict[Path, _Source] = {}
+    for number, given in enumerate(inputs):
+        if str(given) == '':
+            raise UserError('an input is an empty name; name an image, a video or a folder')
+        path, root = Path(given), None
+        matches = [path]
+        if not (path.exists() or path.is_symlink()):
+            if not glob.has_magic(str(given)):
+                raise UserError(f'{given}: no such file or folder')
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+            matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]  # noqa: PTH207 as a shell
+            matches = [match for match in matches if not _is_left_out(match, root, output)]
+            if not matches:
+                raise UserError(f'{given}: nothing matches this pattern')
+        for match in matches:
+            place = _place(match)
+            if place not in found:
+                found[place] = _Source(match, number, match if match.is_dir() else root)
+            elif found[place].given != number:
+                plan.ignored.append((match, TWICE))
     if not found:
         raise UserError('name at least one image, video or folder')
-    return list(dict.fromkeys(found))
+    if len(found) > 1 and not suffix and output in found and output.is_dir():
+        plan.ignored.append((found.pop(output).path, 'the output folder'))
+    return list(found.values())
+
+
+def _place(path: Path) -> Path:
+    return path.resolve() if path.is_dir() else entry(path)
+
+
+def _is_left_out(match: Path, root: Path, output: Path) -> bool:
+    """Whether a pattern does not mean a file, as the same folder would not: records, and an output folder inside."""
+    inside = root.resolve() in output.parents and _place(match).is_relative_to(output)
+    return inside or FOLDER in match.relative_to(root).parts
+
+
+def _new(found: list[_Found], output: Path, suffix: str, plan: Plan) -> list[_Found]:
+    """The files, each once, without those that an earlier run of the same made of others of them."""
+    places = {one.entry for one in found}
+    together = {(one.source.given, one.entry) for one in found}
+    kept: dict[Path, _Found] = {}
+    for one in found:
+        if one.entry in kept:
+            if one.source.given != kept[one.entry].source.given:
+                plan.ignored.append((one.path, TWICE))
+            continue
+        made_of = origin(one.path)
+        if made_of is not None and made_of != one.entry:
+            beside = (one.source.given, made_of) in together
+            below = one.entry.is_relative_to(output)
+            if beside or below and (made_of in places or _was_of(one, made_of, suffix)):
+                plan.ignored.append((one.path, RESULT))
+                continue
+        kept[one.entry] = one
+    return list(kept.values())
+
+
+def _was_of(one: _Found, made_of: Path, suffix: str) -> bool:
+    """Whether a result is one of this input although what it was made of is gone."""
+    root = one.source.root
+    mine = root is not None and made_of.is_relative_to(root.resolve())
+    return mine and one.path.stem.endswith(suffix) and not os.path.lexists(made_of)
 
 
 def _is_folder(output: str | Path) -> bool:
@@ -182,7 +291,9 @@ def _output(output: str | Path, sources: list[Path], single: bool) -> Path:
             f'use one of {", ".join(known)}, or end the name with / for a folder'
         )
     if path.exists() and not path.is_dir():
-        raise UserError(f'{path}: is a file, but there are several inputs; name a folder for the results')
+        if single:
+            raise UserError(f'{path}: is a file whose name says no format; end it with .png, or name a folder')
+        raise UserError(f'{path}: is a file, but the results are several; name a folder for them')
     if not path.is_dir() and not str(output).endswith(('/', os.sep)) and _is_file_name(path.suffix.lower()):
         raise UserError(f'{path}: is the name of one file, but the results are several; end it with / for a folder')
     return path
@@ -193,18 +304,20 @@ def _is_file_name(suffix: str) -> bool:
     return suffix in NOT_FOLDERS or suffix[1:].isalpha() and bool(nearest(suffix, list(NOT_FOLDERS)))
 
 
-def _find(sources: list[Path], output: Path, suffix: str, plan: Plan) -> Iterator[tuple[Path, Path]]:
-    """Each input file and the folder that its result goes to."""
+def _find(sources: list[_Source], output: Path, suffix: str, plan: Plan) -> Iterator[_Found]:
+    """The files that the sources are or hold."""
+    place = output.resolve()
     for source in sources:
-        if not source.is_dir():
-            yield source, output
+        if not source.path.is_dir():
+            yield _Found(source.path, entry(source.path), None, source)
             continue
-        inside = output.resolve() == source.resolve()
-        if inside and not suffix:
+        here = source.path.resolve()
+        if place == here and not suffix:
             raise UserError(f'{output}: is the input folder; name another one for the results, or a --suffix')
-        base = output if len(sources) == 1 else output / source.resolve().name
-        for path in _walk(source, None if inside else output.resolve(), plan):
-            yield path, base / path.relative_to(source).parent
+        for path in _walk(source.path, None if place == here else place, plan):
+            within = path.relative_to(source.path)
+            # The folders within are none that a symlink leads to.
+            yield _Found(path, here / within, within.parent, source)
 
 
 def _walk(source: Path, excluded: Path | None, plan: Plan) -> Iterator[Path]:
@@ -228,12 +341,8 @@ def _walk(source: Path, excluded: Path | None, plan: Plan) -> Iterator[Path]:
             path = Path(here, name)
             if name.startswith('.'):
                 plan.ignored.append((path, 'hidden'))
-            elif path.suffix.lower() not in {**SUFFIXES, **MOVING}.keys() | set(VIDEOS) and not _is_nameless_image(
-                path
-            ):
+            elif path.suffix.lower() not in TAKEN and not _is_nameless_image(path):
                 plan.ignored.append((path, 'no image or video by its name'))
-            elif is_result(path):
-                plan.ignored.append((path, 'result of an earlier run'))
             else:
                 yield path
 
@@ -323,29 +432,37 @@ def _not_itself(path: Path, target: Path) -> Path:
 
 
 def _apart(jobs: list[Job], suffix: str, plan: Plan, single: bool) -> list[Job]:
-    """The jobs with a place each: of a.png and a.jpg that both become a.png, the second becomes a.jpg.png."""
+    """The jobs with a place each: of a.png and a.jpg that both become a.png, the second becomes a.jpg.png, and a third
+    a.jpg-2.png."""
     inputs = {job.source.resolve() for job in jobs}
-    taken: dict[Path, Path] = {}
-    # Those that keep their own ending keep their name.
-    for job in sorted(jobs, key=lambda job: job.source.suffix.lower() != job.target.suffix.lower()):
-        target = job.target
-        if target in taken and job.source.suffix:
-            target = target.with_name(f'{job.source.name}{suffix}{target.suffix}')
-        if target in taken:
-            message = f'{job.source}: its result would overwrite that of {taken[target]}; restore it apart'
-            plan.failed.append((job.source, message))
-        elif target.resolve() in inputs and not single:
+    taken: set[Path] = set()
+    placed: dict[Job, Path] = {}
+    # Those that keep their own ending keep their name, and so do those that are alone with theirs.
+    order = sorted(jobs, key=lambda job: job.source.suffix.lower() != job.target.suffix.lower())
+    first = {job.target: job for job in reversed(order)}
+    for job in sorted(order, key=lambda job: first[job.target] is not job):
+        target = next(place for place in _names(job, suffix) if place not in taken)
+        if target.resolve() in inputs and not single:
             message = f'{job.source}: its result would overwrite the input {target}; choose another output or --suffix'
             plan.failed.append((job.source, message))
         else:
-            taken[target] = job.source
-    places = {source: target for target, source in taken.items()}
+            taken.add(target)
+            placed[job] = target
     return [
-        job if places[job.source] == job.target else replace(job, target=places[job.source], note=_moved(places, job))
+        job if placed[job] == job.target else replace(job, target=placed[job], note=_moved(placed[job], job))
         for job in jobs
-        if job.source in places
+        if job in placed
     ]
 
 
-def _moved(places: dict[Path, Path], job: Job) -> str:
-    return f'written as {places[job.source].name}, since another one becomes {job.target.name}'
+def _names(job: Job, suffix: str) -> Iterator[Path]:
+    """Names for a result, the best first."""
+    yield job.target
+    name, ending = job.source.name, job.target.suffix
+    yield job.target.with_name(f'{name}{suffix}{ending}')
+    for number in itertools.count(2):
+        yield job.target.with_name(f'{name}-{number}{suffix}{ending}')
+
+
+def _moved(target: Path, job: Job) -> str:
+    return f'written as {target.name}, since another one becomes {job.target.name}'

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from ..images.image_io import (
 )
 from ..ops.faults import is_out_of_memory
 from .plan import Job, Plan, make_plan
-from .records import judge, write_record
+from .records import entry, judge, record_path, recorded
 from .restorer import Restorer
 from .side_by_side import side_by_side
 from .video import VideoOptions, restore_video
@@ -90,10 +89,12 @@ class Report:
 
 def _grouped(pairs: list[tuple[Path, str]]) -> Iterator[tuple[str, str]]:
     """Each reason with the files that it is of, the first of them by name."""
-    for reason, count in Counter(reason for _, reason in pairs).items():
-        names = [path.name for path, why in pairs if why == reason]
-        rest = f' and {count - NAMED} more' if count > NAMED else ''
-        yield reason, f'{", ".join(names[:NAMED])}{rest}'
+    files: dict[str, list[Path]] = {}
+    for path, reason in pairs:
+        files.setdefault(reason, []).append(path)
+    for reason, paths in files.items():
+        rest = f' and {len(paths) - NAMED} more' if len(paths) > NAMED else ''
+        yield reason, f'{", ".join(path.name or str(path) for path in paths[:NAMED])}{rest}'
 
 
 def restore_files(
@@ -223,6 +224,7 @@ def _run(
     for folder in {job.target.parent for job in jobs}:
         sweep(folder)  # also where nothing is left to be written
     made_by = {**restorer.settings(), 'quality': quality}
+    sources = {entry(job.source) for job in plan.jobs}
 
     # By the pixels of the files, so that a large image or a video moves the bar as well as a thousand small ones.
     layout = '{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}'
@@ -233,8 +235,9 @@ def _run(
             job, report = jobs[number], reports[number]
             try:
                 settings = made_by | (video.settings() if job.kind == 'video' else {})
-                if _wanted(job, plan, settings, overwrite, report):
+                if _wanted(job, plan, settings, overwrite, sources, report):
                     check_writable(job.target.parent)
+                    check_writable(record_path(job.target).parent)
                     _restore_job(job, restorer, settings, quality, max_pixels, video, progress, report)
                     if report_seams and job.kind == 'image':
                         report.seams.append((job.source, _seams(job.source, restorer, max_pixels)))
@@ -251,14 +254,14 @@ def _run(
 
         small = [] if report_seams else [n for n, job in enumerate(jobs) if job.kind == 'image' and job.weight <= SMALL]
         workers = restorer.workers(max((jobs[n].weight for n in small), default=1)) if len(small) > 1 else 1
-        before = 0
+        before, beside = 0, set(small) if workers > 1 else set()
         if workers > 1:
             for number in side_by_side(lambda number: do(number, None), small, workers):
                 say(number)
                 bar.update(jobs[number].weight)
                 before += jobs[number].weight
         for number in range(len(jobs)):
-            if workers == 1 or number not in small:
+            if number not in beside:
                 say(number)
                 do(number, _Progress(bar, before, jobs[number].weight))
                 before += jobs[number].weight
@@ -297,14 +300,16 @@ class _Progress:
         self.bar.update(self.before + self.weight * done / max(total, 1) - self.bar.n)
 
 
-def _wanted(job: Job, plan: Plan, made_by: dict[str, Any], overwrite: bool, report: Report) -> bool:
+def _wanted(
+    job: Job, plan: Plan, made_by: dict[str, Any], overwrite: bool, others: Container[Path], report: Report
+) -> bool:
     """Whether there is something to do; notes what is not."""
     target = job.target
     if plan.output is not None and not target.parent.resolve().is_relative_to(plan.output.resolve()):
         raise UserError(f'{job.source}: {target} leads out of the output folder through a symlink')
     if overwrite:
         return True
-    verdict = judge(target, job.source, made_by)
+    verdict = judge(target, job.source, made_by, others)
     if verdict.state == 'same':
         report.skipped.append(target)
         return False
@@ -325,7 +330,7 @@ def _restore_job(
     progress: _Progress | None,
     report: Report,
 ) -> None:
-    sha256, notes = None, [job.note] if job.note else []
+    notes = [job.note] if job.note else []
     if job.kind == 'video':
         notes += restore_video(
             job.source, job.target, restorer, video, made_by=made_by, max_pixels=max_pixels, progress=progress
@@ -337,7 +342,8 @@ def _restore_job(
             restored.append(restorer.restore(frame))
             if progress:
                 progress(number + 1, len(frames))
-        write_frames(job.target, restored, timing, quality=quality)
+        with recorded(job.target, job.source, made_by) as temporary:
+            write_frames(temporary, restored, timing, quality=quality)
         notes += [] if job.target.suffix.lower() != '.gif' else ['a GIF has 256 colours a frame; webp has all']
     else:
         data = read_bytes(job.source, max_pixels=max_pixels)
@@ -345,11 +351,11 @@ def _restore_job(
         image = decode_image(data, name=str(job.source), max_pixels=max_pixels)
         del data
         image = restorer.restore(image, progress=progress)
-        write_image(job.target, image, quality=quality)
+        with recorded(job.target, job.source, made_by, sha256) as temporary:
+            write_image(temporary, image, quality=quality)
         lost = lost_in(image, SUFFIXES[job.target.suffix.lower()])
         notes += [f'without {", ".join(lost)}, which {job.target.suffix} does not hold'] if lost else []
         notes += [f'without {", ".join(image.dropped)}, which is not carried over'] if image.dropped else []
-    write_record(job.target, job.source, made_by, sha256)
     report.written.append(job.target)
     report.notes += [(job.target, note) for note in notes]
 

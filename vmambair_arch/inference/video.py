@@ -28,7 +28,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import lock, replacing, unlock
 from ..images.image_io import MAX_PIXELS, Image, check_regular
-from .records import record_path
+from .records import record_path, recorded
 from .restorer import Restorer
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def restore_video(
         source: whatever FFmpeg reads.
         target: one of `CONTAINERS` by its suffix.
         options: default: a good quality in the container's usual codec.
-        made_by: the network and the settings; segments of others are not gone on with.
+        made_by: the network and the settings, for the record of the result; segments of others are not gone on with.
         max_pixels: of a frame.
         progress: see `Progress`.
 
@@ -187,7 +187,7 @@ def restore_video(
         done, add_stream = _restore_frames(source, restorer, options, codec, segments, max_pixels, progress, notes)
         if not done or add_stream is None:
             raise UserError(f'{source}: is not a video that can be decoded, or has no frames')
-        with replacing(target) as temporary:
+        with recorded(target, source, made_by or {}) as temporary:
             _join(source, temporary, target, segments, add_stream, notes)
         segments.remove()
     except av.error.FFmpegError as error:
