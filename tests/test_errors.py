@@ -8,17 +8,22 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from vmambair_arch.errors import UserError, guard, nearest, no_folder
+from vmambair_arch.errors import UserError, guard, nearest, no_folder, one_line
 
 
 class BadData(Dataset):
+    def __init__(self, name: str = 'a.png') -> None:
+        self.name = name
+
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, index: int) -> None:
-        raise UserError('a.png: is not an image')
+        raise UserError(f'{self.name}: is not an image')
 
 
 def raises(error: BaseException) -> None:
@@ -44,6 +49,29 @@ def test_an_error_of_a_loaders_worker_is_one_line(capsys):
     """The worker hands its traceback over as the message."""
     assert guard(lambda: list(DataLoader(BadData(), num_workers=1))) == 2
     assert capsys.readouterr().err == 'vmambair: error: a.png: is not an image\n'
+
+
+ODD = [('bad\nname.png', r'bad\nname.png'), ('\x1b[2Ja.png', r'\x1b[2Ja.png'), ('a\r.png', r'a\r.png')]
+
+
+@pytest.mark.parametrize(('name', 'written'), [*ODD, ('a\u2028b', r'a\u2028b'), ('雨 ä\xa0.png', '雨 ä\xa0.png')])
+def test_a_name_with_control_characters_is_named_whole(capsys, name, written):
+    assert guard(lambda: raises(UserError(f'{name}: is not an image'))) == 2
+    assert capsys.readouterr().err == f'vmambair: error: {written}: is not an image\n'
+
+
+@pytest.mark.parametrize(('name', 'written'), ODD[:2])
+def test_and_so_it_is_from_a_worker(capsys, name, written):
+    assert guard(lambda: list(DataLoader(BadData(name), num_workers=1))) == 2
+    assert capsys.readouterr().err == f'vmambair: error: {written}: is not an image\n'
+
+
+@given(st.text())
+def test_one_line_is_one_line(text):
+    line = one_line(text)
+    assert len(line.splitlines()) <= 1
+    assert one_line(line) == line
+    assert str(UserError(text)) in (line, text if 'Traceback' in text else line)
 
 
 @pytest.mark.parametrize('lines', [1, 100000])

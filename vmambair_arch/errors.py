@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+_CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029]')
+_TRACEBACK = 'Traceback (most recent call last)'
+
+
+def one_line(text: str) -> str:
+    """A text with names in it that fits on a line and does nothing to a terminal: control characters as their codes."""
+    return _CONTROL.sub(lambda match: match[0].encode('unicode_escape').decode(), text)
 
 
 class UserError(ValueError):
@@ -17,12 +26,14 @@ class UserError(ValueError):
     The command line prints the message without a traceback and exits with `exit_code`.
 
     Args:
-        message: one line, without a final full stop where it ends in a path or a command.
+        message: one line, without a final full stop where it ends in a path or a command. Control characters, which
+            names of files may have, are written as their codes.
         exit_code: 2 for bad input (default), 1 where part of the work was done, 3 where training gave up.
     """
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
-        super().__init__(message)
+        # A worker of a loader hands over its traceback, whose last line is a message that went through here before.
+        super().__init__(message if _TRACEBACK in message else one_line(message))
         self.exit_code = exit_code
 
 

@@ -714,6 +714,36 @@ def test_where_results_went():
     assert list(Report([Path('a.png')]).lines()) == ['1 restored into a.png, 0 bad']
 
 
+@pytest.mark.parametrize('name', ['bad\nname', '\x1b[31mred', 'cr\rcr'])
+def test_names_with_control_characters_take_a_line_each(tmp_path, restorer, capsys, name):
+    make(tmp_path / 'in' / f'{name}.png')
+    (tmp_path / 'in' / f'{name}.jpg').write_text('x')
+    (tmp_path / 'in' / f'{name}.txt').write_text('x')
+    lines = list(restore_files(tmp_path / 'in', tmp_path / 'out', restorer, report_seams=True).lines())
+    assert len(lines) == 4
+    escaped = name.encode('unicode_escape').decode()
+    assert all(f'{escaped}.{ending}' in line for line, ending in zip(lines, ('png', 'txt', 'jpg'), strict=False))
+    assert not any(name in line for line in [*lines, capsys.readouterr().err])
+
+
+@pytest.mark.parametrize(
+    ('inputs', 'message'),
+    [
+        (['a.png'], 'afile: is a file whose name says no format'),
+        (['a.png', 'b.png'], 'afile: is a file, but the results'),
+        (['folder'], 'afile: is a file, but the results'),
+    ],
+)
+def test_an_output_that_is_a_file_without_an_ending(tmp_path, restorer, monkeypatch, inputs, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.png', 'b.png', 'folder/a.png'):
+        make(tmp_path / name)
+    (tmp_path / 'afile').write_text('x')
+    with pytest.raises(UserError, match=message):
+        restore_files(inputs, 'afile', restorer, overwrite=True)
+    assert (tmp_path / 'afile').read_text() == 'x'
+
+
 def test_the_command(photos, tmp_path, checkpoint, capsys):
     (photos / 'bad.png').write_text('x')
     arguments = ['restore', str(photos), '-o', str(tmp_path / 'out'), '-m', str(checkpoint)]

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from ..files import check_writable, sweep
 from ..images.formats import KINDS, SUFFIXES
 from ..images.frames import read_frames, write_frames
@@ -72,6 +72,9 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """The report: a line for each measurement, each kind of note and each bad file, and one for the rest."""
+        return map(one_line, self._lines())
+
+    def _lines(self) -> Iterator[str]:
         for path, measured in self.seams:
             yield f'seams: {path}: {measured}'
         for reason, text in _grouped(self.ignored):
@@ -250,7 +253,7 @@ def _run(
                 report.failed.append((job.source, str(fault)))
 
         def say(number: int) -> None:
-            bar.set_description_str(f'{jobs[number].source.name} ({number + 1}/{len(jobs)}) ')
+            bar.set_description_str(f'{one_line(jobs[number].source.name)} ({number + 1}/{len(jobs)}) ')
 
         small = [] if report_seams else [n for n, job in enumerate(jobs) if job.kind == 'image' and job.weight <= SMALL]
         workers = restorer.workers(max((jobs[n].weight for n in small), default=1)) if len(small) > 1 else 1
