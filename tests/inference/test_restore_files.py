@@ -646,9 +646,35 @@ def test_ranks_share_a_folder(photos, tmp_path, restorer, monkeypatch):
         monkeypatch.setenv('RANK', rank)
         report = restore_files(photos, tmp_path / 'out', restorer)
         assert not report.skipped
+        assert list(report.lines())[-1].endswith(f'(share {int(rank) + 1} of 2)')
         done.append(len(report.written))
     assert done == [3, 2]
     assert len(tree(tmp_path / 'out')) == 5
+
+
+@pytest.mark.parametrize(
+    'variables',
+    [{'RANK': '1'}, {'WORLD_SIZE': '4'}, {'RANK': ''}, {'RANK': '0', 'WORLD_SIZE': '1'}, {'LOCAL_RANK': '3'}],
+)
+def test_variables_that_say_nothing_of_a_share_leave_every_file(photos, tmp_path, restorer, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    report = restore_files(photos, tmp_path / 'out', restorer)
+    assert len(report.written) == 5
+    assert not any('share' in line for line in report.lines())
+
+
+@pytest.mark.parametrize(
+    ('rank', 'ranks'),
+    [('', '2'), ('x', '2'), ('1', 'two'), ('2', '2'), ('-1', '2'), ('0', '0'), ('1.0', '2'), ('0', '')],
+)
+def test_ranks_that_are_none_are_refused(photos, tmp_path, restorer, halve, monkeypatch, rank, ranks):
+    monkeypatch.setenv('RANK', rank)
+    monkeypatch.setenv('WORLD_SIZE', ranks)
+    with pytest.raises(UserError, match=f"RANK is '{rank}' and WORLD_SIZE '{ranks}'") as error:
+        restore_files(photos, tmp_path / 'out', restorer)
+    assert error.value.exit_code == 2
+    assert not halve.shapes
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 - What exists is left alone only where it was made from the same input by the same network and settings (`records`).
 - A bad file is noted, and the rest goes on.
-- Under torchrun rank r of n takes files r, r + n, r + 2n, ….
+- Under torchrun rank r of n takes files r, r + n, r + 2n, …, and says so.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Report:
         seams: what was measured of the tiles of each image, where that was asked for.
         ignored: files in folders that were not taken, and why.
         notes: what was done otherwise than one might think.
+        share: 'share 2 of 4' where other processes take the rest.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -64,11 +65,13 @@ class Report:
     seams: list[tuple[Path, str]] = field(default_factory=list)
     ignored: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[tuple[Path, str]] = field(default_factory=list)
+    share: str = ''
 
     def add(self, other: Report) -> None:
         """Put what became of other files behind what is here."""
         for each in fields(self):
-            getattr(self, each.name).extend(getattr(other, each.name))
+            if each.name != 'share':
+                getattr(self, each.name).extend(getattr(other, each.name))
 
     def lines(self) -> Iterator[str]:
         """The report: a line for each measurement, each kind of note and each bad file, and one for the rest."""
@@ -87,7 +90,8 @@ class Report:
             f', {len(self.skipped)} existed (made of the same; --overwrite makes them anew)' if self.skipped else ''
         )
         where = f' into {os.path.commonpath(self.written) or "."}' if self.written else ''
-        yield f'{len(self.written)} restored{where}{skipped}, {len(self.failed)} bad'
+        share = f' ({self.share})' if self.share else ''
+        yield f'{len(self.written)} restored{where}{skipped}, {len(self.failed)} bad{share}'
 
 
 def _grouped(pairs: list[tuple[Path, str]]) -> Iterator[tuple[str, str]]:
@@ -133,11 +137,29 @@ def restore_files(
     """
     check_arguments(suffix, format, quality)
     video = VideoOptions(codec, crf)
+    share = _share()
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     scale = restorer.outscale or restorer.scale
     plan = make_plan(given, output, suffix=suffix, format=format, quality=quality, max_pixels=max_pixels, scale=scale)
     _set_aside_videos(plan, video)
-    return _run(plan, restorer, quality, overwrite, max_pixels, report_seams, video)
+    return _run(plan, restorer, quality, overwrite, max_pixels, report_seams, video, share)
+
+
+def _share() -> tuple[int, int]:
+    """Which process of how many this is, by the variables that torchrun sets; one of them alone means nothing.
+
+    Raises:
+        UserError: they are no such numbers.
+    """
+    rank, ranks = os.environ.get('RANK'), os.environ.get('WORLD_SIZE')
+    if rank is None or ranks is None:
+        return 0, 1
+    if not (rank.isdecimal() and ranks.isdecimal() and int(rank) < int(ranks)):
+        raise UserError(
+            f"RANK is '{rank}' and WORLD_SIZE '{ranks}', which is no share of the files; "
+            'unset both, or start with torchrun'
+        )
+    return int(rank), int(ranks)
 
 
 def _set_aside_videos(plan: Plan, options: VideoOptions) -> None:
@@ -218,9 +240,10 @@ def _run(
     max_pixels: int,
     report_seams: bool,
     video: VideoOptions,
+    share: tuple[int, int],
 ) -> Report:
-    rank, ranks = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    report = Report()
+    rank, ranks = share
+    report = Report(share=f'share {rank + 1} of {ranks}' if ranks > 1 else '')
     if rank == 0:
         report.failed, report.ignored = list(plan.failed), plan.ignored
     jobs = plan.jobs[rank::ranks]
