@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import io
 import json
@@ -975,9 +976,93 @@ def test_a_sealed_output_is_found_before_the_work(photos, tmp_path, restorer, mo
 
     monkeypatch.setattr('vmambair_arch.files.tempfile.NamedTemporaryFile', refuse)
     monkeypatch.setattr(restorer, 'restore', lambda *args, **options: pytest.fail('it was restored for nothing'))
+    for inputs in (photos, photos / 'a.png', [photos, photos / 'a.png']):
+        with pytest.raises(UserError, match=r'out.*: nothing can be written here \(Permission denied\)') as error:
+            restore_files(inputs, tmp_path / 'out/', restorer)
+        assert error.value.exit_code == 2
+
+
+def test_a_sealed_folder_of_the_output_costs_its_files_alone(photos, tmp_path, restorer, monkeypatch):
+    real = tempfile.NamedTemporaryFile
+
+    def refuse(*args, dir, **options):
+        if Path(dir).name == 'deep':
+            raise PermissionError(13, 'Permission denied')
+        return real(*args, dir=dir, **options)
+
+    monkeypatch.setattr('vmambair_arch.files.tempfile.NamedTemporaryFile', refuse)
+    (tmp_path / 'out/deep').mkdir(parents=True)
     report = restore_files(photos, tmp_path / 'out', restorer)
-    assert len(report.failed) == 5
-    assert all('nothing can be written here (Permission denied)' in why for _, why in report.failed)
+    assert (len(report.written), len(report.failed)) == (3, 2)
+    monkeypatch.undo()
+    restore_files(photos, tmp_path / 'out', restorer)
+    monkeypatch.setattr('vmambair_arch.files.tempfile.NamedTemporaryFile', lambda **_: pytest.fail('for nothing'))
+    assert len(restore_files(photos, tmp_path / 'out', restorer).skipped) == 5  # nothing is to be written
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_full_disk_ends_the_run_and_its_report_says_what_is_left(
+    photos, tmp_path, restorer, halve, monkeypatch, number, workers
+):
+    real = Path.write_bytes
+
+    def write(path, data):
+        if len(halve.shapes) >= 3:
+            raise OSError(number, os.strerror(number))
+        return real(path, data)
+
+    monkeypatch.setattr(Path, 'write_bytes', write)
+    monkeypatch.setattr(restorer, 'workers', lambda pixels: workers)
+    report = restore_files(photos, tmp_path / 'out', restorer)
+    assert len(halve.shapes) <= 3 + workers
+    assert 1 <= len(report.written) <= 2
+    first, last = report.failed[0][1], report.failed[-1][1]
+    assert re.search(rf'out/.*: cannot be written \({os.strerror(number)}\)', first)
+    assert '.part' not in first
+    left = 5 - len(report.written) - (len(report.failed) - 1)
+    assert (
+        last == f'{tmp_path / "out"}: the disk is full, and {left} files were left; free some of it and run this again'
+    )
+    monkeypatch.undo()
+    assert len(restore_files(photos, tmp_path / 'out', restorer).failed) == 0
+
+
+class Broken(torch.nn.Module):
+    """Fails on dark pictures."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.fault = fault
+
+    def forward(self, x):
+        if x.mean() < 0.5:
+            if isinstance(self.fault, Exception):
+                raise self.fault
+            return x * self.fault
+        return x
+
+
+@pytest.mark.parametrize(
+    'fault', [float('nan'), float('inf'), MemoryError(), UserError('no luck'), OSError(5, 'I/O', 'x')]
+)
+@pytest.mark.parametrize('size', [(6, 7), (80, 90)])
+def test_whatever_is_wrong_with_a_file_is_said_with_its_name(tmp_path, monkeypatch, fault, size):
+    monkeypatch.chdir(tmp_path)
+    dark = [make(Path('in', name), 0.2, size) for name in ('a.png', 'deep/b.png')]
+    make(Path('in/light.png'), 0.9, size)
+    restorer = Restorer(Broken(fault), device='cpu', tile=0)
+    report = restore_files('in', 'out', restorer)
+    assert [path.name for path in report.written] == ['light.png']
+    assert [path for path, _ in report.failed] == dark
+    for path, message in report.failed:
+        assert message.startswith(f'{path}: ')
+        assert message.count(str(path)) == 1
+    with pytest.raises(UserError, match='in/a.png: '):
+        restore_files(dark[0], 'x.png', restorer)
+    if not isinstance(fault, (MemoryError, OSError)):
+        with pytest.raises(UserError, match='^stdin: '):
+            restore_bytes(dark[0].read_bytes(), restorer)
 
 
 def test_a_folder_that_may_not_be_looked_into_is_named(photos, tmp_path, restorer, monkeypatch):

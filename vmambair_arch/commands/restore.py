@@ -109,7 +109,7 @@ def _run_streamed(source: str, args: argparse.Namespace, restorer: object) -> No
         UserError: an option that is of files; a file that is there; a stream that is closed.
     """
     from ..errors import UserError
-    from ..files import replacing
+    from ..files import check_writable, replacing
     from ..images.image_io import format_of, read_bytes
     from ..inference.restore_files import restore_bytes
     from ..inference.restorer import Restorer
@@ -123,6 +123,8 @@ def _run_streamed(source: str, args: argparse.Namespace, restorer: object) -> No
         raise UserError(f'{output}: is there; --overwrite replaces it, or choose another output')
     if output == STREAM and sys.stdout.isatty():
         raise UserError('a picture is not written to a terminal; redirect it (> clean.png), or name a file with -o')
+    if output != STREAM:
+        check_writable(Path(output).parent)
     form = args.format
     if output != STREAM and form == 'auto':
         format_of(output)

@@ -7,13 +7,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import threading
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from ..errors import UserError, nearest, one_line
@@ -228,7 +231,7 @@ def restore_bytes(
         return encode_image(restorer.restore(image), kind, quality=quality), kind
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
-            raise
+            raise UserError(f'{name}: {error}', exit_code=error.exit_code) from error
         raise UserError(f'{name}: cannot be written as {kind} ({error})') from error
 
 
@@ -247,6 +250,8 @@ def _run(
     if rank == 0:
         report.failed, report.ignored = list(plan.failed), plan.ignored
     jobs = plan.jobs[rank::ranks]
+    _check_output(jobs, overwrite)
+    full, left = threading.Event(), list[Path]()
     for folder in {job.target.parent for job in jobs}:
         sweep(folder)  # also where nothing is left to be written
     made_by = {**restorer.settings(), 'quality': quality}
@@ -259,6 +264,9 @@ def _run(
 
         def do(number: int, progress: _Progress | None) -> None:
             job, report = jobs[number], reports[number]
+            if full.is_set():
+                left.append(job.source)
+                return
             try:
                 settings = made_by | (video.settings() if job.kind == 'video' else {})
                 if _wanted(job, plan, settings, overwrite, sources, report):
@@ -268,12 +276,14 @@ def _run(
                     if report_seams and job.kind == 'image':
                         report.seams.append((job.source, _seams(job.source, restorer, max_pixels)))
             except (OSError, RuntimeError, ValueError, MemoryError) as error:
-                fault = _fault_of(job, error)
+                fault = _fault_of(job, error, restorer.device)
                 if fault is None:
                     raise
                 if plan.output is None:
                     raise fault from error
                 report.failed.append((job.source, str(fault)))
+                if _is_full(error):
+                    full.set()
 
         def say(number: int) -> None:
             bar.set_description_str(f'{one_line(jobs[number].source.name)} ({number + 1}/{len(jobs)}) ')
@@ -295,21 +305,58 @@ def _run(
                 bar.set_postfix_str('')
     for one in reports:
         report.add(one)
+    if left:
+        what = f'the disk is full, and {len(left)} files were left; free some of it and run this again'
+        report.failed.append((left[0], f'{plan.output}: {what}'))
     return report
 
 
-def _fault_of(job: Job, error: Exception) -> UserError | None:
+def _fault_of(job: Job, error: Exception, device: torch.device) -> UserError | None:
     """What ends the work on one file and not that on others; None for what is nobody's doing but ours."""
     if isinstance(error, UserError):
-        return error
+        return _naming(error, job)
     if isinstance(error, OSError):
         place = error.filename or job.source
-        return UserError(f'{place}: cannot be used ({error.strerror or error})')
+        return _naming(UserError(f'{place}: cannot be used ({error.strerror or error})'), job)
     if is_out_of_memory(error):
-        return UserError(
-            f'{job.source}: is too large for the memory that is free here; free some, or cut it into parts'
-        )
+        there = 'here; free some,' if device.type == 'cpu' else f'on {device}; free some, use --device cpu,'
+        return UserError(f'{job.source}: is too large for the memory that is free {there} or cut it into parts')
     return None
+
+
+def _naming(error: UserError, job: Job) -> UserError:
+    """An error of one file among others, which says of which."""
+    message, folder = str(error), job.target.parent
+    if any(str(path) in message for path in (job.source, job.target)) or message.startswith(
+        (f'{folder}:', f'{folder}/')
+    ):
+        return error
+    return UserError(f'{job.source}: {message}', exit_code=error.exit_code)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether the disk is full, so that no other result fits either."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _check_output(jobs: list[Job], overwrite: bool) -> None:
+    """Find before the work that nothing at all can be written.
+
+    Raises:
+        UserError: no folder takes a result that is missing.
+    """
+    fault = None
+    for folder in dict.fromkeys(job.target.parent for job in jobs if overwrite or not os.path.lexists(job.target)):
+        try:
+            return check_writable(folder)
+        except UserError as error:
+            fault = fault or error
+    if fault:
+        raise fault
 
 
 @dataclass
