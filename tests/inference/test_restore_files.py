@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -1122,3 +1123,170 @@ def test_a_format_whose_package_is_missing_through_a_pipe(tmp_path, restorer, mo
     monkeypatch.setattr('vmambair_arch.images.formats.open_heif', lambda: False)
     with pytest.raises(UserError, match='HEIC needs the package'):
         restore_bytes(make(tmp_path / 'a.png').read_bytes(), restorer, format='heic')
+
+
+# options that contradict each other, or have nothing to do
+
+
+CONTRADICTING = [
+    ('out.png', 'jpg'),
+    ('out.jpg', 'png'),
+    ('out.JPEG', 'webp'),
+    ('out.tif', 'avif'),
+    ('out.webp', 'jpeg'),
+]
+
+
+@pytest.fixture
+def main(monkeypatch, restorer):
+    """The command with a stand-in for its network and bytes for its stdin."""
+
+    def run(*arguments, data=b''):
+        monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(data)))
+        monkeypatch.setattr(Restorer, 'from_pretrained', lambda *_args, **_options: restorer)
+        return cli.main(['restore', *map(str, arguments)])
+
+    return run
+
+
+@pytest.mark.parametrize(('output', 'format'), CONTRADICTING)
+@pytest.mark.parametrize('by', ['file', 'stream'])
+def test_a_format_that_contradicts_the_name_is_refused(tmp_path, halve, main, capsys, output, format, by):
+    source = make(tmp_path / 'a.png')
+    inputs = [source] if by == 'file' else ['-']
+    assert main(*inputs, '-o', tmp_path / output, '--format', format, data=source.read_bytes()) == 2
+    assert (
+        f"{output}: ends in '{Path(output).suffix.lower()}', and the format is to be {format}"
+        in capsys.readouterr().err
+    )
+    assert not halve.shapes
+    assert tree(tmp_path) == ['a.png']
+
+
+@pytest.mark.parametrize(
+    ('output', 'format', 'kind'),
+    [
+        ('out.jpeg', 'jpg', 'JPEG'),
+        ('out.TIF', 'tiff', 'TIFF'),
+        ('out.png', 'auto', 'PNG'),
+        ('out.webp', 'webp', 'WEBP'),
+    ],
+)
+@pytest.mark.parametrize('by', ['file', 'stream'])
+def test_the_name_says_the_format(tmp_path, main, output, format, kind, by):
+    source = make(tmp_path / 'a.bmp')
+    inputs = [source] if by == 'file' else ['-']
+    assert main(*inputs, '-o', tmp_path / output, '--format', format, data=source.read_bytes()) == 0
+    with PIL.Image.open(tmp_path / output) as result:
+        assert result.format == kind
+
+
+@pytest.mark.parametrize(
+    ('ending', 'start'), [('j2k', b'\xff\x4f\xff\x51'), ('jp2', b'\0\0\0\x0cjP  '), ('J2K', b'\xff\x4f')]
+)
+@pytest.mark.parametrize('clear', [False, True])
+def test_jpeg_2000_is_what_its_name_says(tmp_path, restorer, main, ending, start, clear):
+    alpha = np.full((40, 50), 0.5, np.float32) if clear else None
+    write_image(tmp_path / 'a.png', Image(np.full((40, 50, 3), 0.8, np.float32), alpha))
+    restore_files(tmp_path / 'a.png', tmp_path / f'out.{ending}', restorer)
+    data = (tmp_path / 'a.png').read_bytes()
+    assert main('-', '-o', tmp_path / f'stream.{ending}', data=data) == 0
+    for name in ('out', 'stream'):
+        assert (tmp_path / f'{name}.{ending}').read_bytes().startswith(start)
+        again = read_image(tmp_path / f'{name}.{ending}')
+        assert (again.rgb.shape, again.alpha is None) == ((40, 50, 3), not clear)
+    assert restore_bytes(data, restorer, format=ending.lower())[0].startswith(start)
+
+
+@pytest.mark.parametrize(
+    ('source', 'options', 'said'),
+    [
+        ('icc.png', ['--format', 'jpg'], ['lossless before, now JPEG of quality 95']),
+        ('icc.png', ['--format', 'bmp'], ['without the colour profile, which .bmp does not hold']),
+        ('comment.jpg', [], ['without the comment, which is not carried over']),
+        ('icc.png', ['--quality', '70'], ['--quality is of lossy formats, and PNG is none']),
+        ('icc.png', [], []),
+    ],
+)
+def test_a_stream_says_what_a_file_says(tmp_path, main, capsysbinary, source, options, said):
+    profile = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile('sRGB')).tobytes()
+    PIL.Image.new('RGB', (12, 10), (90, 80, 70)).save(tmp_path / 'icc.png', icc_profile=profile)
+    PIL.Image.new('RGB', (12, 10), (90, 80, 70)).save(tmp_path / 'comment.jpg', comment='from the bridge')
+    assert main('-', *options, data=(tmp_path / source).read_bytes()) == 0
+    out, err = capsysbinary.readouterr()
+    assert err.decode().splitlines() == [f'vmambair: note: stdin: {line}' for line in said]
+    assert PIL.Image.open(io.BytesIO(out)).size == (12, 10)
+
+
+@pytest.mark.parametrize('output', ['/dev/null/x.png', 'file/x.png', 'file/deep/x.png'])
+def test_a_stream_to_a_place_that_cannot_be_is_refused_before_the_work(
+    tmp_path, halve, main, capsys, monkeypatch, output
+):
+    monkeypatch.chdir(tmp_path)
+    data = make(tmp_path / 'a.png').read_bytes()
+    (tmp_path / 'file').write_text('x')
+    assert main('-', '-o', output, data=data) == 2
+    assert f'{Path(output).parent}: nothing can be written here' in capsys.readouterr().err
+    assert not halve.shapes
+
+
+IDLE = {
+    'codec': '--codec is of videos, and there is none',
+    'crf': '--crf is of videos, and there is none',
+    'quality': '--quality is of pictures in lossy formats, and there will be none',
+}
+
+
+@pytest.mark.parametrize(
+    ('names', 'options', 'idle'),
+    [
+        (['a.png'], {'codec': 'h264', 'crf': 20}, ['codec', 'crf']),
+        (['a.png', 'b.jpg'], {'crf': 20, 'quality': 80}, ['crf']),
+        (['a.png', 'b.tif'], {'quality': 80}, ['quality']),
+        (['a.png'], {'quality': 80, 'format': 'webp'}, []),
+        (['a.webp', 'b.bmp'], {'quality': 80}, []),
+        (['a.gif'], {'quality': 80}, ['quality']),
+        (['a.png'], {}, []),
+    ],
+)
+def test_options_that_nothing_has_a_use_for_are_noted(tmp_path, restorer, names, options, idle):
+    for name in names:
+        PIL.Image.new('RGB', (12, 10), (90, 80, 70)).save(tmp_path / name)
+    report = restore_files([tmp_path / name for name in names], tmp_path / 'out', restorer, **options)
+    said = [why for path, why in report.notes if path == tmp_path / 'out']
+    assert said == [IDLE[name] for name in idle]
+    lines = list(report.lines())
+    assert all(f'note: out: {IDLE[name]}' in lines for name in idle)
+
+
+def test_seams_are_measured_of_results_that_exist_and_not_of_what_moves(tmp_path, restorer):
+    frames = [PIL.Image.new('RGB', (12, 10), (60 + 40 * number, 80, 90)) for number in range(3)]
+    (tmp_path / 'in').mkdir()
+    frames[0].save(tmp_path / 'in/a.gif', save_all=True, append_images=frames[1:])
+    make(tmp_path / 'in/b.png')
+    for skipped in (0, 2):
+        report = restore_files(tmp_path / 'in', tmp_path / 'out', restorer, report_seams=True)
+        assert len(report.skipped) == skipped
+        assert [path.name for path, _ in report.seams] == ['b.png']
+        assert (tmp_path / 'in/a.gif', 'seams are measured in pictures that stand still') in report.notes
+
+
+@pytest.mark.parametrize('arguments', [[''], ['a.png', ''], ['a.png', '-o', ''], ['-', '-o', ''], ['', '-o', '-']])
+def test_an_empty_name_is_not_the_current_folder(tmp_path, halve, main, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / 'a.png')
+    assert main(*arguments, data=(tmp_path / 'a.png').read_bytes()) == 2
+    assert 'an input or the output is an empty name' in capsys.readouterr().err
+    assert not halve.shapes
+    assert tree(tmp_path) == ['a.png']
+
+
+@pytest.mark.parametrize('pixels', [0, -1])
+@pytest.mark.parametrize('source', ['a.png', '-'])
+def test_no_pixels_at_all(tmp_path, restorer, main, capsys, monkeypatch, pixels, source):
+    monkeypatch.chdir(tmp_path)
+    data = make(tmp_path / 'a.png').read_bytes()
+    assert main(source, f'--max-pixels={pixels}', data=data) == 2
+    assert f'the most pixels must be 1 or more, got {pixels}' in capsys.readouterr().err
+    with pytest.raises(UserError, match='1 or more'):
+        restore_bytes(data, restorer, max_pixels=pixels)

@@ -250,6 +250,21 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path, halve, monkeypatch)
     assert not list(tmp_path.glob('x*'))
 
 
+def test_options_of_pictures_are_noted_where_there_are_videos(tmp_path, halve):
+    (tmp_path / 'in').mkdir()
+    make(tmp_path / 'in/a.mp4', frames=4)
+    write_image(tmp_path / 'in/b.png', Image(np.full((8, 9, 3), 0.5, np.float32)))
+    report = restore_files(
+        tmp_path / 'in', tmp_path / 'out', Restorer(halve), format='webp', crf=30, quality=80, report_seams=True
+    )
+    assert tree(tmp_path / 'out') == ['a.mp4', 'b.webp']
+    assert (tmp_path / 'out/a.mp4', '--format is of pictures, not of videos') in report.notes
+    assert (tmp_path / 'in/a.mp4', 'seams are measured in pictures that stand still') in report.notes
+    assert not any('--crf' in note or '--quality' in note for _, note in report.notes)
+    with pytest.raises(UserError, match="ends in '.mkv', and the format is to be png"):
+        restore_files(tmp_path / 'in/a.mp4', tmp_path / 'a.mkv', Restorer(halve), format='png')
+
+
 @pytest.mark.parametrize('options', [{}, {'codec': 'h264'}])
 def test_videos_that_cannot_be_written_do_not_hold_up_photographs(tmp_path, halve, monkeypatch, options):
     source = tmp_path / 'in'
@@ -260,6 +275,7 @@ def test_videos_that_cannot_be_written_do_not_hold_up_photographs(tmp_path, halv
         monkeypatch.setitem(sys.modules, 'av', None)
     report = restore_files(source, tmp_path / 'out', Restorer(halve), **options)
     assert [path.name for path, _ in report.failed] == ['a.webm']
+    assert not any('--codec' in note for _, note in report.notes)
     assert ('pip install av' if not options else 'not h264') in report.failed[0][1]
     assert read_image(tmp_path / 'out/b.png').rgb.max() < 0.3
     assert tree(tmp_path / 'out') == ['b.png']

@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
     from ..host import keep_freed_memory
+    from ..inference.plan import refuse_empty
     from ..inference.restore_files import check_arguments, restore_files
     from ..inference.restorer import Restorer
 
@@ -89,33 +90,36 @@ def run(args: argparse.Namespace) -> int:
     streamed = STREAM in inputs or args.output == STREAM
     if streamed and len(inputs) > 1:
         raise UserError('- takes one picture; name a folder for several')
-    check_arguments(args.suffix, args.format, args.quality)
+    output = args.output if args.output is not None else STREAM if streamed else DEFAULT
+    refuse_empty([*inputs, output])
+    check_arguments(args.suffix, args.format, args.quality, args.max_pixels)
     denoise = args.denoise_strength
     restorer = Restorer.from_pretrained(args.model, task=args.task, denoise=denoise, **pick(args, RESTORER))
     if parameter_set := getattr(restorer.model, 'parameter_set', ''):
         print(f'vmambair: {args.model}: {parameter_set}', file=sys.stderr)
     if streamed:
-        _run_streamed(inputs[0], args, restorer)
+        _run_streamed(inputs[0], output, args, restorer)
         return 0
-    report = restore_files(inputs, args.output or DEFAULT, restorer, **pick(args, FILES))
+    report = restore_files(inputs, output, restorer, **pick(args, FILES))
     print(*report.lines(), sep='\n')
     return 1 if report.failed else 0
 
 
-def _run_streamed(source: str, args: argparse.Namespace, restorer: object) -> None:
+def _run_streamed(source: str, output: str, args: argparse.Namespace, restorer: object) -> None:
     """One picture from stdin, to stdout, or both.
 
     Raises:
-        UserError: an option that is of files; a file that is there; a stream that is closed.
+        UserError: an option that is of files; a name that says another format than --format; a file that is there, or
+            cannot be written; a stream that is closed.
     """
-    from ..errors import UserError
+    from ..errors import UserError, one_line
     from ..files import check_writable, replacing
     from ..images.image_io import format_of, read_bytes
-    from ..inference.restore_files import restore_bytes
+    from ..inference.plan import check_ending
+    from ..inference.restore_files import restore_bytes_with_notes
     from ..inference.restorer import Restorer
 
     assert isinstance(restorer, Restorer)
-    output = STREAM if args.output is None else args.output
     for name in ('suffix', 'report_seams', 'codec', 'crf'):
         if getattr(args, name) not in (None, False, ''):
             raise UserError(f'--{name.replace("_", "-")} does not go with -, which is one picture and no file')
@@ -123,15 +127,20 @@ def _run_streamed(source: str, args: argparse.Namespace, restorer: object) -> No
         raise UserError(f'{output}: is there; --overwrite replaces it, or choose another output')
     if output == STREAM and sys.stdout.isatty():
         raise UserError('a picture is not written to a terminal; redirect it (> clean.png), or name a file with -o')
-    if output != STREAM:
-        check_writable(Path(output).parent)
     form = args.format
-    if output != STREAM and form == 'auto':
-        format_of(output)
-        form = Path(output).suffix[1:].lower()
+    if output != STREAM:
+        check_ending(output, form)
+        if form == 'auto':
+            format_of(output)
+            form = Path(output).suffix[1:].lower()
+        check_writable(Path(output).parent)
     data = _stdin() if source == STREAM else read_bytes(source, max_pixels=args.max_pixels)
     name = 'stdin' if source == STREAM else source
-    result, _ = restore_bytes(data, restorer, format=form, quality=args.quality, max_pixels=args.max_pixels, name=name)
+    result, _, notes = restore_bytes_with_notes(
+        data, restorer, format=form, quality=args.quality, max_pixels=args.max_pixels, name=name
+    )
+    for note in notes:
+        print(one_line(f'vmambair: note: {name}: {note}'), file=sys.stderr)
     if output == STREAM:
         _to_stdout(result)
         return

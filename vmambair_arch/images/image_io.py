@@ -218,7 +218,7 @@ def write_image(path: str | Path, image: Image, *, quality: int | None = None) -
     if image.alpha is not None and not KINDS[format].alpha:
         raise UserError(f'{path}: {no_alpha(format)}')
     try:
-        data = encode_image(image, format, quality=quality)
+        data = encode_image(image, format, quality=quality, suffix=path.suffix)
     except (OSError, ValueError, struct.error) as error:
         reason = getattr(error, 'strerror', None) or error
         raise UserError(f'{path}: cannot be written as {format} ({reason})') from error
@@ -230,8 +230,8 @@ def no_alpha(format: str) -> str:
     return f'{format} cannot hold the transparency of this image; write it as png, webp or tiff'
 
 
-def encode_image(image: Image, format: str, *, quality: int | None = None) -> bytes:
-    """The bytes of a file of Pillow's format `format`; see `write_image`."""
+def encode_image(image: Image, format: str, *, quality: int | None = None, suffix: str = '') -> bytes:
+    """The bytes of a file of Pillow's format `format`; see `write_image`. A `.j2k` has no boxes round its stream."""
     image = _as_held(image, format)
     deep = image.bits == 16 and KINDS[format].deep
     pixels = turn_back(to_array(image, np.uint16 if deep else np.uint8), image.orientation)
@@ -245,7 +245,7 @@ def encode_image(image: Image, format: str, *, quality: int | None = None) -> by
     if format in ('AVIF', 'HEIF') and (pixels.ndim == 2 or pixels.shape[2] == 2):
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         pixels = pixels[..., [0, 0, 0, *range(1, pixels.shape[2])]]
-    options = _options(image, format, quality)
+    options = _options(image, format, quality) | ({'no_jp2': True} if suffix.lower() == '.j2k' else {})
     exif = exif_to_write(image)
     if exif:
         try:

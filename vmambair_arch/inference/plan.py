@@ -13,14 +13,14 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError, nearest
 from ..images.formats import KINDS, MOVING, SUFFIXES, format_of
-from ..images.image_io import MAX_PIXELS, Facts, check_regular, inspect_image, no_alpha
+from ..images.image_io import MAX_PIXELS, Facts, Image, check_regular, inspect_image, no_alpha
 from .records import FOLDER, entry, origin
 from .video import CONTAINERS, INSTEAD
 
@@ -158,8 +158,7 @@ def _made(
     max_pixels: int,
     scale: float,
 ) -> Plan:
-    if str(output) == '':
-        raise UserError('the output is an empty name; name a folder or a file')
+    refuse_empty([*inputs, output])
     plan = Plan()
     sources = _expand(inputs, Path(output).resolve(), suffix, plan)
     every = list(_find(sources, Path(output), suffix, plan))
@@ -167,7 +166,7 @@ def _made(
     # An input that gave nothing but results or what others name as well must not change where the rest goes.
     several = len(sources) - len({one.source for one in every} - {one.source for one in found}) > 1
     single = len(found) == 1 and found[0].folder is None
-    target = _output(output, [one.path for one in found], single)
+    target = _output(output, [one.path for one in found], single, format)
     named = target if single and not _is_folder(output) else None
     plan.output = None if single else target
     jobs = []
@@ -207,8 +206,6 @@ def _expand(inputs: Sequence[str | Path], output: Path, suffix: str, plan: Plan)
     """
     found: dict[Path, _Source] = {}
     for number, given in enumerate(inputs):
-        if str(given) == '':
-            raise UserError('an input is an empty name; name an image, a video or a folder')
         path, root = Path(given), None
         matches = [path]
         if not (path.exists() or path.is_symlink()):
@@ -270,18 +267,53 @@ def _was_of(one: _Found, made_of: Path, suffix: str) -> bool:
     return mine and one.path.stem.endswith(suffix) and not os.path.lexists(made_of)
 
 
+def refuse_empty(names: Iterable[str | Path]) -> None:
+    """Refuse an input or output without a name, as of a variable that is not set: it would be the current folder.
+
+    Raises:
+        UserError: there is one.
+    """
+    if '' in map(str, names):
+        raise UserError('an input or the output is an empty name; name a file or a folder, . for the current one')
+
+
+def check_ending(output: str | Path, format: str) -> None:
+    """Refuse a name of a result that says another format than the one that was asked for.
+
+    Args:
+        output: a file.
+        format: as for `make_plan`.
+
+    Raises:
+        UserError: it does.
+    """
+    ending = Path(output).suffix.lower()
+    if format != 'auto' and ending and SUFFIXES.get(ending) != SUFFIXES.get(f'.{format}'):
+        raise UserError(f"{output}: ends in '{ending}', and the format is to be {format}; leave out --format, or agree")
+
+
+def lossy_note(was: Facts | Image, format: str, quality: int | None) -> str:
+    """What to say of a picture that loses something as it is written in `format`, '' where nothing is lost."""
+    again = was.format == format == 'WEBP' and quality is None
+    lossless = format == 'WEBP' and quality == 100
+    if not KINDS[format].lossy or was.lossy or again or lossless:
+        return ''
+    return f'lossless before, now {format} of quality {quality or 95}'
+
+
 def _is_folder(output: str | Path) -> bool:
     path = Path(output)
     return str(output).endswith(('/', os.sep)) or path.is_dir() or not path.suffix
 
 
-def _output(output: str | Path, sources: list[Path], single: bool) -> Path:
+def _output(output: str | Path, sources: list[Path], single: bool, format: str) -> Path:
     path = Path(output)
     if single and not _is_folder(output):
         source = sources[0]
         ending = path.suffix.lower()
         moving = source.suffix.lower() in VIDEOS
         if moving and ending in VIDEOS or not moving and ending in {**SUFFIXES, **MOVING}:
+            check_ending(path, format)
             return path
         known = VIDEOS if moving else tuple(SUFFIXES)
         if ending in (*VIDEOS, *SUFFIXES):
@@ -399,9 +431,7 @@ def _job(
         largest = round(max(facts.width, facts.height) * scale)
         if kind.largest and largest > kind.largest:
             raise UserError(f'{path}: {format_of(target)} holds {kind.largest} pixels a side, not {largest}; use png')
-        if kind.lossy and not facts.lossy and not (facts.format == format_of(target) == 'WEBP' and quality is None):
-            lossless = quality == 100 and format_of(target) == 'WEBP'
-            note = note or ('' if lossless else f'lossless before, now {format_of(target)} of quality {quality or 95}')
+        note = note or lossy_note(facts, format_of(target), quality)
     return Job(
         path,
         _not_itself(path, target),

@@ -36,7 +36,7 @@ from ..images.image_io import (
     write_image,
 )
 from ..ops.faults import is_out_of_memory
-from .plan import Job, Plan, make_plan
+from .plan import Job, Plan, lossy_note, make_plan
 from .records import entry, judge, record_path, recorded
 from .restorer import Restorer
 from .side_by_side import side_by_side
@@ -138,14 +138,15 @@ def restore_files(
         UserError: before any work: an input is missing, holds nothing to restore, or is a single bad file; the output
             cannot be one; arguments out of range.
     """
-    check_arguments(suffix, format, quality)
+    check_arguments(suffix, format, quality, max_pixels)
     video = VideoOptions(codec, crf)
     share = _share()
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     scale = restorer.outscale or restorer.scale
     plan = make_plan(given, output, suffix=suffix, format=format, quality=quality, max_pixels=max_pixels, scale=scale)
+    idle = _idle(plan, Path(output), format, quality, report_seams, video)
     _set_aside_videos(plan, video)
-    return _run(plan, restorer, quality, overwrite, max_pixels, report_seams, video, share)
+    return _run(plan, idle, restorer, quality, overwrite, max_pixels, report_seams, video, share)
 
 
 def _share() -> tuple[int, int]:
@@ -184,7 +185,35 @@ def _set_aside_videos(plan: Plan, options: VideoOptions) -> None:
     plan.jobs = kept
 
 
-def check_arguments(suffix: str = '', format: str = 'auto', quality: int | None = None) -> None:
+def _idle(
+    plan: Plan, output: Path, format: str, quality: int | None, report_seams: bool, video: VideoOptions
+) -> list[tuple[Path, str]]:
+    """Notes on options that nothing, or not all, of what is done has a use for."""
+    notes = []
+    pictures = [job for job in plan.jobs if job.kind != 'video']
+    others = [job for job in plan.jobs if job.kind == 'video']
+    known = plan.jobs and not plan.failed  # of what cannot be read nobody knows what it is
+    if known and not others:
+        notes += [
+            (output, f'--{name} is of videos, and there is none')
+            for name, value in video.settings().items()
+            if value is not None
+        ]
+    formats = {SUFFIXES.get(job.target.suffix.lower()) for job in pictures}
+    if known and quality is not None and not any(KINDS[name].lossy for name in formats if name):
+        notes.append((output, '--quality is of pictures in lossy formats, and there will be none'))
+    if format != 'auto':
+        notes += [(job.target, '--format is of pictures, not of videos') for job in others]
+    if report_seams:
+        notes += [
+            (job.source, 'seams are measured in pictures that stand still') for job in plan.jobs if job.kind != 'image'
+        ]
+    return notes
+
+
+def check_arguments(
+    suffix: str = '', format: str = 'auto', quality: int | None = None, max_pixels: int = MAX_PIXELS
+) -> None:
     """Refuse what no result can be named or written by.
 
     Raises:
@@ -197,6 +226,8 @@ def check_arguments(suffix: str = '', format: str = 'auto', quality: int | None 
         raise UserError(f"format '{format}'{nearest(format, known)} is not one of auto, {', '.join(known)}")
     if quality is not None and not 1 <= quality <= 100:
         raise UserError(f'the quality must be 1 to 100, got {quality}')
+    if max_pixels < 1:
+        raise UserError(f'the most pixels must be 1 or more, got {max_pixels}')
 
 
 def restore_bytes(
@@ -221,22 +252,44 @@ def restore_bytes(
     Raises:
         UserError: no image, or it cannot be written as `format`.
     """
-    check_arguments(format=format, quality=quality)
+    return restore_bytes_with_notes(data, restorer, format=format, quality=quality, max_pixels=max_pixels, name=name)[
+        :2
+    ]
+
+
+def restore_bytes_with_notes(
+    data: bytes, restorer: Restorer, *, format: str, quality: int | None, max_pixels: int, name: str
+) -> tuple[bytes, str, list[str]]:
+    """`restore_bytes`, and what was done otherwise than one might think."""
+    check_arguments(format=format, quality=quality, max_pixels=max_pixels)
     image = decode_image(data, name=name, max_pixels=max_pixels)
     kind = format_of(f'{name}.{format}') if format != 'auto' else image.format or 'PNG'
     kind = kind if kind in KINDS else 'PNG'
     if image.alpha is not None and not KINDS[kind].alpha:
         raise UserError(f'{name}: {no_alpha(kind)}')
+    notes = [note] if (note := lossy_note(image, kind, quality)) else []
+    if quality is not None and not KINDS[kind].lossy:
+        notes.append(f'--quality is of lossy formats, and {kind} is none')
     try:
-        return encode_image(restorer.restore(image), kind, quality=quality), kind
+        image = restorer.restore(image)
+        encoded = encode_image(image, kind, quality=quality, suffix=f'.{format}')
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise UserError(f'{name}: {error}', exit_code=error.exit_code) from error
         raise UserError(f'{name}: cannot be written as {kind} ({error})') from error
+    return encoded, kind, notes + _not_carried(image, kind)
+
+
+def _not_carried(image: Image, kind: str) -> list[str]:
+    """Notes on what a picture had beside its pixels that its result has not."""
+    lost = lost_in(image, kind)
+    notes = [f'without {", ".join(lost)}, which {KINDS[kind].suffixes[0]} does not hold'] if lost else []
+    return notes + ([f'without {", ".join(image.dropped)}, which is not carried over'] if image.dropped else [])
 
 
 def _run(
     plan: Plan,
+    idle: list[tuple[Path, str]],
     restorer: Restorer,
     quality: int | None,
     overwrite: bool,
@@ -248,7 +301,7 @@ def _run(
     rank, ranks = share
     report = Report(share=f'share {rank + 1} of {ranks}' if ranks > 1 else '')
     if rank == 0:
-        report.failed, report.ignored = list(plan.failed), plan.ignored
+        report.failed, report.ignored, report.notes = list(plan.failed), plan.ignored, idle
     jobs = plan.jobs[rank::ranks]
     _check_output(jobs, overwrite)
     full, left = threading.Event(), list[Path]()
@@ -273,8 +326,8 @@ def _run(
                     check_writable(job.target.parent)
                     check_writable(record_path(job.target).parent)
                     _restore_job(job, restorer, settings, quality, max_pixels, video, progress, report)
-                    if report_seams and job.kind == 'image':
-                        report.seams.append((job.source, _seams(job.source, restorer, max_pixels)))
+                if report_seams and job.kind == 'image':
+                    report.seams.append((job.source, _seams(job.source, restorer, max_pixels)))
             except (OSError, RuntimeError, ValueError, MemoryError) as error:
                 fault = _fault_of(job, error, restorer.device)
                 if fault is None:
@@ -426,9 +479,7 @@ def _restore_job(
         image = restorer.restore(image, progress=progress)
         with recorded(job.target, job.source, made_by, sha256) as temporary:
             write_image(temporary, image, quality=quality)
-        lost = lost_in(image, SUFFIXES[job.target.suffix.lower()])
-        notes += [f'without {", ".join(lost)}, which {job.target.suffix} does not hold'] if lost else []
-        notes += [f'without {", ".join(image.dropped)}, which is not carried over'] if image.dropped else []
+        notes += _not_carried(image, SUFFIXES[job.target.suffix.lower()])
     report.written.append(job.target)
     report.notes += [(job.target, note) for note in notes]
 
