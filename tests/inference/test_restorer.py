@@ -7,11 +7,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vmambair_arch import Restorer
 from vmambair_arch.checkpoints.convert import save_checkpoint
@@ -514,3 +516,47 @@ def test_apples_gpu_runs_by_torch_in_float32_and_nothing_else(halve, monkeypatch
     for precision in ('bf16', 'fp16'):
         with pytest.raises(UserError, match=f"precision '{precision}' is not for Apple's GPU.*use fp32"):
             Restorer(halve, device='mps', precision=precision)
+
+
+class Blur(torch.nn.Module):
+    """Every pixel from its neighbours, as networks do."""
+
+    config: ClassVar = {'scale': 2}
+
+    def forward(self, x):
+        return F.interpolate(F.avg_pool2d(F.pad(x, (3, 3, 3, 3), mode='replicate'), 7, 1), scale_factor=2)
+
+
+def disc(fill, hidden, soft):
+    """A disc of one colour, uint8 RGBA, whose surroundings are hidden, with a soft edge or a hard one."""
+    y, x = np.mgrid[:24, :24]
+    alpha = np.clip((8 - np.hypot(y - 12, x - 12)) / (4 if soft else 1e-6), 0, 1)
+    rgb = np.where(alpha[..., None] > 0, fill, hidden)
+    return np.concatenate([rgb, np.rint(alpha[..., None] * 255)], axis=2).astype(np.uint8)
+
+
+WAYS = {
+    'call': lambda restorer, picture: restorer(picture),
+    'list': lambda restorer, picture: restorer([picture, picture])[1],
+    'many': lambda restorer, picture: list(restorer.restore_many([picture] * 3))[2],
+    'tensor': lambda restorer, picture: restorer(torch.from_numpy(picture).permute(2, 0, 1)).permute(1, 2, 0).numpy(),
+    'Pillow': lambda restorer, picture: np.asarray(restorer(PIL.Image.fromarray(picture))),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('soft', [False, True])
+@pytest.mark.parametrize(
+    'options', [{}, {'outscale': 1.5}, {'outscale': 3}, {'colour_fix': 'wavelet'}, {'alpha': 'restore'}, {'tile': 32}]
+)
+def test_hidden_colours_do_not_reach_the_edge_of_what_is_seen(way, soft, options):
+    restorer = Restorer(Blur(), device='cpu', **options)
+    for fill, hidden in (((255, 255, 255), (0, 0, 0)), ((20, 30, 40), (255, 255, 255)), ((0, 200, 90), (200, 0, 200))):
+        result = WAYS[way](restorer, disc(fill, hidden, soft))
+        seen = result[result[..., 3] > 0][:, :3].astype(int)
+        assert np.abs(seen - fill).max() <= 1
+
+
+def test_a_picture_that_hides_nothing_keeps_its_bits(tiny):
+    picture = random(16, 20, 4)
+    np.testing.assert_array_equal(Restorer(tiny)(picture)[..., :3], Restorer(tiny)(picture[..., :3]))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..archs.oss_block import OSSBlock
 from ..errors import UserError, as_user_error
+from ..images.alpha import visible_colours
 from ..images.colour import COLOUR_FIXES, ColourFix, fix_colour
 from ..images.formats import KINDS
 from ..images.image_io import (
@@ -239,7 +240,7 @@ class Restorer:
     @torch.inference_mode()
     def restore(self, image: Image, *, progress: tiles.Progress | None = None) -> Image:
         """Restore a decoded image with its alpha; depth, profile and the rest stay as they are."""
-        return self._finish(image, self._run(image.rgb, progress))
+        return self._finish(image, self._run(visible_colours(image), progress))
 
     @torch.inference_mode()
     def restore_many(self, pictures: Iterable[Any]) -> Iterator[Any]:
@@ -265,7 +266,7 @@ class Restorer:
 
     def _restore_batch(self, opened: list[tuple[Image, Back]]) -> list[Any]:
         with torch.inference_mode():
-            done = self._run_batch([image.rgb for image, _ in opened])
+            done = self._run_batch([visible_colours(image) for image, _ in opened])
             restored = [self._finish(image, rgb) for (image, _), rgb in zip(opened, done, strict=True)]
         return [back(image) for (_, back), image in zip(opened, restored, strict=True)]
 

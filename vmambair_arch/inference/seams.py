@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import UserError
+from ..images.alpha import visible_colours
 from ..images.image_io import Image
 from . import tiles
 from .restorer import Restorer
@@ -65,7 +66,7 @@ def measure_seams(restorer: Restorer, image: Image, *, tile: int | None = None, 
     if max(height, width) <= tile:
         raise UserError(f'the picture of {width}x{height} pixels is one tile of {tile}: there are no seams to measure')
     top, left = ((full - side) // 2 for full, side in zip(full, (height, width), strict=True))
-    part = torch.from_numpy(image.rgb[top : top + height, left : left + width].transpose(2, 0, 1).copy())
+    part = torch.from_numpy(visible_colours(image)[top : top + height, left : left + width].transpose(2, 0, 1).copy())
 
     whole, tiled = (
         tiles.run_in_tiles(
