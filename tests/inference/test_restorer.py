@@ -560,3 +560,50 @@ def test_hidden_colours_do_not_reach_the_edge_of_what_is_seen(way, soft, options
 def test_a_picture_that_hides_nothing_keeps_its_bits(tiny):
     picture = random(16, 20, 4)
     np.testing.assert_array_equal(Restorer(tiny)(picture)[..., :3], Restorer(tiny)(picture[..., :3]))
+
+
+@pytest.mark.parametrize('shape', [(3, 8, 9), (1, 8, 9), (2, 3, 8, 9)])
+def test_results_are_tensors_to_go_on_with_and_the_iterable_runs_as_its_owner_wrote_it(halve, shape):
+    restorer, source = Restorer(halve), torch.from_numpy(random(*shape))
+    modes = []
+
+    def given():
+        for _ in range(3):
+            modes.append(torch.is_inference_mode_enabled())
+            yield source
+
+    results = [restorer(source), *restorer([source, source])]
+    results += list(restorer.restore_many(given())) if len(shape) == 3 else []
+    for result in results:
+        assert not result.is_inference()
+        weight = torch.ones((), requires_grad=True)
+        (result * weight).sum().backward()
+        assert weight.grad is not None
+    assert not any(modes)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize('good', range(5))
+@pytest.mark.parametrize('bad', [np.zeros((3, 20, 20)), b'no picture', 'a.png', None])
+def test_a_bad_picture_costs_none_of_those_before_it(halve, good, bad):
+    pictures = [random(8, 9, 3) * n / 5 for n in range(good)]
+    found = []
+    with pytest.raises(UserError):
+        found.extend(Restorer(halve).restore_many([*pictures, bad, *pictures]))
+    assert len(found) == good
+    for picture, result in zip(pictures, found, strict=True):
+        np.testing.assert_allclose(result, picture / 2, atol=1e-6)
+
+
+def test_an_iterable_that_fails_and_a_network_that_fails_are_raised_once(halve):
+    def broken():
+        yield random(8, 9, 3)
+        raise RuntimeError('the camera is gone')
+
+    found = []
+    with pytest.raises(RuntimeError, match='the camera is gone'):
+        found.extend(Restorer(halve).restore_many(broken()))
+    assert len(found) == 1
+    halve.forward = lambda x: x * float('nan')
+    with pytest.raises(UserError, match='the network returned NaN'):
+        list(Restorer(halve).restore_many([random(8, 9, 3), random(5, 6, 3)]))

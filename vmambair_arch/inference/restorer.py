@@ -242,7 +242,6 @@ class Restorer:
         """Restore a decoded image with its alpha; depth, profile and the rest stay as they are."""
         return self._finish(image, self._run(visible_colours(image), progress))
 
-    @torch.inference_mode()
     def restore_many(self, pictures: Iterable[Any]) -> Iterator[Any]:
         """Restore pictures as they come, in their order; neighbours of one size go through the network together.
 
@@ -251,17 +250,21 @@ class Restorer:
                 a batch. Each result is of the kind of its picture.
 
         Raises:
-            UserError: as a call does.
+            UserError: as a call does; what was read before has been returned by then.
         """
         waiting: list[tuple[Image, Back]] = []
-        for picture in pictures:
-            image, back = self._open(picture)
-            if waiting and (
-                image.rgb.shape != waiting[0][0].rgb.shape or len(waiting) == self._batch(*image.rgb.shape[:2])
-            ):
-                yield from self._restore_batch(waiting)
-                waiting = []
-            waiting.append((image, back))
+        try:
+            for picture in pictures:
+                image, back = self._open(picture)
+                if waiting and (
+                    image.rgb.shape != waiting[0][0].rgb.shape or len(waiting) == self._batch(*image.rgb.shape[:2])
+                ):
+                    full, waiting = waiting, []
+                    yield from self._restore_batch(full)
+                waiting.append((image, back))
+        except Exception:
+            yield from self._restore_batch(waiting)
+            raise
         yield from self._restore_batch(waiting)
 
     def _restore_batch(self, opened: list[tuple[Image, Back]]) -> list[Any]:
