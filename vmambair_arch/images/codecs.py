@@ -14,7 +14,7 @@ import PIL.Image
 from PIL import TiffImagePlugin
 
 from .metadata import DIRECTORIES, EXIF_START, ORIENTATION, TIFF_EXIF, XMP_KEYWORD, exif_to_write, turn
-from .pixels import Image, from_array
+from .pixels import Image, from_array, ran_out_of_memory
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _ICC, _XMP = 34675, 700
@@ -92,7 +92,10 @@ def _plain_png(data: bytes) -> bytes:
 def encode_png16(pixels: np.ndarray, image: Image) -> bytes:
     """16 bits and several channels: OpenCV writes the pixels, profile and EXIF go in as chunks behind the header."""
     order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    png = cv2.imencode('.png', cv2.cvtColor(pixels, order))[1].tobytes()
+    try:
+        png = cv2.imencode('.png', cv2.cvtColor(pixels, order))[1].tobytes()
+    except cv2.error as error:  # neither a ValueError nor a MemoryError, whatever it means
+        raise (MemoryError if ran_out_of_memory(error) else ValueError)(str(error)) from error
     chunks = b''
     if image.icc:
         chunks += _png_chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(image.icc))
@@ -113,6 +116,8 @@ def encode_tiff(pixels: np.ndarray, image: Image) -> bytes:
     try:
         return _directory(pixels, image, len(strip), exif_to_write(image)) + strip
     except Exception as error:  # a block that can be parsed can still hold what cannot be written
+        if ran_out_of_memory(error):
+            raise
         logger.warning('EXIF left out but for the orientation: it cannot be written as TIFF (%s)', error)
         return _directory(pixels, image, len(strip), None) + strip
 

@@ -40,7 +40,7 @@ from .codecs import decode_deep, encode_png16, encode_tiff, is_deep, png_texts, 
 from .formats import FORMATS, KINDS, SUFFIXES, decoders, format_of, looks_like_heif, open_heif, what_it_is
 from .jpeg import jpeg_fault
 from .metadata import JPEG_HOLDS, ORIENTATION, exif_to_write, not_carried, read_exif, read_notes, turn, turn_back
-from .pixels import Image, from_array, from_pil, to_array, to_pil
+from .pixels import Image, beyond_memory, from_array, from_pil, ran_out_of_memory, to_array, to_pil
 from .whole import fault_of
 
 __all__ = [
@@ -219,7 +219,9 @@ def write_image(path: str | Path, image: Image, *, quality: int | None = None) -
         raise UserError(f'{path}: {no_alpha(format)}')
     try:
         data = encode_image(image, format, quality=quality, suffix=path.suffix)
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, MemoryError, struct.error) as error:
+        if ran_out_of_memory(error):
+            raise beyond_memory(path) from error
         reason = getattr(error, 'strerror', None) or error
         raise UserError(f'{path}: cannot be written as {format} ({reason})') from error
     with replacing(path) as temporary:
@@ -251,6 +253,8 @@ def encode_image(image: Image, format: str, *, quality: int | None = None, suffi
         try:
             return _save(pixels, format, exif=exif, **options)
         except Exception as error:  # a block that can be parsed can still hold what cannot be written
+            if ran_out_of_memory(error):
+                raise
             logger.warning('EXIF left out but for the orientation: it cannot be written as %s (%s)', format, error)
             exif = exif_to_write(replace(image, exif=None))
     if exif:
@@ -368,6 +372,8 @@ def opened(data: bytes | Path, name: str, max_pixels: int | None) -> Iterator[PI
     except Exception as error:  # decoders raise nearly anything on a damaged file
         if isinstance(error, OSError) and error.filename is not None:
             raise UserError(f'{name}: cannot be read ({error.strerror})') from error
+        if ran_out_of_memory(error):
+            raise beyond_memory(name) from error
         raise UserError(f'{name}: is a damaged or truncated image ({error or type(error).__name__})') from error
 
 

@@ -43,6 +43,8 @@ def read_exif(source: PIL.Image.Image) -> tuple[bytes | None, int]:
             # Absent where a PNG has it as a text (ImageMagick's), or where the orientation is XMP's alone.
             exif = source.info.get('exif') or (parsed.tobytes() if len(parsed) else b'')
             PIL.Image.Exif().load(exif)
+    except MemoryError:
+        raise
     except Exception:  # as above: anything can come out of a damaged block, and the picture is worth more
         return None, 1
     if orientation not in range(1, 9):

@@ -19,6 +19,7 @@ ROUNDING = 1e-3
 """How far floating-point values may be outside of 0..1, as arithmetic leaves them; they are clipped in the end."""
 
 _WHITE_IS_ZERO = 0
+_MEMORY = ('out of memory', 'insufficient memory')
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,17 @@ class Image:
     dropped: tuple[str, ...] = ()
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy, Pillow, OpenCV or libjpeg say that memory ran out, which is no fault of a file."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY)
+
+
+def beyond_memory(name: object, device: str = 'cpu') -> UserError:
+    """The error of a picture that there is not the memory for."""
+    there = 'here; free some,' if device == 'cpu' else f'on {device}; free some, use --device cpu,'
+    return UserError(f'{name}: is too large for the memory that is free {there} or cut it into parts')
+
+
 def from_pil(source: PIL.Image.Image) -> Image:
     """A Pillow image of any mode but LAB, HSV and F, as it lies (an orientation tag is not applied).
 
@@ -89,6 +101,8 @@ def upright(source: PIL.Image.Image) -> PIL.Image.Image:
     """A Pillow image turned as its EXIF says, as reading its file would; what cannot be parsed turns nothing."""
     try:
         return PIL.ImageOps.exif_transpose(source)
+    except MemoryError:
+        raise
     except Exception:  # anything can come out of a damaged block, and the picture is worth more
         return source
 

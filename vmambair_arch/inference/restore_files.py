@@ -35,6 +35,7 @@ from ..images.image_io import (
     read_image,
     write_image,
 )
+from ..images.pixels import beyond_memory
 from ..ops.faults import is_out_of_memory
 from .plan import Job, Plan, lossy_note, make_plan
 from .records import entry, judge, record_path, recorded
@@ -273,9 +274,13 @@ def restore_bytes_with_notes(
     try:
         image = restorer.restore(image)
         encoded = encode_image(image, kind, quality=quality, suffix=f'.{format}')
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
         if isinstance(error, UserError):
             raise UserError(f'{name}: {error}', exit_code=error.exit_code) from error
+        if is_out_of_memory(error):
+            raise beyond_memory(name, str(restorer.device)) from error
+        if isinstance(error, RuntimeError):
+            raise
         raise UserError(f'{name}: cannot be written as {kind} ({error})') from error
     return encoded, kind, notes + _not_carried(image, kind)
 
@@ -372,8 +377,7 @@ def _fault_of(job: Job, error: Exception, device: torch.device) -> UserError | N
         place = error.filename or job.source
         return _naming(UserError(f'{place}: cannot be used ({error.strerror or error})'), job)
     if is_out_of_memory(error):
-        there = 'here; free some,' if device.type == 'cpu' else f'on {device}; free some, use --device cpu,'
-        return UserError(f'{job.source}: is too large for the memory that is free {there} or cut it into parts')
+        return beyond_memory(job.source, str(device))
     return None
 
 
