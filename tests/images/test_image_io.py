@@ -16,6 +16,7 @@ from PIL import ImageCms
 
 from vmambair_arch.errors import UserError
 from vmambair_arch.images import codecs, image_io
+from vmambair_arch.images.formats import KINDS, SUFFIXES, open_heif
 from vmambair_arch.images.image_io import Image, decode_image, encode_image, from_pil, read_image, to_pil, write_image
 
 ORIENTATION = 0x0112
@@ -139,10 +140,28 @@ def test_alpha_is_kept_apart_and_comes_back(tmp_path, suffix, mode):
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.bmp'])
 def test_alpha_is_not_dropped_silently(tmp_path, suffix):
-    image = Image(np.zeros((2, 2, 3), np.float32), np.ones((2, 2), np.float32))
-    with pytest.raises(UserError, match='transparency'):
+    alpha = np.ones((2, 2), np.float32)
+    alpha[1, 0] = 254 / 255
+    image = Image(np.zeros((2, 2, 3), np.float32), alpha)
+    with pytest.raises(UserError, match=r'a\.\w+: \w+ cannot hold the transparency'):
         write_image(tmp_path / f'a{suffix}', image)
+    with pytest.raises(UserError, match='transparency'):
+        encode_image(image, SUFFIXES[suffix])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+@pytest.mark.parametrize('grey', [False, True])
+@pytest.mark.parametrize('least', [1, 65534 / 65535, 1 - 1e-6, 1 + 1e-6])
+def test_an_alpha_that_hides_nothing_is_left_out_where_there_is_no_place_for_it(tmp_path, suffix, grey, least):
+    if SUFFIXES[suffix] == 'HEIF' and not open_heif():
+        pytest.skip('pillow-heif is not installed')
+    alpha = np.ones((16, 16), np.float32)
+    alpha[1, 0] = least
+    write_image(tmp_path / f'a{suffix}', Image(np.full((16, 16, 3), 0.6, np.float32), alpha, grey=grey))
+    again = read_image(tmp_path / f'a{suffix}')
+    assert (again.alpha is not None) <= KINDS[SUFFIXES[suffix]].alpha
+    np.testing.assert_allclose(again.rgb, 0.6, atol=0.01)
 
 
 def test_palettes_become_colours(tmp_path):

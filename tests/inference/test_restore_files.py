@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
+import PIL.ImageOps
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -28,6 +29,7 @@ from hypothesis import strategies as st
 
 from vmambair_arch import Restorer, cli
 from vmambair_arch.errors import UserError
+from vmambair_arch.images.formats import SUFFIXES
 from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import records
 from vmambair_arch.inference.restore_files import Report, restore_bytes, restore_files
@@ -1290,3 +1292,54 @@ def test_no_pixels_at_all(tmp_path, restorer, main, capsys, monkeypatch, pixels,
     assert f'the most pixels must be 1 or more, got {pixels}' in capsys.readouterr().err
     with pytest.raises(UserError, match='1 or more'):
         restore_bytes(data, restorer, max_pixels=pixels)
+
+
+@pytest.mark.parametrize('ending', ['jpg', 'bmp'])
+@pytest.mark.parametrize('alpha', ['resize', 'restore'])
+def test_screenshots_whose_alpha_hides_nothing_become_pictures_without(tmp_path, halve_x2, ending, alpha):
+    """`halve_x2` halves the alpha too where it is restored: what counts is the input's."""
+    restorer = Restorer(halve_x2, alpha=alpha)
+    rgb = np.full((6, 7, 3), 0.8, np.float32)
+    source = tmp_path / 'in/a.png'
+    write_image(source, Image(rgb, np.ones((6, 7), np.float32)))
+    report = restore_files(source, tmp_path / f'one.{ending}', restorer)
+    write_image(tmp_path / 'in/clear.png', Image(rgb, np.tile(np.float32([1, 0.5]), (6, 4))[:, :7]))
+    report.add(restore_files(tmp_path / 'in', tmp_path / 'out', restorer, format=ending))
+    assert [path.name for path in report.written] == [f'one.{ending}', f'a.{ending}']
+    assert [path.name for path, _ in report.failed] == ['clear.png']
+    data, kind = restore_bytes(source.read_bytes(), restorer, format=ending)
+    assert kind == SUFFIXES[f'.{ending}']
+    for result in (*report.written, io.BytesIO(data)):
+        picture = np.asarray(PIL.Image.open(result))
+        assert picture.shape == (12, 14, 3)
+        assert np.abs(picture.astype(int) - 102).max() <= 1
+    with pytest.raises(UserError, match='clear.png: .* cannot hold the transparency of this image'):
+        restore_files(tmp_path / 'in/clear.png', tmp_path / f'b.{ending}', restorer)
+
+
+@pytest.mark.parametrize('source', ['.webp', '.png'])
+@pytest.mark.parametrize('ending', ['.webp', '.png', '.gif'])
+def test_a_moving_picture_is_seen_as_it_was_and_what_it_loses_is_said(tmp_path, halve_x2, source, ending):
+    block = PIL.Image.Exif()
+    block[0x0112] = 6  # lies on its side
+    frames = [PIL.Image.new('RGBA', (12, 10), (60 + 40 * number, 80, 90, 255)) for number in range(3)]
+    for frame in frames:
+        frame.paste((0, 0, 0, 0), (0, 0, 12, 5))  # black under its transparency
+    options = {'lossless': True, 'exact': True} if source == '.webp' else {}
+    frames[0].save(
+        tmp_path / f'a{source}', save_all=True, append_images=frames[1:], duration=50, exif=block.tobytes(), **options
+    )
+    report = restore_files(tmp_path / f'a{source}', tmp_path / f'b{ending}', Restorer(halve_x2))
+    said = [note for _, note in report.notes if 'without' in note]
+    assert said == (['without EXIF, which .gif does not hold'] if ending == '.gif' else [])
+    with PIL.Image.open(report.written[0]) as result:
+        assert result.n_frames == 3
+        for number in range(3):
+            result.seek(number)
+            seen = PIL.ImageOps.exif_transpose(result.convert('RGBA')) if ending != '.gif' else result.convert('RGBA')
+            assert seen.size == (20, 24)
+            pixels = np.asarray(seen).astype(int)
+            seen_alpha = pixels[..., 3] > 128
+            assert seen_alpha[:, :9].all()
+            assert not seen_alpha[:, 11:].any()
+            assert np.abs(pixels[seen_alpha][:, 0] - (30 + 20 * number)).max() <= 5  # up to the edge

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
+from ..errors import UserError
+from .formats import KINDS
 from .pixels import Image
+
+_OPAQUE = 1 - 0.5 / 255  # what 8 bits round to all there is
 
 
 def visible_colours(image: Image) -> np.ndarray:
@@ -30,3 +36,24 @@ def visible_colours(image: Image) -> np.ndarray:
     filled: np.ndarray = image.rgb.copy()
     filled[hidden] = colours[labels[hidden]]
     return filled
+
+
+def can_hold(format: str, image: Image) -> bool:
+    """Whether a format, by Pillow's name, has what it takes for the alpha of an image: a place, or nothing to hide."""
+    return image.alpha is None or KINDS[format].alpha or float(image.alpha.min()) >= _OPAQUE
+
+
+def fit_alpha(image: Image, format: str, name: object = 'image') -> Image:
+    """The image without its alpha where a format has no place for it.
+
+    Args:
+        image: any.
+        format: Pillow's name of one of `formats.KINDS`.
+        name: what the message calls the image.
+
+    Raises:
+        UserError: there is transparency.
+    """
+    if not can_hold(format, image):
+        raise UserError(f'{name}: {format} cannot hold the transparency of this image; write it as png, webp or tiff')
+    return image if KINDS[format].alpha else replace(image, alpha=None)

@@ -47,6 +47,9 @@ KINDS = {
 }
 """Formats that are read and written, by Pillow's names."""
 
+HELD = {**KINDS, 'GIF': Format(('.gif',))}
+"""With GIF, which moving pictures are written in, and which holds nothing beside its pixels."""
+
 SUFFIXES = {suffix: name for name, kind in KINDS.items() for suffix in kind.suffixes}
 """Suffixes of pictures that are restored, and Pillow's name of each format."""
 

@@ -24,7 +24,7 @@ import logging
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,8 +36,9 @@ from PIL import PngImagePlugin
 
 from ..errors import UserError
 from ..files import replacing
+from .alpha import fit_alpha
 from .codecs import decode_deep, encode_png16, encode_tiff, is_deep, png_texts, warn_of_depth
-from .formats import FORMATS, KINDS, SUFFIXES, decoders, format_of, looks_like_heif, open_heif, what_it_is
+from .formats import FORMATS, HELD, KINDS, SUFFIXES, decoders, format_of, looks_like_heif, open_heif, what_it_is
 from .jpeg import jpeg_fault
 from .metadata import JPEG_HOLDS, ORIENTATION, exif_to_write, not_carried, read_exif, read_notes, turn, turn_back
 from .pixels import Image, beyond_memory, from_array, from_pil, ran_out_of_memory, to_array, to_pil
@@ -177,11 +178,8 @@ def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXE
             raise UserError(f'{name}: is a damaged or truncated image ({fault})')
         deep = is_deep(source, data)
         warn_of_depth(data, name)
-        if source.format == 'PNG':  # to look for its EXIF decodes it, and hides what is wrong with it
-            source.load()
-        exif, orientation = read_exif(source)
-        kind, lossy = stored(source)
-        source.load()
+        beside = beside_pixels(source)
+        orientation = beside['orientation']
         turned = source.format == 'TIFF' and ORIENTATION not in source.getexif()  # by Pillow, as it loads
         image = decode_deep(data, source, orientation, name) if deep and source.mode in ('RGB', 'RGBA', 'LA') else None
         if deep and source.mode == 'CMYK':
@@ -192,13 +190,25 @@ def decode_image(data: bytes, *, name: str = 'image', max_pixels: int = MAX_PIXE
             image,
             rgb=turn(image.rgb, pending),
             alpha=None if image.alpha is None else turn(image.alpha, pending),
-            exif=exif,
-            orientation=orientation,
-            format=kind,
-            lossy=lossy,
-            dropped=not_carried(source),
-            **read_notes(source),
+            **beside,
         )
+
+
+def beside_pixels(source: PIL.Image.Image) -> dict[str, Any]:
+    """What an image says beside its pixels and its profile, by the names of `Image`'s attributes; it is loaded."""
+    if source.format == 'PNG':  # to look for its EXIF decodes it, and hides what is wrong with it
+        source.load()
+    exif, orientation = read_exif(source)
+    kind, lossy = stored(source)
+    source.load()
+    return {
+        'exif': exif,
+        'orientation': orientation,
+        'format': kind,
+        'lossy': lossy,
+        'dropped': not_carried(source),
+        **read_notes(source),
+    }
 
 
 def write_image(path: str | Path, image: Image, *, quality: int | None = None) -> None:
@@ -211,30 +221,33 @@ def write_image(path: str | Path, image: Image, *, quality: int | None = None) -
             WebP. Default: 95, and lossless for a picture from a lossless WebP that becomes one again.
 
     Raises:
-        UserError: unknown suffix, alpha in a JPEG or BMP, too large for the format, or the file cannot be written.
+        UserError: unknown suffix, transparency in a JPEG or BMP, too large for the format or the memory, or the file
+            cannot be written.
     """
     path = Path(path)
     format = format_of(path)
-    if image.alpha is not None and not KINDS[format].alpha:
-        raise UserError(f'{path}: {no_alpha(format)}')
-    try:
+    image = fit_alpha(image, format, path)
+    with encoding(path, format):
         data = encode_image(image, format, quality=quality, suffix=path.suffix)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def encoding(path: str | Path, format: str) -> Iterator[None]:
+    """What goes wrong in the block, as a picture becomes bytes, is one UserError that names the file."""
+    try:
+        yield
     except (OSError, ValueError, MemoryError, struct.error) as error:
         if ran_out_of_memory(error):
             raise beyond_memory(path) from error
         reason = getattr(error, 'strerror', None) or error
         raise UserError(f'{path}: cannot be written as {format} ({reason})') from error
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def no_alpha(format: str) -> str:
-    return f'{format} cannot hold the transparency of this image; write it as png, webp or tiff'
 
 
 def encode_image(image: Image, format: str, *, quality: int | None = None, suffix: str = '') -> bytes:
     """The bytes of a file of Pillow's format `format`; see `write_image`. A `.j2k` has no boxes round its stream."""
-    image = _as_held(image, format)
+    image = as_held(fit_alpha(image, format), format)
     deep = image.bits == 16 and KINDS[format].deep
     pixels = turn_back(to_array(image, np.uint16 if deep else np.uint8), image.orientation)
     if deep and pixels.ndim == 3:  # Pillow has no mode for it
@@ -247,11 +260,17 @@ def encode_image(image: Image, format: str, *, quality: int | None = None, suffi
     if format in ('AVIF', 'HEIF') and (pixels.ndim == 2 or pixels.shape[2] == 2):
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         pixels = pixels[..., [0, 0, 0, *range(1, pixels.shape[2])]]
-    options = _options(image, format, quality) | ({'no_jp2': True} if suffix.lower() == '.j2k' else {})
+    more = {'no_jp2': True} if suffix.lower() == '.j2k' else {}
+    return save_with_notes(image, format, quality, lambda **options: _save(pixels, format, **options, **more))
+
+
+def save_with_notes(image: Image, format: str, quality: int | None, save: Callable[..., bytes]) -> bytes:
+    """What `save` makes of Pillow's options for an image as it is held: quality, profile, EXIF and the rest."""
+    options = _options(image, format, quality)
     exif = exif_to_write(image)
     if exif:
         try:
-            return _save(pixels, format, exif=exif, **options)
+            return save(exif=exif, **options)
         except Exception as error:  # a block that can be parsed can still hold what cannot be written
             if ran_out_of_memory(error):
                 raise
@@ -259,21 +278,20 @@ def encode_image(image: Image, format: str, *, quality: int | None = None, suffi
             exif = exif_to_write(replace(image, exif=None))
     if exif:
         options['exif'] = exif
-    return _save(pixels, format, **options)
+    return save(**options)
 
 
 def lost_in(image: Image, format: str) -> list[str]:
     """What of an image a format does not hold, in words."""
-    kind = KINDS[format]
-    held = _as_held(image, format)
+    held = as_held(image, format)
     words = {'icc': 'the colour profile', 'exif': 'EXIF', 'xmp': 'XMP', 'dpi': 'the resolution (dpi)', 'text': 'texts'}
     lost = [word for key, word in words.items() if getattr(image, key) and not getattr(held, key)]
-    return lost + (['8 of 16 bits a channel'] if image.bits == 16 and image.format and not kind.deep else [])
+    return lost + (['8 of 16 bits a channel'] if image.bits == 16 and image.format and not HELD[format].deep else [])
 
 
-def _as_held(image: Image, format: str) -> Image:
+def as_held(image: Image, format: str) -> Image:
     """The image with what the format can hold of it; upright where there is no place to say how it lies."""
-    keeps = KINDS[format].keeps
+    keeps = HELD[format].keeps
     held: dict[str, Any] = {key: None for key in ('icc', 'exif', 'xmp', 'dpi') if key not in keeps}
     if 'text' not in keeps:
         held['text'] = ()

@@ -20,7 +20,7 @@ from typing import Literal
 
 from ..errors import UserError, nearest
 from ..images.formats import KINDS, MOVING, SUFFIXES, format_of
-from ..images.image_io import MAX_PIXELS, Facts, Image, check_regular, inspect_image, no_alpha
+from ..images.image_io import MAX_PIXELS, Facts, Image, check_regular, inspect_image
 from .records import FOLDER, entry, origin
 from .video import CONTAINERS, INSTEAD
 
@@ -426,8 +426,6 @@ def _job(
         if ending.lower() == '.gif':
             raise UserError(f'{target}: {STILL_GIF}')
         kind = KINDS[format_of(target)]
-        if facts.alpha and not kind.alpha:
-            raise UserError(f'{path}: {no_alpha(format_of(target))}')
         largest = round(max(facts.width, facts.height) * scale)
         if kind.largest and largest > kind.largest:
             raise UserError(f'{path}: {format_of(target)} holds {kind.largest} pixels a side, not {largest}; use png')

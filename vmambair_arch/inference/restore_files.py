@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from ..errors import UserError, nearest, one_line
 from ..files import check_writable, sweep
-from ..images.formats import KINDS, SUFFIXES
+from ..images.alpha import fit_alpha
+from ..images.formats import HELD, KINDS, MOVING, SUFFIXES
 from ..images.frames import read_frames, write_frames
 from ..images.image_io import (
     MAX_PIXELS,
@@ -30,7 +31,6 @@ from ..images.image_io import (
     encode_image,
     format_of,
     lost_in,
-    no_alpha,
     read_bytes,
     read_image,
     write_image,
@@ -266,8 +266,7 @@ def restore_bytes_with_notes(
     image = decode_image(data, name=name, max_pixels=max_pixels)
     kind = format_of(f'{name}.{format}') if format != 'auto' else image.format or 'PNG'
     kind = kind if kind in KINDS else 'PNG'
-    if image.alpha is not None and not KINDS[kind].alpha:
-        raise UserError(f'{name}: {no_alpha(kind)}')
+    image = fit_alpha(image, kind, name)
     notes = [note] if (note := lossy_note(image, kind, quality)) else []
     if quality is not None and not KINDS[kind].lossy:
         notes.append(f'--quality is of lossy formats, and {kind} is none')
@@ -288,7 +287,7 @@ def restore_bytes_with_notes(
 def _not_carried(image: Image, kind: str) -> list[str]:
     """Notes on what a picture had beside its pixels that its result has not."""
     lost = lost_in(image, kind)
-    notes = [f'without {", ".join(lost)}, which {KINDS[kind].suffixes[0]} does not hold'] if lost else []
+    notes = [f'without {", ".join(lost)}, which {HELD[kind].suffixes[0]} does not hold'] if lost else []
     return notes + ([f'without {", ".join(image.dropped)}, which is not carried over'] if image.dropped else [])
 
 
@@ -467,25 +466,30 @@ def _restore_job(
         )
     elif job.kind == 'moving':
         frames, timing = read_frames(job.source, max_pixels=max_pixels)
-        restored: list[Image] = []
-        for number, frame in enumerate(frames):
-            restored.append(restorer.restore(frame))
-            if progress:
-                progress(number + 1, len(frames))
+        image = frames[0]
         with recorded(job.target, job.source, made_by) as temporary:
-            write_frames(temporary, restored, timing, quality=quality)
+            write_frames(temporary, _restored(frames, restorer, progress), timing, quality=quality)
         notes += [] if job.target.suffix.lower() != '.gif' else ['a GIF has 256 colours a frame; webp has all']
     else:
         data = read_bytes(job.source, max_pixels=max_pixels)
         sha256 = hashlib.sha256(data).hexdigest()
         image = decode_image(data, name=str(job.source), max_pixels=max_pixels)
         del data
+        image = fit_alpha(image, format_of(job.target), job.source)
         image = restorer.restore(image, progress=progress)
         with recorded(job.target, job.source, made_by, sha256) as temporary:
             write_image(temporary, image, quality=quality)
-        notes += _not_carried(image, SUFFIXES[job.target.suffix.lower()])
+    if job.kind != 'video':
+        notes += _not_carried(image, {**SUFFIXES, **MOVING}[job.target.suffix.lower()])
     report.written.append(job.target)
     report.notes += [(job.target, note) for note in notes]
+
+
+def _restored(frames: Sequence[Image], restorer: Restorer, progress: _Progress | None) -> Iterator[Image]:
+    for number in range(len(frames)):
+        yield restorer.restore(frames[number])
+        if progress:
+            progress(number + 1, len(frames))
 
 
 def _seams(path: Path, restorer: Restorer, max_pixels: int) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..archs.oss_block import OSSBlock
 from ..errors import UserError, as_user_error
-from ..images.alpha import visible_colours
+from ..images.alpha import can_hold, visible_colours
 from ..images.colour import COLOUR_FIXES, ColourFix, fix_colour
 from ..images.formats import KINDS
 from ..images.image_io import (
@@ -499,7 +499,7 @@ def _array(image: Image, kind: type[np.generic], last: tuple[int, ...]) -> np.nd
 def _kind(image: Image) -> str:
     """The format that an image is written in where nobody says."""
     kind = image.format if image.format in KINDS else 'PNG'
-    return 'PNG' if kind is None or image.alpha is not None and not KINDS[kind].alpha else kind
+    return kind if kind is not None and can_hold(kind, image) else 'PNG'
 
 
 def _name_of(file: object) -> str:

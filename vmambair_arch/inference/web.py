@@ -25,7 +25,8 @@ from ..checkpoints.describe import describe
 from ..checkpoints.find import bundled, find_checkpoint
 from ..errors import UserError
 from ..files import scratch_folder
-from ..images.formats import KINDS, SUFFIXES
+from ..images.alpha import can_hold
+from ..images.formats import SUFFIXES
 from ..images.image_io import Image, read_image, to_array, write_image
 from .restorer import Restorer
 from .web_call import LOCAL, Guard, route
@@ -201,7 +202,7 @@ def _kindly(error: UserError, upload: Path) -> str:
 
 def _suffix(upload: Path, image: Image) -> str:
     kind = SUFFIXES.get(upload.suffix.lower())
-    return upload.suffix.lower() if kind and (image.alpha is None or KINDS[kind].alpha) else '.png'
+    return upload.suffix.lower() if kind and can_hold(kind, image) else '.png'
 
 
 def _preview(picture: Image, width: int, height: int) -> np.ndarray:
