@@ -40,8 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         UserError: the file cannot be written (permission, disk full, a folder or a device of that name).
     """
     path = Path(path)
-    if path.exists() and not path.is_file():  # renaming over /dev/null would be the end of it
-        raise UserError(f'{path}: is there and is not a file; name another one')
+    check_place(path)
     temporary = path.with_name(f'.{secrets.token_hex(6)}.part{path.suffix}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +53,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+
+
+def check_place(path: Path) -> None:
+    """Refuse to replace what is no file: renaming over /dev/null would be the end of it.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f'{path}: is there and is not a file; name another one')
 
 
 def check_writable(folder: Path) -> None:

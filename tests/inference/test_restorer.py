@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -607,3 +609,128 @@ def test_an_iterable_that_fails_and_a_network_that_fails_are_raised_once(halve):
     halve.forward = lambda x: x * float('nan')
     with pytest.raises(UserError, match='the network returned NaN'):
         list(Restorer(halve).restore_many([random(8, 9, 3), random(5, 6, 3)]))
+
+
+def clear(*shape):
+    """Half transparent RGBA."""
+    return np.full((*shape, 4), 0.5, np.float32)
+
+
+BAD_OUTPUTS = {
+    'gif': (lambda folder: folder / 'x.gif', "x.gif: no image format has the suffix '.gif'"),
+    'no suffix': (lambda folder: folder / 'x', "no image format has the suffix ''"),
+    'folder by its name': (lambda folder: f'{folder}/there/', 'no image format has the suffix'),
+    'folder': (lambda folder: folder / 'there.png', 'there.png: is there and is not a file'),
+    'under a file': (lambda folder: folder / 'file/x.png', 'nothing can be written here'),
+    'text': (lambda folder: (folder / 'x.png').open('w'), 'x.png: must be opened in binary mode'),
+    'strings': (lambda folder: io.StringIO(), 'StringIO: must be opened in binary mode'),
+    'temporary text': (lambda folder: tempfile.NamedTemporaryFile('w', dir=folder), 'must be opened in binary mode'),  # noqa: SIM115
+    'number': (lambda folder: 7, 'the output must be a path or a file, got int'),
+}
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / 'there.png').mkdir()
+    (tmp_path / 'there').mkdir()
+    (tmp_path / 'file').write_text('')
+    return tmp_path
+
+
+@pytest.mark.parametrize('bad', BAD_OUTPUTS)
+@pytest.mark.parametrize('many', [False, True])
+def test_an_output_that_cannot_be_is_found_before_the_network_runs(halve, place, bad, many):
+    make, why = BAD_OUTPUTS[bad]
+    output = make(place)
+    one = random(8, 9, 3)
+    with pytest.raises(UserError, match=why):
+        Restorer(halve)([one, one] if many else one, [place / 'good.png', output] if many else output)
+    assert halve.shapes == []
+    assert not (place / 'good.png').exists()
+    if hasattr(output, 'close'):
+        output.close()
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.bmp'])
+def test_transparency_is_looked_at_before_the_network_runs_and_an_alpha_that_hides_nothing_left_out(
+    halve_x2, tmp_path, suffix
+):
+    restorer = Restorer(halve_x2, alpha='restore')
+    with pytest.raises(UserError, match='cannot hold the transparency'):
+        restorer(clear(8, 9), tmp_path / f'a{suffix}')
+    assert halve_x2.shapes == []
+    opaque = clear(8, 9)
+    opaque[..., 3] = 1
+    assert read_image(restorer(opaque, tmp_path / f'a{suffix}')).alpha is None
+
+
+def test_the_side_that_a_format_holds_is_looked_at_before_the_network_runs(halve, tmp_path):
+    restorer, wide = Restorer(halve, outscale=2), np.zeros((1, 9000, 3), np.uint8)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(wide).save(buffer, 'WEBP')
+    for run in (
+        lambda: restorer(wide, tmp_path / 'a.webp'),
+        lambda: restorer(buffer.getvalue()),
+        lambda: restorer(io.BytesIO(buffer.getvalue()), io.BytesIO()),
+    ):
+        with pytest.raises(UserError, match='WEBP holds 16383 pixels a side, not 18000; use png'):
+            run()
+    assert halve.shapes == []
+
+
+def test_an_input_is_not_replaced_and_an_output_not_twice(halve, tmp_path):
+    for name in 'ab':
+        write_image(tmp_path / f'{name}.png', Image(random(8, 9, 3)))
+    (tmp_path / 'link.png').symlink_to('a.png')
+    before = (tmp_path / 'a.png').read_bytes()
+    a, b, c, link = (tmp_path / f'{name}.png' for name in ('a', 'b', 'c', 'link'))
+    for pictures, outputs in (
+        (a, str(a)), (str(a), link), (link, a), (a, tmp_path / 'x' / '..' / 'a.png'), ([a], [a]), ([a, b], [b, c]),
+        ([a, b], [c, str(c)]), ([random(8, 9, 3), a], [a, c]),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match='is an input, or the output of another picture'):
+            Restorer(halve)(pictures, outputs)
+    assert halve.shapes == []
+    assert (tmp_path / 'a.png').read_bytes() == before
+    Restorer(halve)(random(8, 9, 3), a)  # what is there and no input is replaced, as the manual says
+    assert (tmp_path / 'a.png').read_bytes() != before
+
+
+PICTURES = {
+    'arrays of one size': lambda: [random(8, 9, 3)] * 3,
+    'arrays': lambda: [random(8, 9, 3), random(5, 6, 3), random(5, 6)],
+    'one': lambda: [random(8, 9, 3)],
+    'batches': lambda: [torch.from_numpy(random(2, 3, 8, 9))] * 2,
+    'a batch': lambda: torch.from_numpy(random(3, 3, 8, 9)),
+    'nothing': list,
+}
+
+
+@pytest.mark.parametrize('kind', PICTURES)
+@pytest.mark.parametrize('to_files', [False, True])
+def test_the_progress_of_a_list_is_in_pictures(tiny, tmp_path, kind, to_files):
+    pictures, said = PICTURES[kind](), []
+    outputs = [tmp_path / f'{number}.png' for number in range(len(pictures))] if to_files else None
+    if to_files and kind == 'batches':
+        outputs = [[io.BytesIO(), io.BytesIO()] for _ in pictures]
+    Restorer(tiny)(pictures, outputs, progress=lambda *args: said.append(args))
+    assert said == [(number + 1, len(pictures)) for number in range(len(pictures))]
+
+
+@pytest.mark.parametrize('output', ['b.png', ['b.png'], ['a.png', 'b.png', 'c.png'], io.BytesIO()])
+def test_a_batch_needs_as_many_outputs(halve, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match='^2 pictures need a list of as many outputs$'):
+        Restorer(halve)(torch.from_numpy(random(2, 3, 8, 9)), output)
+    assert Restorer(halve)(torch.from_numpy(random(2, 3, 8, 9)), ['a.png', 'b.png']) == [Path('a.png'), Path('b.png')]
+
+
+@pytest.mark.parametrize('order', '<>=')
+@pytest.mark.parametrize('kind', ['u1', 'u2', 'f2', 'f4', 'f8'])
+@pytest.mark.parametrize('shape', [(9, 12), (9, 12, 4)])
+def test_arrays_of_either_order_of_bytes(halve, order, kind, shape):
+    levels = np.iinfo(kind).max if kind[0] == 'u' else 1
+    source = (random(*shape) * levels).astype(order + kind)
+    out = Restorer(halve)(source)
+    assert out.dtype == source.dtype
+    np.testing.assert_array_equal(out, Restorer(halve)(source.astype(kind)))

@@ -95,6 +95,17 @@ def format_of(path: str | Path) -> str:
     return SUFFIXES[suffix]
 
 
+def check_side(format: str, longest: int, name: object) -> None:
+    """Refuse a picture whose longest side, in pixels, is more than a format holds.
+
+    Raises:
+        UserError: it is.
+    """
+    most = KINDS[format].largest
+    if most and longest > most:
+        raise UserError(f'{name}: {format} holds {most} pixels a side, not {longest}; use png')
+
+
 def decoders() -> tuple[str, ...]:
     """Pillow's names of the formats that can be read here."""
     return (*(name for name in KINDS if name != 'HEIF' or open_heif()), 'GIF')

@@ -129,7 +129,7 @@ def from_array(array: np.ndarray) -> Image:
     channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
     if channels not in (1, 2, 3, 4) or array.size == 0:
         raise UserError(f'an image must be (h, w) or (h, w, 1 to 4) with pixels in it, got {array.shape}')
-    if array.dtype in (np.uint8, np.uint16):
+    if array.dtype.type in (np.uint8, np.uint16):  # in either order of bytes
         values = array.astype(np.float32) / np.iinfo(array.dtype).max
     elif np.issubdtype(array.dtype, np.floating):
         values = array.astype(np.float32)
@@ -142,7 +142,7 @@ def from_array(array: np.ndarray) -> Image:
         rgb=np.repeat(values[..., :1], 3, axis=2) if grey else np.ascontiguousarray(values[..., :3]),
         alpha=np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None,
         grey=grey,
-        bits=8 if array.dtype == np.uint8 else 16,
+        bits=8 if array.dtype.type == np.uint8 else 16,
     )
 
 

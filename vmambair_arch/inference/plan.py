@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError, nearest
-from ..images.formats import KINDS, MOVING, SUFFIXES, format_of
+from ..images.formats import KINDS, MOVING, SUFFIXES, check_side, format_of
 from ..images.image_io import MAX_PIXELS, Facts, Image, check_regular, inspect_image
 from .records import FOLDER, entry, origin
 from .video import CONTAINERS, INSTEAD
@@ -426,9 +426,7 @@ def _job(
         if ending.lower() == '.gif':
             raise UserError(f'{target}: {STILL_GIF}')
         kind = KINDS[format_of(target)]
-        largest = round(max(facts.width, facts.height) * scale)
-        if kind.largest and largest > kind.largest:
-            raise UserError(f'{path}: {format_of(target)} holds {kind.largest} pixels a side, not {largest}; use png')
+        check_side(format_of(target), round(max(facts.width, facts.height) * scale), path)
         note = note or lossy_note(facts, format_of(target), quality)
     return Job(
         path,

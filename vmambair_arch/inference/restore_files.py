@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from ..errors import UserError, nearest, one_line
 from ..files import check_writable, sweep
-from ..images.alpha import fit_alpha
 from ..images.formats import HELD, KINDS, MOVING, SUFFIXES
 from ..images.frames import read_frames, write_frames
 from ..images.image_io import (
@@ -266,7 +265,7 @@ def restore_bytes_with_notes(
     image = decode_image(data, name=name, max_pixels=max_pixels)
     kind = format_of(f'{name}.{format}') if format != 'auto' else image.format or 'PNG'
     kind = kind if kind in KINDS else 'PNG'
-    image = fit_alpha(image, kind, name)
+    image = restorer.fitting(image, kind, name)
     notes = [note] if (note := lossy_note(image, kind, quality)) else []
     if quality is not None and not KINDS[kind].lossy:
         notes.append(f'--quality is of lossy formats, and {kind} is none')
@@ -475,7 +474,7 @@ def _restore_job(
         sha256 = hashlib.sha256(data).hexdigest()
         image = decode_image(data, name=str(job.source), max_pixels=max_pixels)
         del data
-        image = fit_alpha(image, format_of(job.target), job.source)
+        image = restorer.fitting(image, format_of(job.target), job.source)
         image = restorer.restore(image, progress=progress)
         with recorded(job.target, job.source, made_by, sha256) as temporary:
             write_image(temporary, image, quality=quality)

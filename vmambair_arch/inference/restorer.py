@@ -23,13 +23,16 @@ from torch import Tensor, nn
 
 from ..archs.oss_block import OSSBlock
 from ..errors import UserError, as_user_error
-from ..images.alpha import can_hold, visible_colours
+from ..files import check_place, check_writable
+from ..images.alpha import can_hold, fit_alpha, visible_colours
 from ..images.colour import COLOUR_FIXES, ColourFix, fix_colour
-from ..images.formats import KINDS
+from ..images.formats import KINDS, check_side
 from ..images.image_io import (
     Image,
     decode_image,
     encode_image,
+    encoding,
+    format_of,
     from_array,
     from_pil,
     read_image,
@@ -222,18 +225,21 @@ class Restorer:
                 a list or tuple of these, which gives a list.
                 c = 1 is grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
             output: a path to write to, whose suffix says the format, or a binary file object, written to in the format
-                of the input, PNG for arrays and tensors; returned in place of the result. For a list: as many.
+                of the input, PNG for arrays and tensors; returned in place of the result. A file that is there is
+                replaced, but for one that is restored. For a list or batch: a list of as many.
             progress: called with what is done and the total, in blocks of the network; of a list or batch, in pictures.
 
         Raises:
-            UserError: nothing that could be restored, a file that cannot be read or written.
+            UserError: nothing that could be restored, a file that cannot be read; before the network runs, an output
+                that cannot be written, or cannot hold the result.
         """
         if isinstance(picture, (list, tuple)):
             return self._restore_list(picture, output, progress)
+        if _is_batch(picture) and len(picture) > 0:
+            results = self._restore_list(picture.unbind(), output, progress)
+            return torch.stack(results) if output is None else results
         if output is not None:
             return self._restore_into(picture, output, progress)
-        if _is_batch(picture) and len(picture) > 0:
-            return torch.stack(self._restore_list(picture.unbind(), None, progress))
         image, back = self._open(picture)
         return back(self.restore(image, progress=progress))
 
@@ -289,7 +295,7 @@ class Restorer:
         if isinstance(picture, (str, Path)):
             raise UserError(f"{picture}: say where the result goes: restorer(path, 'restored.png')")
         if isinstance(picture, np.ndarray):
-            kind, last = picture.dtype.type, picture.shape[2:]
+            kind, last = picture.dtype, picture.shape[2:]
             return from_array(picture), lambda restored: _array(restored, kind, last)
         if isinstance(picture, PIL.Image.Image):
             return from_pil(upright(picture)), to_pil
@@ -297,39 +303,65 @@ class Restorer:
             device, dtype = picture.device, picture.dtype
             return from_array(_channels_last(picture)), lambda restored: _channels_first(restored, device, dtype)
         if isinstance(picture, (bytes, bytearray, memoryview)):
-            return decode_image(bytes(picture)), lambda restored: encode_image(restored, _kind(restored))
+            return self._decoded(decode_image(bytes(picture)), 'image', bytes)
         if hasattr(picture, 'read'):
             data = picture.read()
             if not isinstance(data, bytes):
                 raise UserError(f'{_name_of(picture)}: must be opened in binary mode')
-            image = decode_image(data, name=_name_of(picture))
-            return image, lambda restored: io.BytesIO(encode_image(restored, _kind(restored)))
+            name = _name_of(picture)
+            return self._decoded(decode_image(data, name=name), name, io.BytesIO)
         what = type(picture).__name__
         raise UserError(f'cannot restore a {what}; give an array, a tensor, a Pillow image, a path, bytes or a file')
 
     def _restore_into(self, picture: Any, output: str | Path | IO[bytes], progress: tiles.Progress | None) -> Any:
+        _check_output(output, _paths([picture]))
         image = read_image(picture) if isinstance(picture, (str, Path)) else self._open(picture)[0]
-        image = self.restore(image, progress=progress)
         if isinstance(output, (str, Path)):
-            write_image(output, image)
+            image = self.fitting(image, format_of(output), output)
+            write_image(output, self.restore(image, progress=progress))
             return Path(output)
-        if not hasattr(output, 'write'):
-            raise UserError(f'the output must be a path or a file, got {type(output).__name__}')
-        output.write(encode_image(image, _kind(image)))
+        image, back = self._decoded(image, _name_of(output), bytes)
+        output.write(back(self.restore(image, progress=progress)))
         return output
+
+    def _decoded(self, image: Image, name: str, made: Callable[[bytes], Any]) -> tuple[Image, Back]:
+        """The image as its own format can hold its result, and what makes bytes of the result and `made` of those."""
+        kind = _kind(image)
+
+        def back(restored: Image) -> Any:
+            with encoding(name, kind):
+                return made(encode_image(restored, kind))
+
+        return self.fitting(image, kind, name), back
+
+    def fitting(self, image: Image, format: str, name: object) -> Image:
+        """The image without an alpha that hides nothing where a format has no place for it.
+
+        Raises:
+            UserError: its result cannot be written in that format.
+        """
+        check_side(format, max(_scaled(side, self.outscale or self.scale) for side in image.rgb.shape[:2]), name)
+        return fit_alpha(image, format, name)
 
     def _restore_list(self, pictures: Sequence[Any], outputs: Any, progress: tiles.Progress | None) -> list[Any]:
         if outputs is not None and (not isinstance(outputs, (list, tuple)) or len(outputs) != len(pictures)):
             raise UserError(f'{len(pictures)} pictures need a list of as many outputs')
-        if outputs is None and len(pictures) > 1 and not any(map(_is_batch, pictures)):
-            results: list[Any] = []
-            for result in self.restore_many(pictures):
-                results.append(result)
-                if progress:
-                    progress(len(results), len(pictures))
-            return results
-        places = [None] * len(pictures) if outputs is None else outputs
-        return [self(picture, place, progress=progress) for picture, place in zip(pictures, places, strict=True)]
+        taken = _paths(pictures)
+        for place in outputs or ():
+            if place is not None and not _is_batch(place):  # a list for a batch is looked at in its turn
+                _check_output(place, taken)
+                taken |= _paths([place])
+        if outputs is None and not any(map(_is_batch, pictures)):
+            results = self.restore_many(pictures)
+        else:
+            places = [None] * len(pictures) if outputs is None else outputs
+            results = (self(picture, place) for picture, place in zip(pictures, places, strict=True))
+        done: list[Any] = []
+        for result in results:
+            done.append(result)
+            if progress:
+                progress(len(done), len(pictures))
+        return done
 
     def network(self, x: Tensor) -> Tensor:
         """The network as it is run on a tile: (b, 3, h, w) -> (b, 3, h * scale, w * scale), float32."""
@@ -471,6 +503,30 @@ def _is_batch(picture: Any) -> bool:
     return isinstance(picture, (list, tuple)) or (isinstance(picture, Tensor) and picture.ndim == 4)
 
 
+def _paths(pictures: Iterable[Any]) -> set[Path]:
+    """Where those are that are files."""
+    return {Path(picture).resolve() for picture in pictures if isinstance(picture, (str, Path))}
+
+
+def _check_output(output: Any, taken: set[Path]) -> None:
+    """Find out what is wrong with an output before the network runs.
+
+    Raises:
+        UserError: nothing can be written there, or it is one of the files that are `taken`, as inputs are.
+    """
+    if isinstance(output, (str, Path)):
+        path = Path(output)
+        format_of(path)
+        check_place(path)
+        if path.resolve() in taken:
+            raise UserError(f'{path}: is an input, or the output of another picture; name another one')
+        check_writable(path.parent)
+    elif not hasattr(output, 'write'):
+        raise UserError(f'the output must be a path or a file, got {type(output).__name__}')
+    elif isinstance(getattr(output, 'file', output), io.TextIOBase):  # a temporary file has another within
+        raise UserError(f'{_name_of(output)}: must be opened in binary mode')
+
+
 def _channels_last(picture: Tensor) -> np.ndarray:
     """(c, h, w) uint8 or floating point -> (h, w, c) float32."""
     if picture.ndim != 3 or picture.numel() == 0:
@@ -490,7 +546,7 @@ def _channels_first(image: Image, device: torch.device, dtype: torch.dtype) -> T
     return tensor.contiguous().to(device, dtype)
 
 
-def _array(image: Image, kind: type[np.generic], last: tuple[int, ...]) -> np.ndarray:
+def _array(image: Image, kind: np.dtype[Any], last: tuple[int, ...]) -> np.ndarray:
     """An image as an array of that type and those dimensions after height and width: () where it had two."""
     array = to_array(image, kind)
     return array.reshape(*array.shape[:2], *last)
