@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageCms, TiffImagePlugin
 
+from vmambair_arch.errors import UserError
 from vmambair_arch.images.formats import KINDS, open_heif
 from vmambair_arch.images.image_io import Image, decode_image, encode_image, inspect_image, lost_in
 from vmambair_arch.images.metadata import EXIF_START, _of_the_result
@@ -171,16 +172,25 @@ def test_a_colour_that_is_transparent_in_16_bits(kind):
     np.testing.assert_allclose(again.rgb, image.rgb, atol=1e-5)
 
 
-@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('bits', [1, 2, 4, 8, 12, 16])
 @pytest.mark.parametrize('zero', [0, 1])
-def test_white_is_zero(bits, zero):
-    values = np.arange(12, dtype=np.uint16).reshape(3, 4) * (20 if bits == 8 else 5000)
+def test_white_is_white_in_grey_of_any_depth_also_where_it_is_zero(bits, zero):
+    values = np.random.default_rng(0).integers(0, 2**bits, (3, 4))
+    values[0, :2] = 0, 2**bits - 1
     directory = TiffImagePlugin.ImageFileDirectory_v2()
-    strip = values.astype('<u2' if bits == 16 else 'u1').tobytes()
+    if bits == 16:
+        strip = values.astype('<u2').tobytes()
+    else:  # from the highest bit on, each row of whole bytes
+        rows = ((values[..., None] >> np.arange(bits)[::-1]) & 1).reshape(3, -1)
+        strip = np.packbits(rows, axis=1).tobytes()
     for tag, value in {256: 4, 257: 3, 258: bits, 259: 1, 262: zero, 277: 1, 278: 3, 279: len(strip), 273: 0}.items():
         directory[tag] = value
     buffer = io.BytesIO()
     directory.save(buffer)
+    if bits == 12 and not zero:  # which Pillow does not know
+        with pytest.raises(UserError, match='is no PNG'):
+            decode_image(buffer.getvalue() + strip)
+        return
     image = decode_image(buffer.getvalue() + strip)
     most = 2**bits - 1
     np.testing.assert_allclose(image.rgb[..., 0], (values if zero else most - values) / most, atol=1e-6)

@@ -11,7 +11,7 @@ import PIL.Image
 import PIL.ImageOps
 from numpy.typing import DTypeLike
 from PIL import ImageCms
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from ..errors import UserError
 
@@ -82,9 +82,14 @@ def from_pil(source: PIL.Image.Image) -> Image:
             raise UserError('32-bit integer images are not supported; convert it to 16 or 8 bits a channel')
         key = source.info.get('transparency')
         alpha = (values != key).astype(np.float32) if isinstance(key, int) else None
-        if isinstance(source, TiffImageFile) and source.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
-            values = 65535 - values  # Pillow does so for 8 bits
-        return replace(from_array(values.astype(np.uint16)), icc=icc, alpha=alpha)
+        white = 65535
+        if isinstance(source, TiffImageFile):
+            bits = max(source.tag_v2.get(BITSPERSAMPLE, (16,)))
+            white = 2**bits - 1 if bits < 16 else white  # 12 bits come as they are
+            if source.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
+                values = white - values  # Pillow does so for 8 bits
+        whole = values.astype(np.uint16) if white == 65535 else (values / white).astype(np.float32)
+        return replace(from_array(whole), icc=icc, alpha=alpha)
     if mode in ('F', 'LAB', 'HSV'):
         what = 'pictures of floating-point values' if mode == 'F' else f'{mode} images'
         raise UserError(f'{what} are not supported; convert it to RGB with 8 or 16 bits a channel')
