@@ -21,9 +21,11 @@ from vmambair_arch import Restorer
 from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.checkpoints.interpolate import interpolate
 from vmambair_arch.errors import UserError
-from vmambair_arch.images.image_io import Image, read_image, write_image
+from vmambair_arch.images import pixels
+from vmambair_arch.images.image_io import Image, from_array, read_image, to_array, write_image
 from vmambair_arch.inference import restorer as restorer_module
 from vmambair_arch.inference import tiles
+from vmambair_arch.inference.restore_files import restore_bytes, restore_files
 from vmambair_arch.ops import choose
 
 
@@ -734,3 +736,60 @@ def test_arrays_of_either_order_of_bytes(halve, order, kind, shape):
     out = Restorer(halve)(source)
     assert out.dtype == source.dtype
     np.testing.assert_array_equal(out, Restorer(halve)(source.astype(kind)))
+
+
+@pytest.mark.parametrize('colour_fix', ['none', 'wavelet', 'adain'])
+def test_a_result_that_there_is_no_memory_for_is_refused_before_the_network_runs(
+    halve_x2, tmp_path, monkeypatch, colour_fix
+):
+    need = 4 * 30 * 40 * restorer_module.ROOM[colour_fix]
+    monkeypatch.setattr(restorer_module, 'freed_memory', lambda: 10)
+    restorer = Restorer(halve_x2, colour_fix=colour_fix, tile=0)
+    picture = random(30, 40, 3)
+    write_image(tmp_path / 'a.png', Image(picture))
+    ways = {
+        'the picture': lambda: restorer(picture),
+        'b.png': lambda: restorer(picture, tmp_path / 'b.png'),
+        'image': lambda: restorer((tmp_path / 'a.png').read_bytes()),
+        'a.png': lambda: restore_files(tmp_path / 'a.png', tmp_path / 'c.png', restorer),
+        'stdin': lambda: restore_bytes((tmp_path / 'a.png').read_bytes(), restorer),
+    }
+    monkeypatch.setattr(tiles, 'free_system_memory', lambda: need - 11)
+    for name, way in ways.items():
+        with pytest.raises(UserError, match=rf'{name}: what the network makes of it \(80x60 pixels\) takes'):
+            way()
+    assert halve_x2.shapes == []
+    for free in (need - 10, None):
+        monkeypatch.setattr(tiles, 'free_system_memory', lambda free=free: free)
+        assert restorer(picture).shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize('band', [1, 7, 100, 10**6])
+def test_pixels_are_converted_in_bands_to_the_same(monkeypatch, channels, dtype, band):
+    image = from_array(random(13, 9, channels))
+    image.rgb[0, 0], image.rgb[1, 1] = -0.1, 1.2
+    monkeypatch.setattr(pixels, '_BAND', band)
+    out = to_array(image, dtype)
+    whole = image.rgb.mean(axis=2, keepdims=True) if image.grey else image.rgb
+    whole = whole if image.alpha is None else np.concatenate([whole, image.alpha[..., None]], axis=2)
+    whole = np.clip(whole, 0, 1)
+    whole = np.rint(whole * np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else whole
+    assert out.dtype == dtype
+    assert out.flags.c_contiguous
+    np.testing.assert_array_equal(out, whole.astype(dtype)[..., 0] if channels == 1 else whole.astype(dtype))
+
+
+@pytest.mark.parametrize('colour_fix', ['none', 'wavelet', 'adain'])
+@pytest.mark.parametrize('outscale', [None, 0.6, 1.5, 2])
+def test_results_are_whole_arrays_and_inputs_stay_as_they_are(tiny, colour_fix, outscale):
+    picture = random(20, 30, 3)
+    before = picture.copy()
+    image = Restorer(tiny, colour_fix=colour_fix, outscale=outscale).restore(Image(picture))
+    assert image.rgb.flags.c_contiguous
+    assert image.rgb.min() >= 0
+    assert image.rgb.max() <= 1
+    np.testing.assert_array_equal(picture, before)
+    result = Restorer(torch.nn.Identity(), colour_fix=colour_fix)(picture)
+    assert not np.shares_memory(result, picture)

@@ -200,3 +200,43 @@ def test_a_container_may_use_its_limit_but_for_what_files_make_room_for(tmp_path
     assert tiles.free_memory(torch.device('cpu')) == 200_000
     (tmp_path / 'memory.max').write_text('max\n')
     assert tiles.free_system_memory() > 400_000
+
+
+@pytest.mark.parametrize(
+    'error',
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")],
+)
+@pytest.mark.parametrize('tile', [None, 64])
+def test_no_room_for_the_result_is_not_taken_for_the_network_s(monkeypatch, caplog, error, tile):
+    def refuse(*_size, **_options):
+        raise error
+
+    ran = []
+    monkeypatch.setattr(tiles.torch, 'empty', refuse)
+    with pytest.raises(type(error)):
+        tiles.run_in_tiles(lambda x: ran.append(x) or x, torch.zeros(3, 100, 120), tile=tile)
+    assert ran == []
+    assert not caplog.records
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=sizes, width=sizes, scale=st.integers(1, 3), tile=st.sampled_from([None, 32, 48]), data=st.data())
+def test_any_order_in_memory_gives_the_same(height, width, scale, tile, data):
+    def network(x):
+        assert x.is_contiguous()
+        return F.interpolate(x * 0.7 - 0.1, scale_factor=scale, mode='nearest')
+
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    other = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    results = [tiles.run_in_tiles(network, one, scale=scale, tile=tile, overlap=8) for one in (image, other)]
+    assert torch.equal(*results)
+    assert results[0].permute(1, 2, 0).is_contiguous()
+    if tile is None:
+        assert torch.equal(results[0], network(image[None])[0])
+
+
+def test_a_network_that_returns_its_input_has_it_unchanged():
+    image = torch.rand(3, 40, 40)
+    before = image.clone()
+    tiles.run_in_tiles(lambda x: x, image).mul_(0)
+    assert torch.equal(image, before)

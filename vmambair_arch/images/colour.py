@@ -18,7 +18,7 @@ def fix_colour(result: Tensor, source: Tensor, how: ColourFix) -> Tensor:
     """A result with the colours of its source.
 
     Args:
-        result: (c, H, W), 0..1.
+        result: (c, H, W), 0..1, in any order in memory; 'wavelet' writes into it.
         source: (c, h, w), 0..1, of any size; it is brought to that of the result.
         how: 'adain' gives every channel the mean and deviation of the source's (AdaIN, equation 8), 'wavelet' takes all
             that is coarser than 32 pixels from the source (an undecimated wavelet of the kernel 1 2 1).
@@ -32,13 +32,13 @@ def fix_colour(result: Tensor, source: Tensor, how: ColourFix) -> Tensor:
         mean, std = result.mean((-2, -1), keepdim=True), result.std((-2, -1), keepdim=True, correction=0)
         wanted, spread = source.mean((-2, -1), keepdim=True), source.std((-2, -1), keepdim=True, correction=0)
         return ((result - mean) / std.clamp_min(1e-5) * spread + wanted).clamp(0, 1)
-    fixed = torch.empty_like(result)
     size = (result.shape[-2], result.shape[-1])
-    for one, wanted, into in zip(result, source, fixed, strict=True):  # channel by channel: pictures are large
+    for into, wanted in zip(result, source, strict=True):  # channel by channel: pictures are large
+        one, wanted = into.contiguous(), wanted.contiguous()
         if wanted.shape != size:
             wanted = F.interpolate(wanted[None, None], size, mode='bicubic', antialias=True)[0, 0].clamp_(0, 1)
         torch.add(one, _coarse(wanted - one), out=into)
-    return fixed.clamp_(0, 1)
+    return result.clamp_(0, 1)
 
 
 def _coarse(channel: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ ROUNDING = 1e-3
 """How far floating-point values may be outside of 0..1, as arithmetic leaves them; they are clipped in the end."""
 
 _WHITE_IS_ZERO = 0
+_BAND = 2**15  # pixels that are converted at one time
 _MEMORY = ('out of memory', 'insufficient memory')
 
 
@@ -135,7 +136,8 @@ def from_array(array: np.ndarray) -> Image:
     if channels not in (1, 2, 3, 4) or array.size == 0:
         raise UserError(f'an image must be (h, w) or (h, w, 1 to 4) with pixels in it, got {array.shape}')
     if array.dtype.type in (np.uint8, np.uint16):  # in either order of bytes
-        values = array.astype(np.float32) / np.iinfo(array.dtype).max
+        values = array.astype(np.float32)
+        values /= np.iinfo(array.dtype).max
     elif np.issubdtype(array.dtype, np.floating):
         values = array.astype(np.float32)
         _check_range(values)
@@ -165,14 +167,19 @@ def to_array(image: Image, dtype: DTypeLike = np.float32) -> np.ndarray:
 
     Values are clipped to 0..1, and for an integer `dtype` rounded to its levels.
     """
-    values = image.rgb.mean(axis=2, keepdims=True) if image.grey else image.rgb
-    if image.alpha is not None:
-        values = np.concatenate([values, image.alpha[..., None]], axis=2)
-    values = np.clip(values, 0, 1)
-    if np.issubdtype(dtype, np.integer):
-        values = np.rint(values * np.iinfo(dtype).max)
-    values = values.astype(dtype)
-    return values[..., 0] if values.shape[2] == 1 else values
+    height, width = image.rgb.shape[:2]
+    result = np.empty((height, width, (1 if image.grey else 3) + (image.alpha is not None)), dtype)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):  # which are in the cache from the first step to the last
+        band = slice(top, top + rows)
+        values = image.rgb[band].mean(axis=2, keepdims=True) if image.grey else image.rgb[band]
+        if image.alpha is not None:
+            values = np.concatenate([values, image.alpha[band, :, None]], axis=2)
+        values = np.clip(values, 0, 1)
+        if np.issubdtype(dtype, np.integer):
+            values = np.rint(values * np.iinfo(dtype).max)
+        result[band] = values
+    return result[..., 0] if result.shape[2] == 1 else result
 
 
 def _cmyk_to_rgb(source: PIL.Image.Image, icc: bytes | None) -> PIL.Image.Image:

@@ -425,7 +425,6 @@ def _job(
     else:
         if ending.lower() == '.gif':
             raise UserError(f'{target}: {STILL_GIF}')
-        kind = KINDS[format_of(target)]
         check_side(format_of(target), round(max(facts.width, facts.height) * scale), path)
         note = note or lossy_note(facts, format_of(target), quality)
     return Job(

@@ -466,6 +466,7 @@ def _restore_job(
     elif job.kind == 'moving':
         frames, timing = read_frames(job.source, max_pixels=max_pixels)
         image = frames[0]
+        restorer.check_room(image, job.source)
         with recorded(job.target, job.source, made_by) as temporary:
             write_frames(temporary, _restored(frames, restorer, progress), timing, quality=quality)
         notes += [] if job.target.suffix.lower() != '.gif' else ['a GIF has 256 colours a frame; webp has all']

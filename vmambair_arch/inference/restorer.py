@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..archs.oss_block import OSSBlock
 from ..errors import UserError, as_user_error
 from ..files import check_place, check_writable
+from ..host import freed_memory
 from ..images.alpha import can_hold, fit_alpha, visible_colours
 from ..images.colour import COLOUR_FIXES, ColourFix, fix_colour
 from ..images.formats import KINDS, check_side
@@ -53,6 +54,8 @@ _MEASURING = threading.RLock()
 """The first picture of a network measures what a pixel costs: once, and with nobody else in the network's hooks."""
 BATCH = 16
 """Most pictures that go through the network at one time."""
+ROOM: dict[ColourFix, int] = {'none': 20, 'wavelet': 35, 'adain': 50}
+"""Bytes for each pixel of a network's result until it is a file, by the colour fix: the peak of a picture in tiles."""
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 ADVICE = {
     torch.float16: '; use --precision fp32, or bf16',
@@ -245,7 +248,12 @@ class Restorer:
 
     @torch.inference_mode()
     def restore(self, image: Image, *, progress: tiles.Progress | None = None) -> Image:
-        """Restore a decoded image with its alpha; depth, profile and the rest stay as they are."""
+        """Restore a decoded image with its alpha; depth, profile and the rest stay as they are.
+
+        Raises:
+            UserError: there is no memory for the result, or the network returns NaN.
+        """
+        self.check_room(image)
         return self._finish(image, self._run(visible_colours(image), progress))
 
     def restore_many(self, pictures: Iterable[Any]) -> Iterator[Any]:
@@ -324,6 +332,20 @@ class Restorer:
         output.write(back(self.restore(image, progress=progress)))
         return output
 
+    def check_room(self, image: Image, name: object = 'the picture') -> None:
+        """Refuse a picture whose result there is no memory for, before the network runs on it for hours.
+
+        Raises:
+            UserError: there is not.
+        """
+        height, width = (side * self.scale for side in image.rgb.shape[:2])
+        need, free = height * width * ROOM[self.colour_fix], tiles.free_system_memory()
+        if free is not None and need > (free := free + freed_memory()):
+            raise UserError(
+                f'{name}: what the network makes of it ({width}x{height} pixels) takes {need / 2**30:.1f} GiB, and '
+                f'{free / 2**30:.1f} are free here; free some, or cut it into parts'
+            )
+
     def _decoded(self, image: Image, name: str, made: Callable[[bytes], Any]) -> tuple[Image, Back]:
         """The image as its own format can hold its result, and what makes bytes of the result and `made` of those."""
         kind = _kind(image)
@@ -338,9 +360,10 @@ class Restorer:
         """The image without an alpha that hides nothing where a format has no place for it.
 
         Raises:
-            UserError: its result cannot be written in that format.
+            UserError: its result cannot be written in that format, or there is no memory for it.
         """
-        check_side(format, max(_scaled(side, self.outscale or self.scale) for side in image.rgb.shape[:2]), name)
+        self.check_room(image, name)
+        check_side(format, max(self._result_size(*image.rgb.shape[:2])), name)
         return fit_alpha(image, format, name)
 
     def _restore_list(self, pictures: Sequence[Any], outputs: Any, progress: tiles.Progress | None) -> list[Any]:
@@ -417,7 +440,7 @@ class Restorer:
     def _run(self, rgb: np.ndarray, progress: tiles.Progress | None) -> np.ndarray:
         """(h, w, 3) -> (h * outscale, w * outscale, 3) in 0..1."""
         height, width = rgb.shape[:2]
-        image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+        image = torch.from_numpy(rgb).permute(2, 0, 1)
         tile = self.tile_for(height, width)
         with _counting(progress, self._blocks, _count_tiles(height, width, tile, self.overlap)) as count:
             try:
@@ -432,15 +455,26 @@ class Restorer:
                 )
             except tiles.NotFiniteError as error:
                 raise tiles.NotFiniteError(error.where, ADVICE[self.dtype], exit_code=2) from None
+        if self.colour_fix == 'adain':  # the last bits of means and deviations depend on the order in memory
+            restored, image = restored.contiguous(), image.contiguous()
         return self._finished(restored, image)
 
     def _finished(self, restored: Tensor, source: Tensor) -> np.ndarray:
         """What the network made of `source` (3, h, w), in its colours and at the size that was asked for."""
         height, width = source.shape[-2:]
         restored = fix_colour(restored, source, self.colour_fix)
-        if self.outscale is not None:
-            restored = _resize(restored, (_scaled(height, self.outscale), _scaled(width, self.outscale)))
-        return np.ascontiguousarray(restored.clamp_(0, 1).permute(1, 2, 0).numpy())
+        size = self._result_size(height, width)
+        if size == tuple(restored.shape[-2:]):
+            return np.ascontiguousarray(restored.clamp_(0, 1).permute(1, 2, 0).numpy())
+        result = np.empty((*size, len(restored)), np.float32)
+        for number, channel in enumerate(restored):  # one by one: pictures are large
+            result[..., number] = _resize(channel[None].contiguous(), size)[0].clamp_(0, 1).numpy()
+        return result
+
+    def _result_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the result of a picture of that size."""
+        scale = self.outscale or self.scale
+        return _scaled(height, scale), _scaled(width, scale)
 
     def _run_batch(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """`_run` of pictures of one size, together where they fit."""

@@ -93,7 +93,7 @@ def run_in_tiles(
 
     Args:
         network: (1, c, h, w) on `device` -> (1, c, h * scale, w * scale).
-        image: (c, h, w) float32 on the CPU.
+        image: (c, h, w) float32 on the CPU, in any order in memory.
         scale: output size over input size.
         tile: largest side of a tile in input pixels; None: whole.
         overlap: input pixels that neighbours share; at most a third of the tile is used.
@@ -101,18 +101,23 @@ def run_in_tiles(
         progress: called with the number of tiles done and their total.
 
     Returns:
-        (c, h * scale, w * scale) float32 on the CPU, every pixel from this run.
+        (c, h * scale, w * scale) float32 on the CPU, every pixel from this run; in memory the channels are last.
 
     Raises:
         UserError: not even the smallest tile fits into memory.
+        RuntimeError: the result does not.
         NotFiniteError: NaN or infinity in the image, or in what the network returned.
     """
     tile = max(image.shape[-2:]) if tile is None else tile
     if tile < MIN_TILE and tile < max(image.shape[-2:]):
         raise UserError(f'a tile of {tile} pixels is too small; use {MIN_TILE} or more')
+    channels, height, width = image.shape
+    # Before the network, which is not to blame where there is no room for it, and smaller tiles would not help.
+    result = torch.empty(height * scale, width * scale, channels).permute(2, 0, 1)
     while True:
         try:
-            return _run_in_tiles(network, image, scale, tile, min(overlap, tile // 3), torch.device(device), progress)
+            _run_in_tiles(network, image, result, scale, tile, min(overlap, tile // 3), torch.device(device), progress)
+            return result
         except (RuntimeError, MemoryError) as error:
             if not wants_smaller_tiles(error):
                 raise
@@ -131,27 +136,33 @@ def run_in_tiles(
 def _run_in_tiles(
     network: Network,
     image: Tensor,
+    result: Tensor,
     scale: int,
     tile: int,
     overlap: int,
     device: torch.device,
     progress: Progress | None,
-) -> Tensor:
-    channels, height, width = image.shape
+) -> None:
+    height, width = image.shape[-2:]
     rows, columns = spans(height, tile, overlap), spans(width, tile, overlap)
     total = len(rows) * len(columns)
-    result = torch.zeros(channels, height * scale, width * scale)
+    if total > 1:
+        result.zero_()
     for done, ((top, bottom), (left, right)) in enumerate((r, c) for r in rows for c in columns):
-        restored = network(image[None, :, top:bottom, left:right].to(device))[0].to('cpu', torch.float32)
+        part = image[None, :, top:bottom, left:right].contiguous().to(device)
+        restored = network(part)[0].to('cpu', torch.float32)
+        del part
         if not restored.isfinite().all():
             raise NotFiniteError('the network returned' if image.isfinite().all() else 'the image has')
-        vertical = weights((bottom - top) * scale, overlap * scale * (top > 0), overlap * scale * (bottom < height))
-        across = weights((right - left) * scale, overlap * scale * (left > 0), overlap * scale * (right < width))
-        weight = vertical[:, None] * across
-        result[:, top * scale : bottom * scale, left * scale : right * scale] += restored * weight
+        if total == 1:
+            result.copy_(restored)
+        else:
+            vertical = weights((bottom - top) * scale, overlap * scale * (top > 0), overlap * scale * (bottom < height))
+            across = weights((right - left) * scale, overlap * scale * (left > 0), overlap * scale * (right < width))
+            weight = vertical[:, None] * across
+            result[:, top * scale : bottom * scale, left * scale : right * scale] += restored * weight
         if progress:
             progress(done + 1, total)
-    return result
 
 
 def wants_smaller_tiles(error: BaseException) -> bool:

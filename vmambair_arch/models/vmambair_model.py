@@ -493,7 +493,7 @@ class VmambaIRModel(SRModel):
             overlap=options.get('tile_overlap', 32),
             device=self.device,
         )
-        self.output = output[None]
+        self.output = output[None].contiguous()  # metrics sum in this order
         net.train(was_training)
 
     def _network_to_test(self) -> nn.Module:
