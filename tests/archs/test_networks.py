@@ -92,6 +92,77 @@ def test_every_form_runs_trains_and_finds_itself(form: dict) -> None:
     assert {k: config[k] for k in same} == same
 
 
+def _detects() -> list[tuple[type, dict]]:
+    return [(VmambaIR, {}), (VmambaIR, {'scale': 4, 'pointwise': 'linear'}), (OSSNet, {}), (OSSNet, {'scale': 3})]
+
+
+READ_BY_SHAPE = (
+    'patch_embed.proj.weight',
+    'conv_first.weight',
+    'output.weight',
+    'tail.0.0.weight',
+    'tail.1.weight',
+    'A_logs',
+    'x_proj_weight',
+    'xc_proj_weight',
+    'in_conv.weight',
+    'project_out.weight',
+)
+
+
+@pytest.mark.parametrize('shape', [(), (3,), (0,), (2, 3, 4, 5, 6), (0, 3, 3, 3), (0, 0), (3, 0, 2)], ids=str)
+@pytest.mark.parametrize(('cls', 'form'), _detects(), ids=str)
+def test_a_parameter_of_an_odd_shape_is_named(cls: type, form: dict, shape: tuple[int, ...]) -> None:
+    """By a ValueError, the one thing that programs which try every network on a file take for a no."""
+    state = _network(cls, **form).state_dict()
+    found = 0
+    for end in READ_BY_SHAPE:
+        name = next((key for key in state if key.endswith(end)), '')
+        if not name or (cls is OSSNet and end == 'in_conv.weight'):  # whose kind is not in question
+            continue
+        found += 1
+        with pytest.raises(
+            ValueError, match=f"^{cls.__name__}: the parameter '{name}' has the shape .* dimensions above 0$"
+        ):
+            build({**state, name: torch.zeros(shape)})
+    assert found >= 6
+
+
+@pytest.mark.parametrize('value', [None, 3, 'text', {}])
+def test_what_is_no_parameter_is_named(value: object) -> None:
+    state = _network().state_dict()
+    with pytest.raises(ValueError, match="^VmambaIR: the parameter 'patch_embed.proj.weight' is missing$"):
+        configuration({**state, 'patch_embed.proj.weight': value})
+
+
+@pytest.mark.parametrize('number', ['x', '', '-1', '+1', '1_0', ' 1', '1e0'])
+@pytest.mark.parametrize(('cls', 'level'), [(VmambaIR, 'encoder_level1'), (VmambaIR, 'refinement'), (OSSNet, 'body')])
+def test_a_block_without_a_number_is_named(cls: type, level: str, number: str) -> None:
+    name = f'{level}.{number}.norm1.body.weight'
+    with pytest.raises(ValueError, match=f"^{cls.__name__}: the parameter '.*' has no number of a block after"):
+        configuration({**_network(cls).state_dict(), name: torch.zeros(8)})
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data(), choice=st.integers(0, len(_detects()) - 1))
+def test_whatever_is_done_to_parameters_is_refused_by_a_valueerror(data: st.DataObject, choice: int) -> None:
+    cls, form = _detects()[choice]
+    state = dict(_network(cls, **form).state_dict())
+    for name in data.draw(st.lists(st.sampled_from(list(state)), min_size=1, max_size=3, unique=True)):
+        shape = data.draw(st.lists(st.integers(0, 5), max_size=5))
+        kind = data.draw(st.sampled_from(['shape', 'gone', 'named']))
+        value = state.pop(name)
+        if kind == 'shape':
+            state[name] = torch.zeros(shape)
+        elif kind == 'named':
+            state[name + '.x'] = value
+    if {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in _network(cls, **form).state_dict().items()}:
+        return
+    with pytest.raises(ValueError, match='.') as error:
+        build(state)
+    assert 'unpack' not in str(error.value)
+
+
 @given(h=st.integers(1, 20), w=st.integers(1, 20))
 @settings(max_examples=12, deadline=None)
 def test_any_size(h: int, w: int) -> None:

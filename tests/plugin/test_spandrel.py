@@ -70,6 +70,28 @@ def test_other_networks_stay_with_spandrel():
     assert spandrel.MAIN_REGISTRY.load(state_dict).architecture.id == 'SwinIR'
 
 
+def of_others():
+    """State dicts that have the names that ours are known by, and are not ours."""
+    restormer = {
+        'patch_embed.proj.weight': torch.zeros(48, 3, 3, 3),
+        'reduce_chan_level3.weight': torch.zeros(4, 8, 1, 1),
+        'output.weight': torch.zeros(3, 96, 3, 3),
+        'encoder_level1.0.norm1.body.weight': torch.zeros(48),
+        'encoder_level1.0.attn.A_logs': torch.zeros(3),
+    }
+    yield restormer
+    yield {**restormer, 'output.weight': torch.tensor(1.0)}
+    yield {**restormer, 'patch_embed.proj.weight': 3}
+    yield {'conv_first.weight': torch.zeros(3), 'body.0.attn.x_proj_weight': torch.zeros(4, 4, 4)}
+    yield {'conv_first.weight': torch.zeros(48, 3, 3, 3), 'body.0.attn.x_proj_weight': torch.zeros(4), 'tail': None}
+
+
+@pytest.mark.parametrize('number', range(len(list(of_others()))))
+def test_names_like_ours_are_left_to_other_architectures(number):
+    with pytest.raises(spandrel.UnsupportedModelError):
+        spandrel.ModelLoader(device='cpu').load_from_state_dict(list(of_others())[number])
+
+
 def run(code, **environment):
     command = [sys.executable, '-c', code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})

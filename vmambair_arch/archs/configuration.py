@@ -26,7 +26,7 @@ def configuration(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]
         The name of the arch ('VmambaIR' or 'OSSNet') and keyword arguments that rebuild it.
 
     Raises:
-        ValueError: the parameters are of neither.
+        ValueError: the parameters are of neither; the one that does not fit is named.
     """
     if 'patch_embed.proj.weight' in state_dict and 'reduce_chan_level3.weight' in state_dict:
         arch, first, blocks = 'VmambaIR', 'patch_embed.proj.weight', [f'{level}.' for level in _LEVELS]
@@ -35,10 +35,10 @@ def configuration(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]
     else:
         some = ', '.join(list(state_dict)[:3]) or 'none at all'
         raise ValueError(f'these are not the parameters of a VmambaIR or OSSNet (found: {some})')
-    counts = [_count(state_dict, prefix) for prefix in blocks]
     try:
+        counts = [_count(state_dict, prefix) for prefix in blocks]
         scale, out_channels = _tail(state_dict)
-        dim, inp_channels = state_dict[first].shape[:2]
+        dim, inp_channels = _shape(state_dict, first, 4)[:2]
         config: dict[str, Any] = {'inp_channels': inp_channels, 'out_channels': out_channels, 'dim': dim}
         if arch == 'VmambaIR':
             config |= {'num_blocks': counts, 'num_refinement_blocks': _count(state_dict, 'refinement.')}
@@ -49,8 +49,8 @@ def configuration(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]
         if any_block is None:
             raise ValueError('no OSS block among the parameters')
         config |= {'scale': scale} | _block(state_dict, any_block, arch)
-    except KeyError as error:
-        raise ValueError(f'{arch}: the parameter {error} is missing') from None
+    except ValueError as error:
+        raise ValueError(f'{arch}: {error}') from None
     config |= official_form(config['channel_width'], scale)
     if FORM_KEY in state_dict:
         config |= decode_form(state_dict[FORM_KEY])
@@ -97,38 +97,62 @@ def _check_size(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> 
             raise ValueError(f'its description says {key} {str(config[key])[:40]}, its parameters have {found[key]}')
 
 
+def _shape(state_dict: Mapping[str, Tensor], name: str, *ranks: int) -> tuple[int, ...]:
+    """The shape of a parameter.
+
+    Args:
+        ranks: how many dimensions it may have.
+
+    Raises:
+        ValueError: it is missing, has other dimensions or is empty; names it.
+    """
+    tensor = state_dict.get(name)
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"the parameter '{name}' is missing")
+    if tensor.ndim not in ranks or not tensor.numel():
+        wanted = ' or '.join(map(str, ranks))
+        raise ValueError(f"the parameter '{name}' has the shape {tuple(tensor.shape)}, not {wanted} dimensions above 0")
+    return tuple(tensor.shape)
+
+
 def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = {int(key[len(prefix) :].split('.')[0]) for key in state_dict if key.startswith(prefix)}
+    numbers = set()
+    for key in state_dict:
+        if key.startswith(prefix):
+            number = key[len(prefix) :].split('.')[0]
+            if not number.isdecimal():
+                raise ValueError(f"the parameter '{key}' has no number of a block after '{prefix}'")
+            numbers.add(int(number))
     return len(numbers)
 
 
 def _tail(state_dict: Mapping[str, Tensor]) -> tuple[int, int]:
     """Scale and output channels."""
     if 'output.weight' in state_dict:
-        return 1, state_dict['output.weight'].shape[0]
-    out, width = state_dict['tail.0.0.weight'].shape[:2]
+        return 1, _shape(state_dict, 'output.weight', 4)[0]
+    out, width = _shape(state_dict, 'tail.0.0.weight', 4)[:2]
     scale = 4 if 'tail.0.2.weight' in state_dict else {4: 2, 9: 3}.get(out // width, 0)
-    return scale, state_dict['tail.1.weight'].shape[0]
+    return scale, _shape(state_dict, 'tail.1.weight', 4)[0]
 
 
 def _block(state_dict: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str, Any]:
     """The arguments that every OSS block shares, read off one of them."""
 
-    def shape(name: str) -> torch.Size:
-        return state_dict[f'{prefix}.{name}'].shape
+    def shape(name: str, *ranks: int) -> tuple[int, ...]:
+        return _shape(state_dict, f'{prefix}.{name}', *ranks)
 
-    N = shape('attn.A_logs')[1]
-    has_channel_scan = f'{prefix}.attn.xc_proj_weight' in state_dict
+    N = shape('attn.A_logs', 2)[1]
+    channel_scan = shape('attn.xc_proj_weight', 3) if f'{prefix}.attn.xc_proj_weight' in state_dict else (0, 0, 1)
     config: dict[str, Any] = {
         'LayerNorm_type': 'WithBias' if f'{prefix}.norm1.body.bias' in state_dict else 'BiasFree',
         'd_state': N,
-        'plane_directions': shape('attn.x_proj_weight')[0],
-        'channel_directions': shape('attn.xc_proj_weight')[0] if has_channel_scan else 0,
-        'channel_width': shape('attn.xc_proj_weight')[2] if has_channel_scan else 1,
+        'plane_directions': shape('attn.x_proj_weight', 3)[0],
+        'channel_directions': channel_scan[0],
+        'channel_width': channel_scan[2],
         'effn': f'{prefix}.ffn.project_in.weight' in state_dict,
     }
     if arch == 'VmambaIR':
-        config['pointwise'] = 'linear' if state_dict[f'{prefix}.attn.in_conv.weight'].ndim == 2 else 'conv'
+        config['pointwise'] = 'linear' if len(shape('attn.in_conv.weight', 2, 4)) == 2 else 'conv'
         config['bias'] = 'reduce_chan_level3.bias' in state_dict
     if config['effn']:
         config['bias'] = f'{prefix}.ffn.project_in.bias' in state_dict
@@ -138,11 +162,7 @@ def _block(state_dict: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str
 
 def _expansion(state_dict: Mapping[str, Tensor]) -> float:
     """An expansion factor f with int(d * f) = hidden at every width: 2.66 where it fits, or one of few decimals."""
-    pairs = {
-        (weight.shape[0], weight.shape[1])
-        for key, weight in state_dict.items()
-        if key.endswith('.ffn.project_out.weight')
-    }
+    pairs = {_shape(state_dict, key, 2, 4)[:2] for key in state_dict if key.endswith('.ffn.project_out.weight')}
     # What a person would have written before any other of the numbers that make the same widths.
     written = [-(-hidden * unit // d) / unit for unit in (1, 10, 100, 1000) for d, hidden in sorted(pairs)]
     candidates = [2.66, *written, *((hidden + 0.5) / d for d, hidden in pairs)]
