@@ -13,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vmambair_arch import Restorer
-from vmambair_arch.checkpoints.convert import save_checkpoint
+from vmambair_arch.checkpoints.convert import convert, save_checkpoint
 from vmambair_arch.checkpoints.describe import describe
+from vmambair_arch.checkpoints.download import _as_ascii as as_ascii
 from vmambair_arch.checkpoints.download import download
 from vmambair_arch.checkpoints.find import checkpoint_for, find_checkpoint
 from vmambair_arch.checkpoints.load import read_checkpoint
@@ -34,6 +38,7 @@ class Server(http.server.ThreadingHTTPServer):
         stop_after: bytes of a body after which the connection breaks; None: never.
         ranges: whether parts can be asked for.
         seen: the Range header and the status of every answer.
+        paths: what was asked for.
     """
 
     content = CONTENT
@@ -44,6 +49,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), Handler)
         self.seen: list[tuple[str | None, int]] = []
+        self.paths: list[str] = []
 
     @property
     def url(self) -> str:
@@ -53,6 +59,7 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, wanted = self.server, self.headers['Range']
+        server.paths.append(self.path)
         if self.headers['If-None-Match'] == server.etag:
             server.seen.append((None, 304))
             self.send_response(304)
@@ -175,13 +182,163 @@ def test_checksums(server):
         download(f'{server.url}#sha256=123')
 
 
+def test_a_newer_version_is_fetched_where_its_checksum_is_named(server):
+    old, new = (hashlib.sha256(content).hexdigest() for content in (CONTENT, CONTENT[::-1]))
+    for named in ('', f'#sha256={old}'):
+        assert download(server.url + named).read_bytes() == CONTENT
+    server.etag, server.content = '"two"', CONTENT[::-1]
+    for named in (f'#sha256={old}', f'#sha256={new}', f'#sha256={new}', ''):
+        if named.endswith(old):
+            assert download(server.url + named).read_bytes() == CONTENT
+        else:
+            assert download(server.url + named).read_bytes() == CONTENT[::-1]
+    assert [status for _, status in server.seen] == [200, 200, 304]
+    with pytest.raises(UserError, match=f'its sha256 is {new}, not {old}; the file was removed'):
+        download(f'{server.url}#sha256={old}')
+    assert files() == []
+
+
+def test_an_older_version_stays_where_the_newer_cannot_be_fetched(server):
+    path = download(server.url)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match='cannot be fetched'):
+        download(f'{server.url}#sha256={"f" * 64}')
+    assert path.read_bytes() == CONTENT
+
+
 def test_errors_are_named(server):
     with pytest.raises(UserError, match=r'/gone: the server answered 404'):
         download(server.url.replace('a.safetensors', 'gone'))
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match='cannot be fetched'):
+    with pytest.raises(UserError, match=r'cannot be fetched \(.*\); check the address and the connection$'):
         download(server.url)
+
+
+def test_going_on_is_advised_where_there_is_a_part_to_go_on_from(server):
+    server.stop_after = 1_000_000
+    with pytest.raises(UserError):
+        download(server.url)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match=r'cannot be fetched \(.*\); run it again to go on from there$'):
+        download(server.url)
+
+
+def test_a_cache_that_cannot_be_made_is_not_the_connections_fault(server, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('VMAMBAIR_CACHE', str(tmp_path / 'file'))
+    with pytest.raises(UserError, match=r'cannot be fetched \(.*file.*\)$'):
+        download(server.url)
+
+
+@pytest.mark.parametrize(
+    ('written', 'asked'),
+    [
+        ('my file', 'my%20file'),
+        ('größe', 'gr%C3%B6%C3%9Fe'),
+        ('gr%C3%B6%20', 'gr%C3%B6%20'),
+        ('模型@1.0+x', '%E6%A8%A1%E5%9E%8B@1.0+x'),
+        ('a"<>|^`{}\x7f', 'a%22%3C%3E%7C%5E%60%7B%7D%7F'),
+        ("a!$&'()*,;=:~", "a!$&'()*,;=:~"),
+        ('get?name=ö a&b=/c%20', 'get?name=%C3%B6%20a&b=/c%20'),
+    ],
+)
+def test_addresses_are_written_as_a_browser_takes_them(server, written, asked):
+    url = server.url.replace('models/a', written)
+    for _ in range(2):
+        assert download(url).read_bytes() == CONTENT
+    assert server.paths == [f'/{asked}.safetensors'] * 2
+    assert [status for _, status in server.seen] == [200, 304]
+
+
+@pytest.mark.parametrize(
+    ('host', 'asked'),
+    [('münchen.example', 'xn--mnchen-3ya.example'), ('MÜNCHEN.example:81', 'xn--mnchen-3ya.example:81')],
+)
+def test_hosts_beyond_ascii(host, asked):
+    assert as_ascii(f'https://{host}/a') == f'https://{asked}/a'
+
+
+@settings(max_examples=300, deadline=None)
+@given(rest=st.text(st.sampled_from('/:@?#[]%ö ab1.\n\ud800') | st.characters(), max_size=20))
+def test_any_address_is_written_in_ascii_or_refused(rest):
+    try:
+        written = as_ascii(f'https://{rest}')
+    except UserError:
+        return
+    assert written.isascii()
+    assert as_ascii(written) == written
+
+
+@pytest.mark.parametrize(
+    'rest', ['', '/a.pth', ':80/a.pth', '[::1/a.pth', 'a:x/a.pth', 'a:99999/a.pth', f'{"ö" * 70}/a.pth', 'ö..b/a.pth']
+)
+def test_what_is_no_address_is_said(rest, server):
+    with pytest.raises(UserError, match='is not an address; it should be https://, a host and the path of a file$'):
+        find_checkpoint(f'https://{rest}')
+
+
+@pytest.mark.parametrize('who', ['me:secret@', 'secret@', 'me:sec/secret@', 'me:@secret@', 'me:secret@x:y'])
+@pytest.mark.parametrize('fragment', ['', '#sha256=12'])
+def test_a_password_is_not_shown(server, who, fragment):
+    for use in (find_checkpoint, read_checkpoint, Restorer.from_pretrained):
+        with pytest.raises(UserError, match='//.*: ') as error:
+            use(server.url.replace('//', f'//{who}') + fragment)
+        assert 'secret' not in str(error.value)
+    assert not server.seen
+
+
+PAGES = (b'<!DOCTYPE html><title>Log in', b'\n  <html>', b'\xef\xbb\xbf<html>', b'<?xml version="1.0"?>')
+
+
+@pytest.mark.parametrize('content', PAGES)
+@pytest.mark.parametrize('use', [download, find_checkpoint, read_checkpoint, describe, Restorer.from_pretrained])
+def test_a_web_page_is_named_as_such(server, content, use):
+    server.content = content
+    with pytest.raises(UserError) as error:
+        use(server.url)
+    assert str(error.value) == f'{server.url}: is a web page, not a checkpoint; use the address of the raw file'
+    assert files() == []
+
+
+@pytest.mark.parametrize('fragment', ['', '#sha256=' + 'f' * 64])
+def test_a_web_page_replaces_no_copy(server, fragment):
+    path = download(server.url)
+    server.etag, server.content = '"two"', PAGES[0]
+    with pytest.raises(UserError, match='is a web page'):
+        download(server.url + fragment)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize('content', [b'<' + bytes(7) + b'{' + bytes(100), b'', b'PK', b'\x80\x02<html>'])
+def test_what_only_begins_like_a_web_page_is_none(server, content):
+    """The length of a safetensors header may be the code of '<'."""
+    server.content = content
+    assert download(server.url).read_bytes() == content
+
+
+@pytest.mark.parametrize('content', [b'nothing', b'PK', bytes(9), CONTENT])
+@pytest.mark.parametrize('suffix', ['.safetensors', '?x=.safetensors'])
+@pytest.mark.parametrize('use', [read_checkpoint, describe, lambda url: convert(url, 'b.pth')])
+def test_what_does_not_open_is_named_by_its_address(server, content, suffix, use):
+    server.content, url = content, server.url.replace('.safetensors', suffix)
+    with pytest.raises(UserError) as error:
+        use(url)
+    said = str(error.value)
+    assert said.startswith(f'{url}: ')
+    assert said.endswith(' (removed from the cache)')
+    assert str(cache_folder()) not in said
+
+
+@pytest.mark.parametrize('use', [describe, Restorer.from_pretrained, lambda url: convert(url, 'b.pth')])
+def test_what_is_of_another_network_is_named_by_its_address(server, tmp_path, use):
+    torch.save({'a.weight': torch.zeros(3)}, tmp_path / 'a.pth')
+    server.content, url = (tmp_path / 'a.pth').read_bytes(), server.url.replace('a.safe', 'a.pth?safe=.safe')
+    with pytest.raises(UserError, match='these are not the parameters') as error:
+        use(url)
+    assert str(error.value).startswith(f'{url}: ')
 
 
 @pytest.mark.parametrize('name', ['..%2f..%2f..%2fevil', '..', '%2e%2e%5cevil', 'a/../../b', 'x' * 300])

@@ -55,7 +55,7 @@ def decode_form(form: Tensor) -> dict[str, object]:
     try:
         decoded = json.loads(bytes(form.to(torch.uint8).cpu().tolist()))
         return {name: decoded[name] for name in HIDDEN}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"the key '{FORM_KEY}' of the checkpoint is damaged: {error}") from None
 
 

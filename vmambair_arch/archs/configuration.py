@@ -33,7 +33,7 @@ def configuration(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]
     elif 'conv_first.weight' in state_dict and 'body.0.attn.x_proj_weight' in state_dict:
         arch, first, blocks = 'OSSNet', 'conv_first.weight', ['body.']
     else:
-        some = ', '.join(list(state_dict)[:3]) or 'none at all'
+        some = ', '.join(map(str, list(state_dict)[:3])) or 'none at all'
         raise ValueError(f'these are not the parameters of a VmambaIR or OSSNet (found: {some})')
     try:
         counts = [_count(state_dict, prefix) for prefix in blocks]

@@ -32,6 +32,7 @@ import torch
 from ..archs.base import Network
 from ..errors import UserError
 from ..files import replacing
+from .download import name_of
 from .find import find_checkpoint
 from .load import CLAIMS, METADATA_KEY, build_network, digest, read_checkpoint
 
@@ -86,7 +87,7 @@ def convert(source: str | Path, target: str | Path, *, half: bool = False, **abo
     """
     found = find_checkpoint(source)
     checkpoint = read_checkpoint(found)
-    network = build_network(checkpoint, str(found))
+    network = build_network(checkpoint, name_of(found))
     kept = {key: checkpoint.about.get(key) for key in CLAIMS}
     kept |= {key: value for key, value in about.items() if value is not None}
     save_checkpoint(target, network, half=half, **kept)

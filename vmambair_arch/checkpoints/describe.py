@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .download import name_of
 from .find import find_checkpoint
 from .load import CLAIMS, build_network, digest, read_checkpoint
 
@@ -39,7 +40,7 @@ def describe(source: str | Path) -> dict[str, Any]:
     """
     path = find_checkpoint(source)
     checkpoint = read_checkpoint(path)
-    network = build_network(checkpoint, str(path))
+    network = build_network(checkpoint, name_of(path))
     stored = {str(t.dtype).removeprefix('torch.') for t in checkpoint.state_dict.values() if t.is_floating_point()}
     return {
         'file': str(path),

@@ -9,11 +9,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from tqdm import tqdm
 
@@ -26,8 +26,11 @@ WAIT = 0.2
 """Seconds between two looks at whether another process has fetched a file."""
 TIMEOUT = 30
 """Seconds without a byte after which a server is given up."""
+AGAIN = 'run it again to go on from there'
+"""What to do where a part of a file is kept."""
 _BLOCK = 2**18
 _DIGITS = 16  # of the folder of an address
+_addresses: dict[Path, str] = {}  # of the copies that were asked for
 _one_at_a_time = threading.RLock()
 logger = logging.getLogger('vmambair_arch')
 
@@ -45,22 +48,35 @@ def download(url: str) -> Path:
         url: http(s) address; a fragment `#sha256=<64 hex digits>` is the checksum that the file must have.
 
     Raises:
-        UserError: no such file, no connection, a connection that broke, a wrong checksum.
+        UserError: no such file, no connection, a connection that broke, a wrong checksum, a web page instead of a file.
     """
-    address, fragment = urldefrag(url)
+    address, _, fragment = url.partition('#')
+    _as_ascii(address)
     checksum = _checksum(url, fragment)
     path = _place(address)
+    _addresses[path] = address
     with _alone(path):
-        if not path.is_file():
+        is_new = not path.is_file()
+        if is_new:
             _fetch(address, path)
         elif not checksum:  # which says by itself whether it is the right file
             _revalidate(address, path)
-        if checksum and (found := _sha256(path)) != checksum:
-            path.unlink(missing_ok=True)
-            raise UserError(
-                f'{address}: its sha256 is {found}, not {checksum}; the file was removed, check the address'
-            )
+        if checksum:
+            found = _sha256(path)
+            if found != checksum and not is_new:  # an older version
+                _fetch(address, path)
+                found = _sha256(path)
+            if found != checksum:
+                forget(path)
+                raise UserError(
+                    f'{address}: its sha256 is {found}, not {checksum}; the file was removed, check the address'
+                )
     return path
+
+
+def name_of(path: Path) -> str:
+    """What whoever asked for a file knows it by: the address that it is the local copy of, or else its path."""
+    return _addresses.get(path, str(path))
 
 
 def is_copy(path: Path) -> bool:
@@ -108,9 +124,8 @@ def _revalidate(address: str, path: Path) -> None:
         known = _etag(path).read_text()
     except OSError:
         return
-    request = urllib.request.Request(address, headers={'User-Agent': 'vmambair', 'If-None-Match': known})
     try:
-        with urllib.request.urlopen(request, timeout=REVALIDATE_TIMEOUT) as response:
+        with _ask(address, REVALIDATE_TIMEOUT, {'If-None-Match': known}) as response:
             changed = response.headers.get('ETag') not in (None, known)
     except urllib.error.HTTPError as error:
         changed = False
@@ -132,6 +147,30 @@ def _checksum(url: str, fragment: str) -> str | None:
     if not found:
         raise UserError(f"{url}: the part after '#' must be sha256= and 64 hexadecimal digits")
     return found[1]
+
+
+def _as_ascii(address: str) -> str:
+    """An address as HTTP has it: the host's letters beyond ASCII in IDNA, others, and blanks, in percent.
+
+    Raises:
+        UserError: it is no address, or holds a user name or password, which would show in messages and records.
+    """
+    shown = re.sub('//.*@', '//', address)
+    try:
+        parts = urlsplit(address)
+        host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode('idna').decode()
+        path, query = (quote(part, "%/:@!$&'()*+,;=~[]?") for part in (parts.path, parts.query))
+        is_address = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise UserError(f'{shown}: is not an address; it should be https://, a host and the path of a file')
+    if '@' in host:
+        raise UserError(
+            f'{shown}: an address with a user name or password is not fetched; '
+            'fetch the file by other means, and name that'
+        )
+    return urlunsplit((parts.scheme, host, path, query, ''))
 
 
 def _name(address: str) -> str:
@@ -164,30 +203,53 @@ def _fetch(address: str, path: Path) -> None:
                     file.write(block)
                     bar.update(len(block))
         if total is not None and partial.stat().st_size != total:
-            raise UserError(f'{address}: the connection ended early; run it again to go on from there')
+            raise UserError(f'{address}: the connection ended early; {AGAIN}')
+        if _is_page(partial):
+            partial.unlink()
+            mark.unlink(missing_ok=True)
+            raise UserError(f'{address}: is a web page, not a checkpoint; use the address of the raw file')
         partial.replace(path)
         mark.unlink(missing_ok=True)
         _etag(path).write_text(etag) if etag else _etag(path).unlink(missing_ok=True)
     except UserError:
         raise
     except urllib.error.HTTPError as error:
-        raise UserError(f'{address}: the server answered {error.code} {error.reason}') from None
+        raise UserError(f'{address}: the server answered {error.code} {_line(error.reason)}') from None
     except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, 'reason', None) or error
-        raise UserError(f'{address}: cannot be fetched ({reason}); run it again to go on from there') from None
+        what = '; check the address and the connection' if getattr(error, 'filename', None) is None else ''
+        what = f'; {AGAIN}' if partial.is_file() else what
+        raise UserError(f'{address}: cannot be fetched ({_line(reason)}){what}') from None
+
+
+def _line(reason: object) -> str:
+    return ' '.join(str(reason).split())
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is HTML, as servers send it for a login or for the page about a file. No checkpoint is text."""
+    with path.open('rb') as file:
+        head = file.read(512)
+    return b'\0' not in head and head.removeprefix(b'\xef\xbb\xbf').lstrip().startswith(b'<')
+
+
+def _ask(address: str, timeout: float, headers: Mapping[str, str] = {}) -> HTTPResponse:
+    request = urllib.request.Request(_as_ascii(address), headers={'User-Agent': 'vmambair', **headers})
+    response: HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
+    return response
 
 
 def _open(address: str, partial: Path, mark: Path) -> HTTPResponse:
     """The response: 206 with the rest of `partial` where the server has the same file and can, else 200 with all."""
-    headers = {'User-Agent': 'vmambair'}
+    headers = {}
     if partial.is_file() and mark.is_file() and (known := mark.read_text()):
-        headers |= {'Range': f'bytes={partial.stat().st_size}-', 'If-Range': known}
+        headers = {'Range': f'bytes={partial.stat().st_size}-', 'If-Range': known}
     try:
-        return urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
+        return _ask(address, TIMEOUT, headers)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # all of it, or more than there is, was here already
             raise
-        return urllib.request.urlopen(urllib.request.Request(address), timeout=TIMEOUT)
+        return _ask(address, TIMEOUT)
 
 
 def _sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..archs.base import Network
 from ..archs.configuration import build
 from ..errors import UserError
-from .download import forget, is_copy
+from .download import forget, is_copy, name_of
 from .find import find_checkpoint
 
 METADATA_KEY = 'vmambair'
@@ -75,10 +75,11 @@ def read_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
     try:
         return _read(path, key)
     except UserError as error:
-        if not (is_copy(path) and _damaged(path)):
-            raise
-        forget(path)
-        raise UserError(f'{error} (removed from the cache)') from None
+        what = f'{name_of(path)}: {str(error).removeprefix(f"{path}: ")}'
+        if is_copy(path) and _damaged(path):
+            forget(path)
+            what = f'{what} (removed from the cache)'
+        raise UserError(what) from None
 
 
 def _damaged(path: Path) -> bool:
@@ -193,7 +194,9 @@ def _unwrapped(content: Any, key: str | None, name: str) -> Checkpoint:
 
 
 def _is_set(content: object) -> bool:
-    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
 
 
 def _bare(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
