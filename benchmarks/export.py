@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +45,14 @@ def in_torch(network: Network) -> Run:
     return run
 
 
-def in_onnxruntime(path: Path, threads: int) -> Run:
+def in_onnxruntime(path: Path, threads: int, library: Path | None = None) -> Run:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.register_custom_ops_library(str(c_library.LIBRARY))
+    if library:
+        options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
     return lambda image: session.run(['restored'], {'image': image})[0]
 
@@ -64,27 +66,40 @@ def in_openvino(path: Path, threads: int, precision: str) -> Run:
 
 
 def programs(network: Network, folder: Path, args: argparse.Namespace) -> tuple[dict[str, Run], dict[str, object]]:
-    """What runs, by name, and what the files took."""
+    """What runs and is asked for, by name, and what the files took that it wanted."""
     files: dict[str, object] = {}
+    why_not = c_library.why_not()
+    library = None if why_not else c_library.path()
+
+    def file(kind: str) -> Path:
+        path, start = folder / f'{kind}.onnx', time.process_time()
+        if kind not in files:
+            export(network, path, half=kind == 'half', kernel=kind == 'kernel')
+            files[kind] = {'seconds': round(time.process_time() - start, 2), 'bytes': path.stat().st_size}
+            print(f'{kind}: written in {files[kind]}', flush=True)
+        return path
+
+    offers: dict[str, Callable[[], Run]] = {
+        'onnxruntime, plain': lambda: in_onnxruntime(file('plain'), args.threads),
+        'onnxruntime, half': lambda: in_onnxruntime(file('half'), args.threads),
+        'onnxruntime, kernel': lambda: in_onnxruntime(file('kernel'), args.threads, library),
+        'openvino, f32': lambda: in_openvino(file('plain'), args.threads, 'f32'),
+        'openvino, bf16': lambda: in_openvino(file('plain'), args.threads, 'bf16'),
+    }
+    for path in args.beside:  # which may have our kernel in it
+        offers[f'onnxruntime, {path.name}'] = partial(in_onnxruntime, path, args.threads, library)
     runs = {'torch': in_torch(network)}
-    for name in ('plain', 'half', 'kernel'):
-        path, start = folder / f'{name}.onnx', time.process_time()
-        export(network, path, half=name == 'half', kernel=name == 'kernel')
-        files[name] = {'seconds': round(time.process_time() - start, 2), 'bytes': path.stat().st_size}
-        print(f'{name}: written in {files[name]}', flush=True)
-        runs[f'onnxruntime, {name}'] = in_onnxruntime(path, args.threads)
-    try:
-        for precision in ('f32', 'bf16'):
-            if not any(word in f'openvino, {precision}' for word in args.only):
-                continue
-            runs[f'openvino, {precision}'] = in_openvino(folder / 'plain.onnx', args.threads, precision)
-    except ImportError:
-        print('openvino is not installed: left out')
-    for path in args.beside:
-        runs[f'onnxruntime, {path.name}'] = in_onnxruntime(path, args.threads)
-    return {
-        name: run for name, run in runs.items() if name == 'torch' or any(word in name for word in args.only)
-    }, files
+    for name, make in offers.items():
+        if not any(word in name for word in args.only):
+            continue
+        if why_not and name == 'onnxruntime, kernel':
+            print(f'{name}: left out ({why_not})')
+            continue
+        try:
+            runs[name] = make()
+        except ImportError as error:
+            print(f'{name}: left out ({error})')
+    return runs, files
 
 
 def compare(runs: dict[str, Run], size: int, rounds: int) -> dict[str, dict[str, float]]:
@@ -118,9 +133,9 @@ def main() -> None:
     network = load_model(args.model)
     with tempfile.TemporaryDirectory() as folder:
         runs, files = programs(network, Path(folder), args)
-        sizes: dict[str, dict[str, dict[str, float]]] = (
-            json.loads(RESULTS.read_text())['sizes'] if RESULTS.exists() else {}
-        )
+        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        sizes: dict[str, dict[str, dict[str, float]]] = kept.get('sizes', {})
+        files = {**kept.get('files', {}), **files}
         for size in args.sizes:
             rounds = max(2, round(args.rounds * min(args.sizes) / size))
             rows = compare(runs, size, rounds)
