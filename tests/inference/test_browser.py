@@ -150,7 +150,9 @@ class Tab:
         self.tab.wait_for_selector('#save:not([hidden])')
         self.tab.wait_for_timeout(300)  # longer than the clock on the page needs to write over it
         assert re.fullmatch(r'\d+ x \d+ in \d+\.\d s\. Drag .*', self.tab.text_content('#status'))
-        read = 'fetch(document.getElementById("save").href).then(r => r.bytes()).then(b => [...b])'
+        read = (
+            'fetch(document.getElementById("save").href).then(r => r.arrayBuffer()).then(b => [...new Uint8Array(b)])'
+        )
         saved = cv2.imdecode(np.array(self.tab.evaluate(read), np.uint8), cv2.IMREAD_COLOR)
         assert not self.faults
         return self.tab.get_attribute('#save', 'download'), saved[..., ::-1]
