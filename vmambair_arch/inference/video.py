@@ -52,8 +52,16 @@ CODECS = {  # encoder, the option that says the quality, its default, further op
     'av1': ('libsvtav1', 'crf', 24, {'preset': '6'}),
     'vp9': ('libvpx-vp9', 'crf', 20, {'b': '0', 'deadline': 'good', 'cpu-used': '3', 'row-mt': '1'}),
 }
-LEAST_H265, LOOK_AHEAD_H265 = 16, 64
-"""Least side that x265 takes, and the least with its look-ahead, which writes beyond its memory on smaller pictures."""
+LEAST = {'h265': 16, 'av1': 4}
+"""Least side that an encoder takes; others take any."""
+LOOK_AHEAD_H265 = 64
+"""Least side with x265's look-ahead, which writes beyond its memory on smaller pictures."""
+MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
+"""FFmpeg's numbers of the conversions between RGB and YUV that swscale makes, and swscale's own of the same."""
+UNSAID = (0, 2, 3)
+"""Of those that say none: RGB, unspecified, reserved."""
+ALPHA_MODE = 'alpha_mode'
+"""What WebM and Matroska say of a stream with transparency, in any case of letters."""
 CONTAINERS = {  # what each is written with, the first of them by default
     '.mp4': ('h264', 'h265', 'av1', 'vp9'),
     '.m4v': ('h264', 'h265'),
@@ -134,6 +142,7 @@ class _Look:
         deep: more than 8 bits a channel.
         turns: quarter turns, counted as numpy does, that make a stored picture upright.
         matrix, full: of the conversion between RGB and YUV.
+        tags: primaries, transfer and matrix that the result says it has, in FFmpeg's numbers.
     """
 
     pixels: str
@@ -141,7 +150,7 @@ class _Look:
     turns: int
     matrix: int
     full: bool
-    tags: tuple[int, int, int, int]
+    tags: tuple[int, int, int]
 
 
 def restore_video(
@@ -294,9 +303,10 @@ def _restore_frames(
                     raise UserError(f'{source}: frames of {frame.width}x{frame.height} pixels are too large')
                 if look is None or encoder is None:
                     scale = restorer.outscale or restorer.scale
-                    if codec == 'h265' and round(min(frame.width, frame.height) * scale) < LEAST_H265:
-                        raise UserError(f'{source}: {frame.width}x{frame.height} is too small for h265; use h264')
-                    look = _look(frame, restorer, codec, notes)
+                    if round(min(frame.width, frame.height) * scale) < LEAST.get(codec, 1):
+                        instead = 'use vp9' if segments.target.suffix.lower() == '.webm' else 'use h264'
+                        raise UserError(f'{source}: {frame.width}x{frame.height} is too small for {codec}; {instead}')
+                    look = _look(frame, stream, restorer, codec, notes)
                     encoder = _Encoder(stream, look, options, codec, segments, done)
                 if skipped < done and not batch:
                     skipped += 1
@@ -386,13 +396,19 @@ def _pull(graph: Any, stream: VideoStream) -> Iterator[VideoFrame]:
         yield frame
 
 
-def _look(frame: VideoFrame, restorer: Restorer, codec: str, notes: list[str]) -> _Look:
-    """How the pictures are written, which is as they were read as far as the encoder can."""
+def _look(frame: VideoFrame, stream: VideoStream, restorer: Restorer, codec: str, notes: list[str]) -> _Look:
+    """How the pictures are written, which is as they were read as far as the encoder can; what is not is noted."""
     components = frame.format.components
-    deep = max(component.bits for component in components) > 8
+    bits = max(component.bits for component in components)
     scale = restorer.outscale or restorer.scale
     turns = round(frame.rotation / 90) % 4  # FFmpeg counts counter-clockwise, as numpy does
-    chroma = '444' if frame.format.name.startswith(('gbr', 'rgb', 'bgr')) else _chroma(frame)
+    rgb = frame.format.is_rgb or frame.format.has_palette
+    if rgb:
+        notes.append('RGB became YUV, as players expect it: colours may be off by a level or two')
+    # The decoder of VP9 leaves transparency out, and only the stream says that there was any.
+    if any(component.is_alpha for component in components) or _alpha_keys(stream):
+        notes.append('without its transparency, which is not restored')
+    chroma = '444' if rgb else _chroma(frame, notes)
     odd = {
         '420': round(frame.width * scale) % 2 or round(frame.height * scale) % 2,
         '422': round(frame.width * scale) % 2,
@@ -405,20 +421,36 @@ def _look(frame: VideoFrame, restorer: Restorer, codec: str, notes: list[str]) -
     if codec == 'av1' and chroma != '420':
         notes.append(f'chroma {chroma} became 420, all that this encoder has')
         chroma = '420'
-    if codec == 'vp9' and deep:
-        notes.append('10 bits became 8, all that this encoder has; use mkv or mp4')
-        deep = False
-    matrix = frame.colorspace
-    if matrix not in (1, 4, 5, 6, 7, 9, 10):  # unspecified: as players guess
-        matrix = 1 if frame.height >= 720 else 5
+    deep = bits > 8 and codec != 'vp9'
+    if bits > 8 and not deep:
+        notes.append(f'{bits} bits became 8, all that this encoder has; use mkv or mp4')
+    elif bits > 10:
+        notes.append(f'{bits} bits became 10, the most that is written')
+    tag = frame.colorspace
+    if tag not in MATRICES and tag not in UNSAID:
+        # Back is the same way as forth, so that the source's tag stays right.
+        notes.append(f'the network saw colours that are somewhat off: matrix {tag} of the source is not known here')
+    matrix = MATRICES.get(tag) or (1 if frame.height >= 720 else 5)  # as players guess
     full = frame.color_range == 2 or frame.format.name.startswith('yuvj')
-    tags = (frame.color_range, frame.color_primaries, frame.color_trc, frame.colorspace)
+    tags = (frame.color_primaries, frame.color_trc, matrix if tag in UNSAID else tag)
     return _Look(f'yuv{chroma}p{"10le" if deep else ""}', deep, turns, matrix, full, tags)
 
 
-def _chroma(frame: VideoFrame) -> str:
-    name = frame.format.name
-    return next((chroma for chroma in ('444', '422') if chroma in name), '420')
+def _chroma(frame: VideoFrame, notes: list[str]) -> str:
+    """The nearest of '444', '422' and '420'; grey is written with the chroma that every player shows."""
+    form = frame.format
+    if not any(component.is_chroma for component in form.components) and len(form.components) < 3:
+        return '420'
+    across, down = (64 // side for side in (form.chroma_width(64), form.chroma_height(64)))
+    kept = {(1, 1): '444', (2, 1): '422', (2, 2): '420'}.get((across, down))
+    if kept is None:
+        had = {(4, 1): '4:1:1', (1, 2): '4:4:0', (4, 4): '4:1:0'}.get((across, down), f'of 1/{across} by 1/{down}')
+        notes.append(f'chroma {had} became 4:2:0, which players show')
+    return kept or '420'
+
+
+def _alpha_keys(stream: Stream) -> list[str]:
+    return [key for key, value in stream.metadata.items() if key.lower() == ALPHA_MODE and value != '0']
 
 
 def _encode(batch: Sequence[VideoFrame], restorer: Restorer, look: _Look, encoder: _Encoder, done: int) -> int:
@@ -510,7 +542,7 @@ class _Encoder:
         if self._aspect:
             context.sample_aspect_ratio = self._aspect
         context.color_range = 2 if self._look.full else 1
-        _, context.color_primaries, context.color_trc, context.colorspace = self._look.tags
+        context.color_primaries, context.color_trc, context.colorspace = self._look.tags
         return video
 
     def close(self) -> None:
@@ -575,6 +607,8 @@ def _join(
         output.metadata.update(container.metadata)
         video = add_stream(output, first.streams.video[0].width, first.streams.video[0].height)
         _dress(video, pictures)
+        for key in _alpha_keys(pictures):  # a player would look for what is not there
+            del video.metadata[key]
         if rotation := _rotation(source):
             video.set_display_rotation(rotation)
         copies: dict[int, Stream] = {}
