@@ -307,6 +307,34 @@ def test_a_line_that_was_cut_off_is_measured_again(data: Path, tmp_path: Path, w
     collect(_evaluation(data, tmp_path))
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda line: line.pop('stamp'),
+        lambda line: line.pop('key'),
+        lambda line: line.pop('scores'),
+        lambda line: line.update(key=[['a']]),
+        lambda line: line.update(key='good'),
+        lambda line: line.update(stamp=None),
+        lambda line: line.update(scores=[1]),
+        lambda line: line['scores'].update(psnr=None),
+        lambda line: line['scores'].update(psnr='20'),
+    ],
+)
+def test_a_line_that_is_no_score_is_measured_again(
+    data: Path, tmp_path: Path, watched: dict[str, list], change
+) -> None:
+    run(_evaluation(data, tmp_path), {})
+    file = tmp_path / 'scores-0.jsonl'
+    lines = [json.loads(line) for line in file.read_text().splitlines() if line]
+    change(lines[0])
+    file.write_bytes(b'\xff\xfe\n[1]\n5\n' + '\n'.join(map(json.dumps, lines)).encode())
+    watched['measured'].clear()
+    run(_evaluation(data, tmp_path), {})
+    assert [item.name for _, _, item in watched['measured']] == [NAMES[0]]
+    collect(_evaluation(data, tmp_path))
+
+
 def test_a_changed_result_is_measured_again(data: Path, tmp_path: Path) -> None:
     results = tmp_path / 'good'
     for name in NAMES:

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import replacing
+from ..files import read_records, replacing
 from ..images.image_io import image_size, read_image
 from ..inference.restorer import Restorer
 from ..metrics.catalogue import Metric
@@ -173,8 +173,10 @@ def read_scores(evaluation: Evaluation) -> dict[Key, dict[str, float]]:
             stamps[key] = [evaluation.crop_border, *_stamp(evaluation.restored[key], item.truth)]
     found: dict[Key, dict[str, float]] = {}
     for key, entry in _entries(evaluation.output, 'scores'):
-        if stamps.get(key) == entry['stamp']:
-            found.setdefault(key, {}).update(entry['scores'])
+        scores = entry.get('scores')
+        if stamps.get(key) == entry['stamp'] and isinstance(scores, dict):
+            numbers = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
+            found.setdefault(key, {}).update(numbers)
     return found
 
 
@@ -189,14 +191,12 @@ def _read_restored(evaluation: Evaluation) -> set[Key]:
 
 
 def _entries(output: Path, kind: str) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """The lines of all processes, by key; one that was cut off does not count."""
+    """The lines of all processes, by key; one that was cut off, or has no key or stamp, does not count."""
     for file in sorted(output.glob(f'{kind}-*.jsonl')):
-        for line in file.read_text(encoding='utf-8').splitlines():
-            try:
-                entry = json.loads(line)
-                yield tuple(entry['key']), entry
-            except (ValueError, KeyError, TypeError):
-                continue
+        for entry in read_records(file):
+            match entry:
+                case {'key': [str(method), str(dataset), str(image)], 'stamp': list()}:
+                    yield (method, dataset, image), entry
 
 
 def _stamp(*paths: Path | None) -> list:
