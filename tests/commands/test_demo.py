@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vmambair_arch.cli import main
 from vmambair_arch.commands import demo
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import read_image
@@ -87,6 +88,19 @@ def test_a_training_that_fails_is_not_a_result(tmp_path: Path, monkeypatch: pyte
 def test_bad_arguments(arguments: tuple[str, ...], line: str) -> None:
     with pytest.raises(UserError, match=line):
         demo.demonstrate(*arguments)
+
+
+@pytest.mark.parametrize('arguments', [(), ('--shipped',)])
+@pytest.mark.parametrize('place', ['file', 'file/below', 'file/a/b', 'round/a', 'x' * 300])
+def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, capsys, place: str, arguments: tuple[str, ...]) -> None:
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'round').symlink_to(tmp_path / 'round')
+    assert main(['demo', *arguments, '--out', str(tmp_path / place)]) == 2
+    said = capsys.readouterr().err
+    assert place in said
+    assert said.rstrip().endswith('choose another folder with --out')
+    assert said.count('\n') == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['file', 'round']
 
 
 def test_super_resolution_starts_from_a_quarter(tmp_path: Path) -> None:

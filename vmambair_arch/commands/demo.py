@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, nearest
+from ..files import check_writable, replacing
 from ..options import load_options, option_file
 
 if TYPE_CHECKING:
@@ -256,10 +257,15 @@ def show_shipped(out: str | Path | None = None, say: Callable[[str], None] = lam
 
 
 def _folder(out: str | Path) -> Path:
-    out = Path(out).resolve()
-    if out.exists() and not out.is_dir():
-        raise UserError(f'{out}: is a file; choose another folder with --out')
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out = Path(out).resolve()
+        if out.exists() and not out.is_dir():
+            raise UserError(f'{out}: is a file; choose another folder with --out')
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # the latter of links that go round
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{out}: cannot be made ({reason}); choose another folder with --out') from error
+    check_writable(out)
     return out
 
 
@@ -308,8 +314,6 @@ def _restore_unseen(task: Task, out: Path, restorer: Restorer) -> tuple[list[Sco
 
 
 def _write_figures(figures: dict, path: Path) -> None:
-    from ..files import replacing
-
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
 
