@@ -223,3 +223,173 @@ def test_the_best_is_what_the_option_file_says(tmp_path):
     (table,) = compare.rows([experiment])[1][2:]
     assert '5.0000 (best 3.0000 at 1)' in table
     assert '5.0000 (best 5.0000 at 2)' in table
+
+
+CUT = """\
+2026-01-03 00:00:01,000 INFO: [derai..][epoch:  0, iter:   3,000, lr:(3.000e-04,)] [eta: 1:00:00, time (data): 0.10 \
+(0.001)] l_pix: 2.0000e-02 patch: 1.2800e+02\x20
+2026-01-03 00:00:01,000 INFO: Validation rain at 3000
+\t # psnr: 27.1000\tBest: 27.1000 @ 3000 iter
+"""
+
+
+@pytest.mark.parametrize('end', range(1, len(CUT) + 1, 3))
+def test_a_log_may_be_cut_anywhere(finished, end):
+    (finished / 'train_derain_20260103_000000.log').write_text(CUT[:end])
+    curves = read_logs(finished)
+    assert curves.training[2000]['l_pix'] == 0.03
+    assert curves.validation['rain', 'psnr'][2000] == 26.2
+
+
+@pytest.mark.parametrize(
+    ('line', 'rest'),
+    [
+        ('[epoch:  0, iter:   3,000, lr:()] l_pix: 2.0e-02', {'l_pix': 0.02}),
+        ('[epoch:  0, iter:   3,000, lr:(1e-4,)] l_pix: 1.0e l_percep: 1.0', {'l_percep': 1, 'lr': 1e-4}),
+        ('[epoch:  0, iter:   3,000, lr:(-,)] l_pix: nope', {}),
+        ('[epoch:  0, iter:   ,, lr:(1e-4,)] l_pix: 1.0', None),
+        ('\t # psnr: 20.1x', None),
+    ],
+)
+def test_what_is_no_number_in_a_log_is_passed_over(finished, line, rest):
+    (finished / 'train_derain_20260103_000000.log').write_text(f'{line}\n')
+    curves = read_logs(finished)
+    assert curves.training.get(3000) == rest
+    assert curves.validation['rain', 'psnr'] == {1000: 25.1, 2000: 26.2}
+    assert plot(finished)
+
+
+@pytest.mark.parametrize(
+    ('record', 'training', 'psnr'),
+    [
+        ({'dataset': 'rain', 'metrics': {'psnr': None, 'ssim': 0.5}}, {'l_pix': 0.02}, None),
+        ({'dataset': 'rain', 'metrics': {'psnr': [1]}}, {'l_pix': 0.02}, None),
+        ({'dataset': 'rain', 'metrics': None}, {'l_pix': 0.02}, None),
+        ({'dataset': 'rain', 'metrics': {'psnr': 28.0}}, {'l_pix': 0.02}, 28.0),
+        ({'lrs': [None], 'l_pix': 0.01}, {'l_pix': 0.01}, None),
+        ({'lrs': 0.1, 'l_pix': 0.01}, {'l_pix': 0.01, 'lr': 0.1}, None),
+        ({'lrs': [], 'l_pix': 10**400}, {}, None),
+        ({'lrs': {}, 'l_pix': {'a': 1}}, {}, None),
+    ],
+)
+def test_what_is_no_number_in_the_records_is_passed_over(finished, record, training, psnr):
+    append_record(finished / 'metrics.jsonl', {'iter': 3000, 'l_pix': 0.02})
+    append_record(finished / 'metrics.jsonl', {'iter': 3000, **record})
+    curves = read_logs(finished)
+    assert curves.training[3000] == training
+    assert curves.validation['rain', 'psnr'].get(3000) == psnr
+    assert plot(finished)
+
+
+def test_a_folder_of_the_name_of_a_log_is_one_line(finished, capsys):
+    (finished / 'train_z.log').mkdir()
+    assert main(['plot', str(finished)]) == 2
+    assert 'train_z.log: cannot be read' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'datasets: {val: ~}',
+        'datasets: {val: [1]}',
+        'datasets: [1]',
+        'datasets: {1: {dataroot_gt: here}}',
+        'datasets: {val: {dataroot_gt: [a, b]}}',
+        'datasets: {val: {dataroot_gt: 5}}',
+        'datasets: {val: {dataroot_gt: ~nobody-of-that-name/x}}',
+        'datasets: {val: {dataroot_gt: "a\\0b"}}',
+        'datasets: {val',
+        '- a list',
+        'val: {metrics: [1]}',
+        'val: {metrics: {psnr: 1}}',
+        'val: [1]',
+    ],
+)
+def test_any_option_file_may_lie_beside_the_logs(finished, text):
+    write_image(finished / 'visualization' / 'a' / 'a_100.png')
+    (finished / 'a.yml').write_text(text)
+    assert len(plot(finished)) == 2
+    assert '26.2000 (best 26.2000 at 2,000)' in compare.rows([finished])[1][2]
+
+
+def of_metrics(folder, values, options=None):
+    """An experiment with a metric's values at iterations 1, 2, …"""
+    folder.mkdir()
+    append_record(folder / 'metrics.jsonl', {'iter': 1, 'epoch': 0, 'lrs': [1e-5], 'l_pix': 0.001})
+    for name, numbers in values.items():
+        for number, value in enumerate(numbers, 1):
+            append_record(folder / 'metrics.jsonl', {'iter': number, 'dataset': 'v', 'metrics': {name: value}})
+    if options:
+        (folder / 'run.yml').write_text(options)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('name', 'values', 'expected'),
+    [
+        ('psnr', [20.0, float('nan'), 19.0], '19.0000 (best 20.0000 at 1)'),
+        ('psnr', [float('nan'), 20.0, 21.0], '21.0000 (best 21.0000 at 3)'),
+        ('lpips', [float('nan'), 0.2, 0.3], '0.3000 (best 0.2000 at 2)'),
+        ('lpips', [0.2, 0.3, float('nan')], 'nan (best 0.2000 at 1)'),
+        ('psnr', [float('nan'), float('nan')], '| nan |'),
+        ('psnr', [20.0, float('inf'), 19.0], '19.0000 (best inf at 2)'),  # of equal pictures
+    ],
+)
+def test_the_best_is_a_number(tmp_path, name, values, expected):
+    (table,) = compare.rows([of_metrics(tmp_path / 'one', {name: values})])[1][2:]
+    assert expected in table
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'best'),
+    [
+        ('q', 'val: {metrics: {q: {type: calculate_niqe}}}', 'lower'),
+        ('q', 'val: {metrics: {q: {type: calculate_lpips, net: vgg}}}', 'lower'),
+        ('q', 'val: {metrics: {q: {type: calculate_pyiqa, metric: brisque}}}', 'lower'),
+        ('q', 'val: {metrics: {q: {type: calculate_pyiqa, metric: musiq}}}', 'higher'),
+        ('q', 'val: {metrics: {q: {type: calculate_niqe, better: higher}}}', 'higher'),
+        ('niqe', 'val: {metrics: {niqe: {type: calculate_psnr}}}', 'higher'),
+        ('fidelity_psnr', None, 'higher'),
+        ('psnr_confident', None, 'higher'),
+        ('lpips_vgg', None, 'lower'),
+        ('FID', None, 'lower'),
+        ('pi', None, 'lower'),
+        ('pixels_right', None, 'higher'),
+    ],
+)
+def test_which_way_is_up(tmp_path, name, options, best):
+    (table,) = compare.rows([of_metrics(tmp_path / 'one', {name: [3.0, 5.0]}, options)])[1][2:]
+    assert ('5.0000 (best 3.0000 at 1)' if best == 'lower' else '5.0000 (best 5.0000 at 2)') in table
+
+
+@pytest.mark.parametrize('name', ['d$1_{$', '_und', 'a|b', '$x$', '$', 'a$b$c', 'a\nb', 'caf\udce9', '50%', '^_^'])
+def test_any_name_is_a_plain_name(tmp_path, name, monkeypatch):
+    from matplotlib.axes import Axes
+
+    folders = [of_metrics(tmp_path / 'plain', {'psnr': [1.0]}), of_metrics(tmp_path / name, {name.strip('\n'): [1.0]})]
+    legends = []
+    legend = Axes.legend
+
+    def seen(axis, *args, **options):
+        made = legend(axis, *args, **options)
+        legends.append([text.get_text() for text in made.get_texts()])
+        return made
+
+    monkeypatch.setattr(Axes, 'legend', seen)
+    curves, lines = compare.rows(folders)
+    compare.draw(curves, tmp_path / 'both.png')
+    assert len(legends[0]) == 2  # the loss, of both
+    assert {line.replace(r'\|', '').count('|') for line in lines} == {7}
+    assert all('\n' not in line for line in lines)
+    assert plot(folders[1])
+
+
+@pytest.mark.parametrize('name', ['x.jpg', 'x', 'there.png', 'file/x.png'])
+def test_a_picture_that_cannot_be_written_is_all_that_is_said(finished, tmp_path, capsys, name):
+    (tmp_path / 'there.png').mkdir()
+    (tmp_path / 'file').write_text('')
+    assert main(['compare', str(finished), '-o', str(tmp_path / name)]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert name in said.err
+    assert said.err.count('\n') == 1

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..evaluation.names import plain_text, table_row
 from ..files import replacing
-from ..options import load_options
-from .plot import Curves, read_logs
+from .plot import Curves, option_sections, read_logs
 
 EXAMPLES = ('vmambair compare experiments/derain_adamw experiments/derain_muon -o compare.png',)
 
-LOWER_IS_BETTER = ('lpips', 'dists', 'niqe', 'fid', 'brisque')
+LOWER_IS_BETTER = {'lpips', 'dists', 'niqe', 'ilniqe', 'fid', 'brisque', 'pi', 'pieapp', 'mse', 'rmse', 'mae'}
+"""Words of the names of metrics, where nothing else says which way is up."""
 
 
 def rows(experiments: Sequence[str | Path]) -> tuple[dict[str, Curves], list[str]]:
@@ -28,41 +31,53 @@ def rows(experiments: Sequence[str | Path]) -> tuple[dict[str, Curves], list[str
         if name in curves:
             raise UserError(f'{experiment}: there are two experiments of the name {name}')
         curves[name] = read_logs(experiment)
-    better = {Path(experiment).resolve().name: _better(Path(experiment)) for experiment in experiments}
+    better = {Path(experiment).resolve().name: _asked(Path(experiment)) for experiment in experiments}
     columns = list(dict.fromkeys(key for found in curves.values() for key in found.validation))
     head = ['experiment', 'iterations', 'loss', 's / iteration', *(' '.join(column) for column in columns)]
-    lines = [f'| {" | ".join(head)} |', f'| --- |{" ---: |" * (len(head) - 1)}']
+    lines = [table_row(head), f'| --- |{" ---: |" * (len(head) - 1)}']
     for name, found in curves.items():
         last = max(found.training)
         losses = [value for key, value in found.training[last].items() if key.startswith('l_')]
         times = sorted(values['time'] for values in found.training.values() if 'time' in values)
-        cells = [name, f'{last:,}', f'{sum(losses):.4g}', f'{times[len(times) // 2]:.3f}' if times else '–']
+        cells = [
+            name,
+            f'{last:,}',
+            f'{sum(losses):.4g}' if losses else '–',
+            f'{times[len(times) // 2]:.3f}' if times else '–',
+        ]
         for key in columns:
             values = found.validation.get(key)
-            if not values:
-                cells.append('–')
-                continue
-            asked = better[name].get(key[1])
-            lower = asked == 'lower' if asked else any(word in key[1].lower() for word in LOWER_IS_BETTER)
-            best = (min if lower else max)(values, key=lambda i: values[i])
-            cells.append(f'{values[max(values)]:.4f} (best {values[best]:.4f} at {best:,})')
-        lines.append(f'| {" | ".join(cells)} |')
+            cells.append(_last_and_best(values, better[name].get(key[1], _better(key[1]))) if values else '–')
+        lines.append(table_row(cells))
     return curves, lines
 
 
-def _better(experiment: Path) -> dict[str, str]:
-    """What the option file of an experiment says of its metrics: `better: lower` or `higher`."""
+def _last_and_best(values: Mapping[int, float], better: str) -> str:
+    last = f'{values[max(values)]:.4f}'
+    numbers = {i: value for i, value in values.items() if not math.isnan(value)}
+    if not numbers:
+        return last
+    best = (min if better == 'lower' else max)(numbers, key=lambda i: numbers[i])
+    return f'{last} (best {numbers[best]:.4f} at {best:,})'
+
+
+def _asked(experiment: Path) -> dict[str, str]:
+    """'lower' or 'higher' for each metric of the option file of an experiment: its `better`, or what its type is."""
     found: dict[str, str] = {}
-    for file in sorted(experiment.glob('*.yml')):
-        try:
-            val = load_options(file).get('val')
-        except UserError:  # it may be any file
-            continue
-        metrics = val.get('metrics') if isinstance(val, dict) else None
+    for val in option_sections(experiment, 'val'):
+        metrics = val.get('metrics')
         for metric, section in (metrics if isinstance(metrics, dict) else {}).items():
-            if isinstance(section, dict) and section.get('better'):
-                found[str(metric)] = str(section['better'])
+            if not isinstance(section, dict):
+                continue
+            said = section.get('better')
+            what = f'{section.get("type", metric)} {section.get("metric", "")}'  # the latter is pyiqa's
+            found[str(metric)] = said if said in ('lower', 'higher') else _better(what)
     return found
+
+
+def _better(name: str) -> str:
+    """Which way is up, by the whole words of a name."""
+    return 'lower' if LOWER_IS_BETTER & set(re.split(r'[^a-z0-9]+', name.lower())) else 'higher'
 
 
 def draw(curves: dict[str, Curves], path: Path) -> None:
@@ -75,7 +90,7 @@ def draw(curves: dict[str, Curves], path: Path) -> None:
     panels: dict[str, dict[str, dict[int, float]]] = {'loss': {}}
     for name, found in curves.items():
         losses = {i: [v for k, v in values.items() if k.startswith('l_')] for i, values in found.training.items()}
-        panels['loss'][name] = {i: sum(values) for i, values in sorted(losses.items())}
+        panels['loss'][name] = {i: sum(values) for i, values in sorted(losses.items()) if values}
         for (dataset, metric), values in found.validation.items():
             panels.setdefault(f'{metric}, {dataset}', {})[name] = dict(sorted(values.items()))
     figure, axes = pyplot.subplots(
@@ -83,8 +98,8 @@ def draw(curves: dict[str, Curves], path: Path) -> None:
     )
     for axis, (label, lines) in zip(axes[:, 0], panels.items(), strict=True):
         for name, values in lines.items():
-            axis.plot(list(values), list(values.values()), label=name, linewidth=1, marker='.')
-        axis.set_ylabel(label)
+            axis.plot(list(values), list(values.values()), label=plain_text(name), linewidth=1, marker='.')
+        axis.set_ylabel(plain_text(label))
         axis.grid(alpha=0.3)
         axis.legend(loc='best', fontsize='small')
     axes[-1, 0].set_xlabel('iteration')
@@ -99,11 +114,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    path = Path(args.output) if args.output else None
+    if path is not None and path.suffix.lower() != '.png':
+        raise UserError(f'-o {path}: the picture is a PNG; name it {path.stem}.png')
     curves, lines = rows(args.experiments)
+    if path is not None:
+        draw(curves, path)  # first, so that a fault of its place is all that is said
     print(*lines, sep='\n')
-    if args.output:
-        path = Path(args.output)
-        if path.suffix.lower() != '.png':
-            raise UserError(f'-o {path}: the picture is a PNG; name it {path.stem}.png')
-        draw(curves, path)
+    if path is not None:
         print('wrote', path)

@@ -7,15 +7,16 @@ import contextlib
 import glob
 import html
 import http.server
-import math
 import re
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import METRICS_FILE, read_records, replacing
+from ..evaluation.names import plain_text
+from ..files import METRICS_FILE, read_patiently, read_records, replacing
 from ..options import load_options
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ EXAMPLES = (
     'vmambair plot experiments/train_derain_light --watch',
 )
 
-_ITERATION = re.compile(r'\[epoch:\s*\d+, iter:\s*([\d,]+), lr:\(([^)]*)\)\](.*)')
+_ITERATION = re.compile(r'\[epoch:\s*\d+, iter:\s*(\d[\d,]*), lr:\(([^)]*)\)\](.*)')
 _VALUE = re.compile(r'(\w+): (\S+)')
 _VALIDATION = re.compile(r'Validation (.+?)(?: at (\d+))?$')
 _METRIC = re.compile(r'\t # (\S+): (\S+)')
@@ -75,28 +76,39 @@ def _read_metrics(path: Path, curves: Curves) -> None:
         iteration = record.pop('iter', None)
         if not isinstance(iteration, int):
             continue
-        if isinstance(record.get('metrics'), dict):
-            for metric, value in record['metrics'].items():
-                curves.validation.setdefault((str(record.get('dataset')), metric), {})[iteration] = float(value)
+        if 'metrics' in record:
+            metrics = record['metrics']
+            for metric, value in _numbers(metrics if isinstance(metrics, dict) else {}).items():
+                curves.validation.setdefault((str(record.get('dataset')), metric), {})[iteration] = value
         else:
-            rates = record.pop('lrs', None) or [math.nan]
+            rates = record.pop('lrs', None)
+            record['lr'] = rates[0] if rates and isinstance(rates, list) else rates
             record.pop('epoch', None)
-            values = {name: float(value) for name, value in record.items() if isinstance(value, (int, float))}
-            curves.training[iteration] = values | {'lr': float(rates[0])}
+            curves.training[iteration] = _numbers(record)
 
 
 def _read_log(log: Path, curves: Curves) -> None:
     iteration, dataset = 0, ''
     validated_at = 0
-    for line in log.read_text(encoding='utf-8', errors='replace').splitlines():
+    for line in read_patiently(log).decode('utf-8', 'replace').splitlines():
         if match := _ITERATION.search(line):
             iteration = int(match[1].replace(',', ''))
             values = dict(_VALUE.findall(match[3].rpartition(']')[2])) | {'lr': match[2].split(',')[0]}
-            curves.training[iteration] = {name: float(value) for name, value in values.items()}
+            curves.training[iteration] = _numbers(values)
         elif match := _VALIDATION.search(line):
             dataset, validated_at = match[1], int(match[2] or iteration)
         elif match := _METRIC.match(line):
-            curves.validation.setdefault((dataset, match[1]), {})[validated_at] = float(match[2])
+            for metric, value in _numbers({match[1]: match[2]}).items():
+                curves.validation.setdefault((dataset, metric), {})[validated_at] = value
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are numbers, also as text: a kill may cut a line anywhere, and others may write what they like."""
+    found = {}
+    for name, value in values.items():
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            found[name] = float(value)
+    return found
 
 
 def plot(experiment: str | Path) -> list[Path]:
@@ -147,14 +159,16 @@ def draw_curves(curves: Curves, title: str, path: Path) -> None:
     for axis, (label, lines) in zip(axes, panels.items(), strict=True):
         for name, values in lines.items():
             style = 'steps-post' if label.startswith('patch') else 'default'
-            axis.plot(list(values), list(values.values()), label=name, drawstyle=style, linewidth=1, marker='.')
+            axis.plot(
+                list(values), list(values.values()), label=plain_text(name), drawstyle=style, linewidth=1, marker='.'
+            )
         if label in ('loss', 'learning rate') and not any(v <= 0 for values in lines.values() for v in values.values()):
             axis.set_yscale('log')
-        axis.set_ylabel(label)
+        axis.set_ylabel(plain_text(label))
         axis.grid(alpha=0.3)
         if any(lines):
             axis.legend(loc='best', fontsize='small')
-    axes[0].set_title(title)
+    axes[0].set_title(plain_text(title))
     axes[-1].set_xlabel('iteration')
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
@@ -206,16 +220,29 @@ def _find(experiment: Path, key: str, image: Path) -> Path | None:
         image: its name, below the name of its data set where there are several.
     """
     name, dataset = image.name, image.parent.name
-    for file in sorted(experiment.glob('*.yml')):
-        sections: dict[str, Any] = load_options(file).get('datasets') or {}
+    for sections in option_sections(experiment, 'datasets'):
         for phase, section in sections.items():
-            if dataset and section.get('name') != dataset:
+            if not str(phase).startswith('val') or not isinstance(section, dict):
                 continue
-            if phase.startswith('val') and section.get(key) and not section[key].endswith('.lmdb'):
-                found = sorted(Path(section[key]).expanduser().glob(f'{glob.escape(name)}.*'))
-                if found:
+            folder = section.get(key)
+            if dataset and str(section.get('name')) != dataset or not isinstance(folder, str) or not folder:
+                continue
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # a place that is none
+                found = sorted(Path(folder).expanduser().glob(f'{glob.escape(name)}.*'))
+                if found and not folder.endswith('.lmdb'):
                     return found[0]
     return None
+
+
+def option_sections(experiment: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The sections `name` of the option files beside the logs; any other file may lie there, and is passed over."""
+    for file in sorted(experiment.glob('*.yml')):
+        try:
+            section = load_options(file).get(name)
+        except UserError:
+            continue
+        if isinstance(section, dict):
+            yield section
 
 
 def watch(experiment: str | Path, port: int = 8008) -> http.server.HTTPServer:

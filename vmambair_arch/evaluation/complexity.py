@@ -34,6 +34,7 @@ from ..files import replacing
 from ..inference.tiles import peak_memory
 from ..ops import ScanInputs, using
 from ..options import load_options
+from .names import plain_text, table_row
 
 RIVALS: dict[str, dict[str, Any]] = {
     'RRDBNet': {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 64, 'num_block': 23, 'num_grow_ch': 32, 'scale': 4},
@@ -311,17 +312,17 @@ def table(rows: Sequence[Row], device: torch.device) -> str:
     head = ['network', 'parameters, M', 'dense, G', 'attention, G', 'projection, G', 'scan, G', 'total, G']
     head += ['without scan, G', 'scan as multiply-adds, G', 'time, ms', 'memory, MB']
     lines = [f'Input {height} x {width}, one RGB image, float32; time and memory on {_device_name(device)}.', '']
-    lines += [_line(head), _line(['---', *['---:'] * (len(head) - 1)])]
+    lines += [table_row(head), table_row(['---', *['---:'] * (len(head) - 1)])]
     for row in rows:
         c, m = row.complexity, row.measured[height, width]
         giga = [c.dense, c.attention, c.projection, c.scan, c.total, c.without_scan, c.scan_multiply_adds]
         cells = [row.name, f'{c.parameters / 1e6:.3f}', *[f'{n / 1e9:.2f}' if n else '' for n in giga]]
-        lines.append(_line([*cells, f'{m.seconds * 1e3:.0f}', f'{m.memory / 1e6:.0f}']))
+        lines.append(table_row([*cells, f'{m.seconds * 1e3:.0f}', f'{m.memory / 1e6:.0f}']))
     if (height, width) == (64, 64):
         for quoted in PUBLISHED:
             parameters = f'{quoted.parameters / 1e6:.2f}' if quoted.parameters else ''
             cells = [f'{quoted.name} (published)', parameters, '', '', '', '', f'{quoted.multiply_adds / 1e9:.1f}']
-            lines.append(_line([*cells, '', '', '', '']))
+            lines.append(table_row([*cells, '', '', '', '']))
         lines += ['', *(f'- {quoted.name}: {quoted.source}.' for quoted in PUBLISHED)]
     return '\n'.join([*lines, '', *_notes(rows)]) + '\n'
 
@@ -358,10 +359,6 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f'| {" | ".join(cells)} |'
-
-
 def _device_name(device: torch.device) -> str:
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
@@ -379,7 +376,7 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
     for row in rows:
         measured = dict(sorted(row.measured.items(), key=lambda entry: entry[0][0] * entry[0][1]))
         pixels = [height * width for height, width in measured]
-        style = {'marker': 'o', 'linestyle': '-' if row.complexity.scan else '--', 'label': row.name}
+        style = {'marker': 'o', 'linestyle': '-' if row.complexity.scan else '--', 'label': plain_text(row.name)}
         axes[0].plot(pixels, [m.seconds for m in measured.values()], **style)
         axes[1].plot(pixels, [m.memory / 1e6 for m in measured.values()], **style)
     sizes = list(rows[0].measured)

@@ -17,6 +17,7 @@ from ..images.image_io import Image, image_size, read_image, write_image
 from ..images.panel import Panel, side_by_side
 from ..metrics.catalogue import Metric
 from .datasets import DataSet, Item
+from .names import plain_text
 from .published import published
 from .scores import Evaluation
 
@@ -34,9 +35,9 @@ def box_plots(evaluation: Evaluation, path: Path) -> None:
     for dataset, row in zip(evaluation.datasets, axes, strict=True):
         for metric, axis in zip(metrics, row, strict=True):
             values = [_values(evaluation, name, dataset, metric) for name in names]
-            labels = [_plain_text(name) for name in names]
+            labels = [plain_text(name) for name in names]
             axis.boxplot([v[np.isfinite(v)] for v in values], tick_labels=labels, showmeans=True, widths=0.6)
-            axis.set(title=_plain_text(dataset.name), ylabel=metric.heading)
+            axis.set(title=plain_text(dataset.name), ylabel=metric.heading)
             axis.tick_params(axis='x', labelrotation=20)
             axis.grid(axis='y', alpha=0.3)
     _save(figure, path)
@@ -180,20 +181,15 @@ def cost_plot(evaluation: Evaluation, costs: Mapping[str, float], path: Path) ->
             if row.metric == metric.name and row.multiply_adds:
                 _point(axis, row.multiply_adds, row.value, f'{row.method}, published', '*')
         label = 'multiply-adds at 64 x 64, G (published: as printed)'
-        axis.set(title=_plain_text(dataset.name), xlabel=label, ylabel=metric.heading)
+        axis.set(title=plain_text(dataset.name), xlabel=label, ylabel=metric.heading)
         axis.margins(0.25)
         axis.grid(alpha=0.3)
     _save(figure, path)
 
 
-def _plain_text(name: str) -> str:
-    """A name of the user's for matplotlib, which takes $ for the beginning of a formula."""
-    return name.replace('$', r'\$')
-
-
 def _point(axis: Any, cost: float, value: float, label: str, marker: str) -> None:
     axis.plot(cost / 1e9, value, marker, markersize=9)
-    axis.annotate(_plain_text(label), (cost / 1e9, value), xytext=(6, 6), textcoords='offset points')
+    axis.annotate(plain_text(label), (cost / 1e9, value), xytext=(6, 6), textcoords='offset points')
 
 
 def _subplots(rows: int, columns: int, width: float) -> tuple[Any, np.ndarray]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..metrics.catalogue import METRICS, Metric
 from .datasets import DataSet
+from .names import table_row
 from .published import Figure, published
 from .scores import Evaluation
 
@@ -40,7 +41,7 @@ def _table(evaluation: Evaluation, dataset: DataSet) -> str:
         rows.append([f'{name}, published', *(_quoted(values.get(m.name), evaluation.crop_border) for m in columns)])
     sources = [f'- {name}: {source}.' for name, source in dict.fromkeys((f.method, f.source) for f in figures)]
     lines = [f'## {dataset.name}, {len(dataset.items)} images', '']
-    lines += [f'| {" | ".join(cells)} |' for cells in rows]
+    lines += [table_row(cells) for cells in rows]
     return '\n'.join([*lines, '', *sources, *([''] if sources else [])])
 
 
