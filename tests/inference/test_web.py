@@ -447,3 +447,171 @@ def test_visitors_who_wait_learn_their_place_in_the_queue(named, tmp_path, monke
         eventually([None, None, 0])
         turns.release(2)
         assert all('16 x 16 pixels in' in job.result(timeout=60)[-1] for job in jobs)
+
+
+needs_gradio = pytest.mark.skipif(importlib.util.find_spec('gradio') is None, reason='not installed: gradio')
+
+
+def photographs(folder, *names):
+    """Small pictures, each of its own; one whose name begins with `bad` is none."""
+    from gradio_client import handle_file
+
+    paths = [folder / name for name in names]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        if path.name.startswith('bad'):
+            path.write_bytes(b'no picture')
+        else:
+            write_image(path, Image(np.full((16, 16, 3), 0.1 * (number + 1), np.float32)))
+    return [handle_file(str(path)) for path in paths]
+
+
+def made():
+    """What lies in the server's folder beside the uploads and the previews."""
+    found = [path for path in Path(os.environ['GRADIO_TEMP_DIR']).rglob('*') if path.is_file()]
+    return sorted(path.name for path in found if 'restored' in path.name)
+
+
+@pytest.fixture
+def visit(named, monkeypatch):
+    """Starts a client of a server with one place."""
+    gradio_client = pytest.importorskip('gradio_client')
+    monkeypatch.setattr(web, 'places_here', lambda: 1)
+    with web.serve([str(named)], port=0) as address:
+        yield lambda: gradio_client.Client(address, verbose=False)
+
+
+TITLE = 'Single-image deraining (tiny)'
+
+
+@needs_gradio
+@pytest.mark.parametrize(
+    ('names', 'lines', 'inside'),
+    [
+        (['bad.png', 'a.png', 'b.jpg'], ['2 pictures; the first:', 'Not restored: bad.png: is no PNG'], 2),
+        (['a.png', 'bad.png', 'x/a.png', 'bad2.png'], ['2 pictures', 'restored: bad.png', 'restored: bad2.png'], 2),
+        (['a.png', 'bad.png'], ['16 x 16 pixels in', 'Not restored: bad.png: is no PNG'], 1),
+        (['a.png'], ['16 x 16 pixels in'], 1),
+        (['bad.png', 'bad2.png'], None, 0),
+    ],
+)
+def test_a_picture_that_is_none_does_not_cost_the_others(visit, tmp_path, names, lines, inside):
+    from gradio_client.exceptions import AppError
+
+    visitor = visit()
+    if lines is None:
+        with pytest.raises(AppError, match='bad.png: is no PNG.*; bad2.png: is no PNG'):
+            visitor.predict(photographs(tmp_path, *names), TITLE, None, None, api_name='/run')
+        assert made() == []
+        return
+    *_, button, said = visitor.predict(photographs(tmp_path, *names), TITLE, None, None, api_name='/run')
+    assert all(line in said for line in lines)
+    file = button['value'] if isinstance(button, dict) else button
+    if inside == 1:
+        assert read_image(file).rgb.shape == (16, 16, 3)
+        assert made() == ['a_restored.png']
+        return
+    with zipfile.ZipFile(file) as archive:
+        assert len(set(archive.namelist())) == inside
+    assert made() == ['restored.zip']
+
+
+class Steps:
+    """Stands in for `restore_upload`: each call waits for a turn, and what may happen before it does."""
+
+    def __init__(self, monkeypatch):
+        self.real, self.calls = web.restore_upload, []
+        self.begun, self.turns = threading.Semaphore(0), threading.Semaphore(0)
+        self.during = lambda number, progress: None
+        monkeypatch.setattr(web, 'restore_upload', self)
+
+    def __call__(self, upload, restorer, progress, *args):
+        self.calls.append(upload)
+        self.begun.release()
+        assert self.turns.acquire(timeout=60)
+        self.during(len(self.calls), progress)
+        return self.real(upload, restorer, progress, *args)
+
+
+@needs_gradio
+def test_cancel_counts_for_who_waits_and_for_nobody_else(visit, tmp_path, monkeypatch):
+    steps = Steps(monkeypatch)
+    first, second = visit(), visit()
+    second.predict(api_name='/cancel')  # of nothing: what is asked for later is not meant
+    jobs = []
+    for visitor in (first, second):
+        jobs.append(visitor.submit(photographs(tmp_path, 'a.png'), TITLE, None, None, api_name='/run'))
+        if visitor is first:
+            assert steps.begun.acquire(timeout=60)
+    while jobs[1].status().rank is None:  # in the queue, then
+        time.sleep(0.02)
+    second.predict(api_name='/cancel')
+    again = second.submit(photographs(tmp_path, 'a.png'), TITLE, None, None, api_name='/run')
+    steps.turns.release(3)
+    assert '16 x 16 pixels in' in jobs[0].result(timeout=60)[-1]
+    assert jobs[1].result(timeout=60)[-1] == 'Cancelled.'
+    assert '16 x 16 pixels in' in again.result(timeout=60)[-1]
+    assert len(steps.calls) == 2
+
+
+@needs_gradio
+@pytest.mark.parametrize('finished', [0, 1, 2])
+def test_cancel_gives_what_is_finished(visit, tmp_path, monkeypatch, finished):
+    steps = Steps(monkeypatch)
+    visitor = visit()
+    names = ['a.png', 'b.png', 'c.png']
+    job = visitor.submit(photographs(tmp_path, *names), TITLE, None, None, api_name='/run')
+    for number in range(finished + 1):
+        assert steps.begun.acquire(timeout=60)
+        if number < finished:
+            steps.turns.release()
+    visitor.predict(api_name='/cancel')
+    steps.turns.release(3)
+    *_, said = job.result(timeout=60)
+    assert ('Cancelled after' in said) == (finished > 0)
+    assert (f'Cancelled after {finished} of 3.' if finished else 'Cancelled.') in said
+    assert made() == [[], ['a_restored.png'], ['restored.zip']][finished]
+
+
+@needs_gradio
+def test_uploads_that_are_needed_yet_are_never_old(visit, tmp_path, monkeypatch):
+    steps = Steps(monkeypatch)
+    uploads, ages = [], []
+
+    def during(number, progress):
+        folder = Path(os.environ['GRADIO_TEMP_DIR'])
+        files = sorted(folder.rglob('[abc].png'), key=lambda path: path.name)
+        uploads.append(len(files))
+        for file in files:
+            os.utime(file, (0, 0))
+        progress(1, 2)
+        ages.append([file.stat().st_mtime > 0 for file in files])
+
+    steps.during = during
+    steps.turns.release(3)
+    visit().predict(photographs(tmp_path, 'a.png', 'b.png', 'c.png'), TITLE, None, None, api_name='/run')
+    assert uploads == [3, 3, 3]
+    assert ages == [[True, True, True], [False, True, True], [False, False, True]]
+
+
+def test_an_upload_that_is_gone_is_to_be_chosen_again(halve, tmp_path):
+    with pytest.raises(UserError, match=r'^gone\.png: was deleted after 60 minutes; choose it again$'):
+        web.restore_upload(tmp_path / 'gone.png', Restorer(halve), lambda *args: None)
+
+
+def test_who_waits_for_a_place_may_stop(monkeypatch):
+    monkeypatch.setattr(web, 'LOOK', 0.001)
+    kitchen = web.Kitchen({}, web.Settings(), threading.Semaphore(0))
+    looks = []
+
+    def check():
+        looks.append(1)
+        if len(looks) == 3:
+            raise web.StoppedError
+
+    with pytest.raises(web.StoppedError), kitchen.place(check):
+        raise AssertionError('there was none')
+    kitchen.places.release()
+    with kitchen.place(check):
+        assert not kitchen.places.acquire(blocking=False)
+    assert kitchen.places.acquire(blocking=False)  # it is given back

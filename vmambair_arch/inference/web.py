@@ -6,13 +6,16 @@ that is swept while the server runs and removed when it ends.
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import socket
+import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +32,7 @@ from ..images.alpha import can_hold
 from ..images.formats import SUFFIXES
 from ..images.image_io import Image, read_image, to_array, write_image
 from .restorer import Restorer
-from .web_call import LOCAL, Guard, route
+from .web_call import LOCAL, Guard, asked_at, route
 
 if TYPE_CHECKING:
     import gradio
@@ -40,10 +43,12 @@ MAX_UPLOAD = 100
 """Most megabytes of a file."""
 PREVIEW = 2000
 """Longest side of the two pictures under the slider; the download has them all."""
-SWEEP, KEEP = 60, 600
-"""Every SWEEP seconds, pictures older than KEEP seconds are deleted."""
+SWEEP, KEEP = 60, 3600
+"""Every SWEEP seconds, pictures older than KEEP seconds are deleted; an upload may wait for its turn that long."""
 WAITING = 16
 """Most visitors in the queue."""
+LOOK = 0.2
+"""Seconds after which who waits for a place looks again whether it was cancelled."""
 SIDE_BY_SIDE = 4
 """Most pictures that are worked on at a time, and no more than there are cores: a small one need not wait for long."""
 
@@ -121,6 +126,16 @@ class Kitchen:
                 self._open[key] = made
             return self._open[key]
 
+    @contextmanager
+    def place(self, check: Callable[[], None]) -> Iterator[None]:
+        """One of the places, for which a visitor waits as long as `check` raises nothing."""
+        while not self.places.acquire(timeout=LOOK):
+            check()
+        try:
+            yield
+        finally:
+            self.places.release()
+
     def by_name(self, name: str | None, outscale: float | None) -> Restorer:
         """For the HTTP call: by the task, default the first.
 
@@ -165,17 +180,26 @@ def offers(sources: Sequence[str]) -> dict[str, Offer]:
 
 
 def restore_upload(
-    upload: Path, restorer: Restorer, progress: Callable[[int, int], None], max_pixels: int = MAX_PIXELS
+    upload: Path,
+    restorer: Restorer,
+    progress: Callable[[int, int], None],
+    max_pixels: int = MAX_PIXELS,
+    folder: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Path, str]:
     """Restore an uploaded file.
 
+    Args:
+        upload, restorer, progress, max_pixels: as for `Restorer.restore` and `read_image`.
+        folder: of the result; default that of the upload.
+
     Returns:
-        Preview before and after, uint8 RGB of one size; the restored file, beside the upload in its format; a line
-        about it.
+        Preview before and after, uint8 RGB of one size; the restored file in the format of the upload; a line about it.
 
     Raises:
         UserError: not a picture that can be restored; the message names the file without its folder.
     """
+    if not upload.exists():
+        raise UserError(f'{upload.name}: was deleted after {KEEP // 60} minutes; choose it again')
     try:
         image = read_image(upload, max_pixels=max_pixels)
     except UserError as error:
@@ -183,7 +207,7 @@ def restore_upload(
     start = time.monotonic()
     restored = restorer.restore(image, progress=progress)
     seconds = time.monotonic() - start
-    target = upload.with_name(f'{upload.stem}_restored{_suffix(upload, restored)}')
+    target = (folder or upload.parent) / f'{upload.stem}_restored{_suffix(upload, restored)}'
     write_image(target, restored)
     (height, width), (new_height, new_width) = image.rgb.shape[:2], restored.rgb.shape[:2]
     size = f'{width} x {height}' + (f' to {new_width} x {new_height}' if new_width != width else '')
@@ -231,15 +255,12 @@ def build(titles: dict[str, Offer], settings: Settings, kitchen: Kitchen) -> gra
     """
     import gradio as gr
 
-    stops: dict[str, threading.Event] = {}
+    cancelled: dict[str, float] = {}  # when a visitor pressed Cancel last, which ends what was asked for before
 
     def asked_by(function: Callable[..., Any]) -> Callable[..., Any]:
         """Gradio looks for the request by its type, which it cannot find by the name that is imported here."""
         function.__annotations__['request'] = gr.Request
         return function
-
-    def stop_of(request: gr.Request) -> threading.Event:
-        return stops.setdefault(str(request.session_hash), threading.Event())
 
     def show(uploads: list[str] | None) -> Any:
         """What was chosen, before it is restored."""
@@ -266,38 +287,61 @@ def build(titles: dict[str, Offer], settings: Settings, kitchen: Kitchen) -> gra
     ) -> Any:
         if not uploads:
             raise gr.Error('Choose a photograph first.', print_exception=False)
-        stop = stop_of(request)
-        stop.clear()
+        asked = asked_at(request)
+
+        def check() -> None:
+            if cancelled.get(str(request.session_hash), -math.inf) >= asked:
+                raise StoppedError
+
         progress(0.0, desc='Waiting for a place')
-        files, lines, shown = [], [], None
-        try:
-            with kitchen.places:
-                restorer = kitchen.restorer(title, outscale or None, int(tile) if tile else None)
-                for number, upload in enumerate(map(Path, uploads)):
-                    name = upload.name if len(uploads) == 1 else f'{upload.name} ({number + 1} of {len(uploads)})'
+        files, lines, faults, shown, stopped = [], [], [], None, False
+        with _results() as results:
+            try:
+                with kitchen.place(check):
+                    restorer = kitchen.restorer(title, outscale or None, int(tile) if tile else None)
+                    for number, upload in enumerate(map(Path, uploads)):
+                        check()
+                        name = upload.name if len(uploads) == 1 else f'{upload.name} ({number + 1} of {len(uploads)})'
 
-                    def moved(done: int, total: int, number: int = number, name: str = name) -> None:
-                        if stop.is_set():
-                            raise StoppedError
-                        progress((number + done / total) / len(uploads), desc=f'Restoring {name}')
+                        def moved(done: int, total: int, number: int = number, name: str = name) -> None:
+                            check()
+                            _touch(uploads[number:])
+                            progress((number + done / total) / len(uploads), desc=f'Restoring {name}')
 
-                    before, after, file, line = restore_upload(upload, restorer, moved, settings.max_pixels)
-                    shown = shown or (before, after)
-                    files.append(file)
-                    lines.append(line)
-        except StoppedError:
-            return gr.Image(), gr.ImageSlider(), gr.DownloadButton(), 'Cancelled.'
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        file = files[0] if len(files) == 1 else _zip(files)
+                        _touch(uploads[number:])
+                        try:
+                            before, after, file, line = restore_upload(
+                                upload, restorer, moved, settings.max_pixels, results.folder()
+                            )
+                        except UserError as error:
+                            faults.append(str(error))
+                            continue
+                        shown = shown or (before, after)
+                        files.append(file)
+                        lines.append(line)
+            except StoppedError:
+                stopped = True
+            except UserError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+            if not files and not stopped:
+                raise gr.Error('; '.join(faults), print_exception=False)
+            if not files:
+                return gr.Image(), gr.ImageSlider(), gr.DownloadButton(), 'Cancelled.'
+            file = results.keep(files)
         line = lines[0] if len(lines) == 1 else f'{len(lines)} pictures; the first: {lines[0]}'
+        left = [f'Not restored: {fault}' for fault in faults]
+        left += [f'Cancelled after {len(files) + len(faults)} of {len(uploads)}.'] if stopped else []
         label = 'Download' if len(files) == 1 else 'Download all (zip)'
         button = gr.DownloadButton(label, value=file, interactive=True)
-        return gr.Image(visible=False), gr.ImageSlider(value=shown, visible=True), button, line
+        return gr.Image(visible=False), gr.ImageSlider(value=shown, visible=True), button, '\n\n'.join([line, *left])
 
     @asked_by
     def cancel(request: gr.Request) -> None:
-        stop_of(request).set()
+        now = time.monotonic()
+        for session in [session for session, at in list(cancelled.items()) if now - at > KEEP]:
+            cancelled.pop(session, None)  # whose uploads are gone as well
+        if request.session_hash:
+            cancelled[request.session_hash] = now
 
     def about(title: str) -> str:
         return titles[title].limits
@@ -347,9 +391,49 @@ def build(titles: dict[str, Offer], settings: Settings, kitchen: Kitchen) -> gra
 HINT = 'Drag the handle to compare, turn the wheel to zoom.'
 
 
-def _zip(files: Sequence[Path]) -> Path:
+class _Results:
+    """The files that a job makes, of which only what the visitor gets stays behind: others would never be swept.
+
+    Apart from the uploads, whose folder two visitors share who send the same picture.
+    """
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.kept: Path | None = None
+
+    def folder(self) -> Path:
+        """One for each picture, as two may have the same name."""
+        return Path(tempfile.mkdtemp(dir=self.top))
+
+    def keep(self, files: Sequence[Path]) -> Path:
+        """The one file for the visitor."""
+        self.kept = files[0] if len(files) == 1 else _zip(files, self.top / 'restored.zip')
+        return self.kept
+
+
+@contextmanager
+def _results() -> Iterator[_Results]:
+    results = _Results(Path(tempfile.mkdtemp(prefix='job-', dir=os.environ.get('GRADIO_TEMP_DIR'))))
+    try:
+        yield results
+    finally:
+        if results.kept is None:
+            shutil.rmtree(results.top, ignore_errors=True)
+        else:
+            for made in results.top.iterdir():
+                if not results.kept.is_relative_to(made):
+                    shutil.rmtree(made, ignore_errors=True)
+
+
+def _touch(files: Sequence[str]) -> None:
+    """Uploads that are needed yet are not old, however long those before them take."""
+    for file in files:
+        with suppress(OSError):
+            os.utime(file)
+
+
+def _zip(files: Sequence[Path], target: Path) -> Path:
     """All results in one file, each under a name of its own."""
-    target = files[0].with_name('restored.zip')
     taken: set[str] = set()
     with zipfile.ZipFile(target, 'w', zipfile.ZIP_STORED) as archive:  # pictures are compressed already
         for file in files:

@@ -10,6 +10,7 @@ answer is the picture; what is wrong with a request is a line of JSON, {"error":
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import Route
 
+ASKED = 'vmambair.asked_at'
+"""Key of a request's scope."""
 LOCAL = ('127.0.0.1', 'localhost', '[::1]')
 Get = Callable[[str | None, float | None], Restorer]
 
 
 class Guard:
     """Answers only who means this server: a page of another site must not send pictures through a visitor's browser.
+
+    Notes when each request came, see `asked_at`.
 
     Args:
         app: what is guarded.
@@ -43,6 +48,7 @@ class Guard:
         from starlette.datastructures import Headers
         from starlette.responses import PlainTextResponse
 
+        scope[ASKED] = time.monotonic()
         if scope['type'] in ('http', 'websocket'):
             headers = Headers(scope=scope)
             host, origin = headers.get('host', ''), headers.get('origin')
@@ -54,6 +60,16 @@ class Guard:
                 return await self.app(scope, receive, send)
             return await refuse(scope, receive, send)
         return await self.app(scope, receive, send)
+
+
+def asked_at(request: Any) -> float:
+    """When a visitor asked for what begins now, maybe after a wait, in seconds of `time.monotonic`.
+
+    Args:
+        request: gradio's, which has that of starlette.
+    """
+    scope = getattr(request.request, 'scope', {})
+    return float(scope.get(ASKED, time.monotonic()))
 
 
 def _name(host: str) -> str:
