@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import contextmanager
 from fractions import Fraction
@@ -292,8 +293,9 @@ def test_no_video(tmp_path, halve):
 def test_a_clip_that_is_cut_off_gives_what_it_has(tmp_path, halve):
     source = make(tmp_path / 'a.mkv', frames=40)
     source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
-    restore_files(source, tmp_path / 'out', Restorer(halve))
+    report = restore_files(source, tmp_path / 'out', Restorer(halve))
     assert 1 < len(probe(tmp_path / 'out/a.mkv')['times']) < 40
+    assert any(re.match(r'ended at \d\.\d s of 1\.3 s: a\.mkv is cut off', note) for _, note in report.notes)
 
 
 def test_an_interrupted_video_goes_on_where_it_was(tmp_path, halve, monkeypatch):
@@ -606,3 +608,89 @@ def test_chroma_is_that_of_the_format_not_of_its_name(pixels, chroma):
     notes = []
     assert video_module._chroma(av.VideoFrame(16, 16, pixels), notes) == chroma
     assert not notes
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.mov', '.webm', '.avi'])
+@pytest.mark.parametrize('options', [{}, {'sound': False}, {'rotation': 90}, {'times': [0, 40, 50, 190, 200, 3000]}])
+def test_a_whole_clip_is_not_called_damaged(tmp_path, suffix, options):
+    if suffix in ('.webm', '.avi', '.mkv') and 'rotation' in options or suffix == '.avi' and 'times' in options:
+        pytest.skip('that container has no such')
+    source = make(tmp_path / f'a{suffix}', **options)
+    notes = unchanged(source, tmp_path / 'b.mkv')
+    assert not [note for note in notes if 'ended' in note or 'damaged' in note]
+
+
+@pytest.mark.parametrize(('suffix', 'sound'), [('.mkv', True), ('.mkv', False), ('.mp4', True), ('.avi', False)])
+def test_a_clip_that_is_cut_off_says_so(tmp_path, suffix, sound):
+    source = make(tmp_path / f'a{suffix}', frames=60, sound=sound)
+    if suffix == '.mp4':  # its index is to come first
+        with (
+            av.open(str(source)) as clip,
+            av.open(str(tmp_path / 'c.mp4'), 'w', options={'movflags': 'faststart'}) as output,
+        ):
+            streams = [*clip.streams.video, *clip.streams.audio]
+            copies = {stream.index: output.add_stream_from_template(stream, opaque=True) for stream in streams}
+            for packet in clip.demux(streams):
+                if packet.size:
+                    packet.stream = copies[packet.stream.index]
+                    output.mux(packet)
+        source = tmp_path / 'c.mp4'
+    data = source.read_bytes()
+    begin = data.index(b'mdat') if suffix == '.mp4' else 0
+    source.write_bytes(data[: begin + (len(data) - begin) * 3 // 5])
+    notes = unchanged(source, tmp_path / 'b.mkv')
+    assert sum(note.startswith(('ended at', 'ended early')) for note in notes) == 1
+    assert len(probe(tmp_path / 'b.mkv')['times']) < 60
+
+
+def test_damaged_frames_are_counted(tmp_path, monkeypatch):
+    source = make(tmp_path / 'a.mp4')
+    whole = video_module._whole_pictures
+
+    class Damaged:
+        def __init__(self, frame):
+            self.__dict__['frame'] = frame
+
+        is_corrupt = True
+
+        def __getattr__(self, name):
+            return getattr(self.frame, name)
+
+        def __setattr__(self, name, value):
+            setattr(self.frame, name, value)
+
+    monkeypatch.setattr(video_module, '_whole_pictures', lambda *args: map(Damaged, whole(*args)))
+    assert any(note.startswith('6 frames of a.mp4 are damaged') for note in unchanged(source, tmp_path / 'b.mkv'))
+
+
+@pytest.mark.parametrize('cover', ['a frame', 'attached', 'after', 'alone'])
+def test_a_cover_is_not_the_film(tmp_path, cover):
+    """It is a stream of pictures as well, and may be the first."""
+    source = tmp_path / ('a.mp4' if cover in ('attached', 'alone') else 'a.mkv')
+    with av.open(str(source), 'w') as output:
+        kinds = {'film': ('libx264', 64, 48, 'yuv420p', 12), 'cover': ('mjpeg', 32, 32, 'yuvj420p', 1)}
+        order = {'after': ['film', 'cover'], 'alone': ['cover']}.get(cover, ['cover', 'film'])
+        streams = {}
+        for name in order:
+            encoder, width, height, pixels, _ = kinds[name]
+            streams[name] = output.add_stream(encoder, rate=25)
+            streams[name].width, streams[name].height, streams[name].pix_fmt = width, height, pixels
+        if cover in ('attached', 'alone'):
+            streams['cover'].disposition = av.stream.Disposition.attached_pic
+        for name in order:
+            _, width, height, pixels, frames = kinds[name]
+            for number in range(frames):
+                picture = np.full((height, width, 3), 40 + number * 10, np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format='rgb24').reformat(format=pixels)
+                frame.pts = number
+                output.mux(streams[name].encode(frame))
+            output.mux(streams[name].encode(None))
+    if cover == 'alone':
+        with pytest.raises(UserError, match='has no pictures in it'):
+            restore_files(source, tmp_path / 'b.mkv', Restorer(Same()))
+        return
+    notes = unchanged(source, tmp_path / 'b.mkv')
+    after = probe(tmp_path / 'b.mkv')
+    assert after['size'] == (48, 64)
+    assert len(after['times']) == 12
+    assert 'without a stream of type video, which is not copied' in notes

@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import importlib
 import json
+import re
 import secrets
 import shutil
 import time
@@ -45,6 +46,9 @@ SEGMENT_SECONDS = 20.0
 """Seconds of work after which a segment is closed."""
 READ_AHEAD = 8
 """Frames that are asked for at one time; the restorer puts into a batch what fits."""
+
+MISSING = 0.25
+"""Seconds by which a video may end earlier than it says without a word."""
 
 CODECS = {  # encoder, the option that says the quality, its default, further options
     'h264': ('libx264', 'crf', 17, {'preset': 'medium', 'bf': '0'}),
@@ -187,8 +191,7 @@ def restore_video(
     segments: _Segments | None = None
     try:
         with av.open(str(source), metadata_errors='replace') as container:
-            if not container.streams.video:
-                raise UserError(f'{source}: has no pictures in it')
+            _film(container, source)
             _check_copies(container, target, source)
         segments = _Segments(
             target, {**(made_by or {}), 'codec': codec, 'crf': options.crf, 'av': av.__version__}, source
@@ -207,6 +210,20 @@ def restore_video(
         if segments is not None:
             segments.release()
     return notes
+
+
+def _film(container: InputContainer, source: Path) -> VideoStream:
+    """The pictures that a player would show, which need not be the first: a cover may come before them.
+
+    Raises:
+        UserError: there are none, or a cover alone.
+    """
+    cover = av_module().stream.Disposition.attached_pic
+    films = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not films:
+        raise UserError(f'{source}: has no pictures in it')
+    best = container.streams.best('video')
+    return next((stream for stream in films if best is not None and stream.index == best.index), films[0])
 
 
 @contextmanager
@@ -289,7 +306,7 @@ def _restore_frames(
     av = av_module()
     done = segments.frames()
     with av.open(str(source), metadata_errors='replace') as container:
-        stream = container.streams.video[0]
+        stream = _film(container, source)
         stream.thread_type = 'AUTO'
         expected = stream.frames or _guess_frames(stream, container)
         if done:
@@ -341,10 +358,11 @@ def _guess_frames(stream: VideoStream, container: InputContainer) -> int:
 
 
 def _frames(container: InputContainer, stream: VideoStream, source: Path, notes: list[str]) -> Iterator[VideoFrame]:
-    """Frames with a time each; one that cannot be decoded ends the video, which is said."""
+    """Frames with a time each; what is missing or damaged is said, and a frame that cannot be decoded is the last."""
     av = av_module()
     last = None
     size = None
+    end, corrupt = 0.0, 0
     try:
         for frame in _whole_pictures(container.decode(stream), stream, notes):
             step = int(1 / (stream.average_rate * stream.time_base)) if stream.average_rate and stream.time_base else 1
@@ -354,11 +372,31 @@ def _frames(container: InputContainer, stream: VideoStream, source: Path, notes:
             if size not in (None, (frame.width, frame.height)):
                 raise UserError(f'{source}: its frames change their size; split it there')
             size = (frame.width, frame.height)
+            end = float((last + (frame.duration or step)) * (frame.time_base or stream.time_base or 0))
+            corrupt += frame.is_corrupt
             yield frame
+        whole = _seconds_in_all(container, stream)
+        slack = max(MISSING, 2 / float(stream.average_rate or 25))
+        if last is not None and whole is not None and end < whole - slack:
+            notes.append(f'ended at {end:.1f} s of {whole:.1f} s: {source.name} is cut off or damaged there')
     except av.error.FFmpegError as error:
         if last is None:
             raise
         notes.append(f'ended early, {source.name} is damaged there ({error.strerror or error})')
+    if corrupt:
+        notes.append(f'{corrupt} frames of {source.name} are damaged; they are shown as far as they can be decoded')
+
+
+def _seconds_in_all(container: InputContainer, stream: VideoStream) -> float | None:
+    """When the pictures end by what the file says of them; None where it says nothing."""
+    if stream.duration is not None and stream.time_base:
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    said = next((value for key, value in stream.metadata.items() if key.upper() == 'DURATION'), '')  # Matroska's
+    if match := re.fullmatch(r'(\d+):(\d+):(\d+(?:\.\d*)?)', said):
+        hours, minutes, seconds = map(float, match.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    alone = len(container.streams) == 1  # a sound may be longer
+    return container.duration / 1_000_000 if container.duration and alone else None
 
 
 def _whole_pictures(frames: Iterator[VideoFrame], stream: VideoStream, notes: list[str]) -> Iterator[VideoFrame]:
@@ -603,7 +641,7 @@ def _join(
         av.open(str(parts[0])) as first,
         _opened(temporary, target, form, options) as output,
     ):
-        pictures = container.streams.video[0]
+        pictures = _film(container, source)
         output.metadata.update(container.metadata)
         video = add_stream(output, first.streams.video[0].width, first.streams.video[0].height)
         _dress(video, pictures)
@@ -652,7 +690,7 @@ def _dress(stream: Stream, like: Stream) -> None:
 def _rotation(source: Path) -> int:
     av = av_module()
     with av.open(str(source)) as container:
-        for frame in container.decode(video=0):
+        for frame in container.decode(_film(container, source)):
             return int(frame.rotation)
     return 0
 
