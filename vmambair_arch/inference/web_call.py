@@ -55,7 +55,11 @@ class Guard:
             if self.hosts and _name(host) not in self.hosts:
                 refuse = PlainTextResponse(f'this server is not called {_name(host)}\n', 400)
             elif origin is not None and origin.partition('://')[2] != host:
-                refuse = PlainTextResponse('not from a page of another site\n', 403)
+                refuse = PlainTextResponse(
+                    f'not from a page of another site ({origin} is not {host}); a reverse proxy must hand the name on, '
+                    'in nginx: proxy_set_header Host $http_host\n',
+                    403,
+                )
             else:
                 return await self.app(scope, receive, send)
             return await refuse(scope, receive, send)
