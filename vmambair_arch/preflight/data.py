@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,32 @@ class Data:
         dataset: as BasicSR will build it.
         images: how many pairs or images there are.
         decoded: bytes of all images, decoded to 8-bit colour.
-        targets: the smallest targets, a name by height and width; none where there are no targets.
+        targets: the smallest targets, a name by height and width; none where headers do not tell.
     """
 
     dataset: Any
     images: int
     decoded: int
     targets: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    @cached_property
+    def sample(self) -> tuple[Any, str]:
+        """What the data set has at its beginning, and ''; None and a complaint where that cannot be had."""
+        return errors_of(lambda: self.dataset[0])
+
+    def smallest_targets(self) -> dict[tuple[int, int], str] | None:
+        """The smallest targets by height and width: of headers, or else of the first sample, which is all that is known
+        of data sets of others; {} where it has no target, None where it cannot be told."""
+        if self.targets:
+            return self.targets
+        sample, complaint = self.sample
+        if complaint or not isinstance(sample, Mapping):
+            return None
+        gt = sample.get('gt')
+        if gt is None:
+            return {}
+        shape = getattr(gt, 'shape', ())
+        return {(int(shape[-2]), int(shape[-1])): 'its first image'} if len(shape) >= 3 else None
 
 
 def check_data(

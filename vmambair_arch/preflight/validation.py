@@ -62,9 +62,10 @@ def _try_on(section: Options, where: str, phase: str, data: Data, report: Report
     metric = dict(iter(METRIC_REGISTRY)).get(section.get('type'))
     if metric is None:
         return
-    if not data.targets:
+    targets = data.smallest_targets()
+    if not targets:
         reference = inspect.signature(metric).parameters.get('img2')
-        if reference is not None and reference.default is inspect.Parameter.empty:
+        if targets is not None and reference is not None and reference.default is inspect.Parameter.empty:
             report.faults.append(
                 f'{where}: {metric.__name__} compares with the truth, which datasets: {phase} does not have; '
                 'leave it out, or name dataroot_gt'
@@ -73,7 +74,7 @@ def _try_on(section: Options, where: str, phase: str, data: Data, report: Report
     crop = section.get('crop_border')
     border = 2 * crop if type(crop) is int else 0
     failed: dict[str, list[str]] = defaultdict(list)
-    for (height, width), image in data.targets.items():
+    for (height, width), image in targets.items():
         if height >= TRIED[0] + border and width >= TRIED[1] + border:
             continue
         picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
