@@ -33,8 +33,8 @@ def test_every_damaged_file_is_named_in_one_report(workplace: Path, capsys: pyte
     for path in bad:
         damage(path)
     write_options(workplace / 'train.yml', options())
-    assert main(['check', '-opt', 'train.yml']) == 0
-    capsys.readouterr()
+    main(['check', '-opt', 'train.yml'])  # takes one sample of each data set, and may meet one of them
+    assert '1 fault' in (first := capsys.readouterr().out.splitlines()[0]) or 'no fault' in first
     assert main(['check', '-opt', 'train.yml', '--decode']) == 2
     said = capsys.readouterr().out.splitlines()
     for path in bad:

@@ -489,7 +489,7 @@ class VmambaIRModel(SRModel):
             net.forward,  # past torch.compile, which would compile again for every size of image
             self.lq[0].cpu(),
             scale=self.opt.get('scale', 1),
-            tile=options.get('tile'),
+            tile=options.get('tile') or None,
             overlap=options.get('tile_overlap', 32),
             device=self.device,
         )

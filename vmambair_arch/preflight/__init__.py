@@ -23,7 +23,7 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     Raises:
         UserError: the file cannot be read at all.
     """
-    from . import building, data, decoding, first_step, resources, sections, start, validation
+    from . import building, data, decoding, first_step, resources, sections, start, theirs, validation
 
     report = Report(str(arguments.opt))
     options = read_options(arguments, report.faults)
@@ -41,8 +41,9 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     found = data.check_data(options, training, known, strict, report, decoder)
     validation.check_validation(options, found, report)
     start.check_folders(options, training, report)
+    model = building.model_class(options)
+    theirs.check_their_model(options, model, training, gpus, report)
     if training and _complete(options, report):
-        model = building.model_class(options)
         building.check_optimizers(options, model, report)
         building.check_model(options, model, report)
         first = start.check_start(options, arguments, networks, model, report)
@@ -54,6 +55,8 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
             _unless_refused(resources.check_batches, report, options, found['train'], ranks, gpus, known)
         _unless_refused(resources.check_disk, report, options, networks, first)
         _unless_refused(resources.check_memory, report, options, networks, found, ranks, gpus)
+    if not report.faults:
+        validation.check_images(options, model, found, gpus, report)
     building.describe(options, networks, report)
     if getattr(arguments, 'samples', None):
         _write_samples(options, found, arguments.samples, report)

@@ -111,6 +111,8 @@ def _optimizer(section: Any, where: str, ours: bool, report: Report) -> torch.op
         report.faults.append(f"{where}: there is no '{name}'{hint}")
         return None
     given = {key: value for key, value in section.items() if key not in ('type', 'decay_state_space')}
+    if not ours and 'lr' not in given:
+        report.faults.append(f'{where}: lr is missing')
     if not check_arguments(known[name], given, where, report, supplied=('params',)):
         return None
     for key, parameter in inspect.signature(known[name]).parameters.items():

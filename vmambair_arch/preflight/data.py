@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,8 +34,13 @@ OURS_PAIRED = ('PairedProgressiveDataset', 'PairedValidationDataset')
 PAIRED = (BASICSR_PAIRED, *OURS_PAIRED)
 SINGLE = ('SingleImageDataset',)
 ROOTS = ('dataroot_gt', 'dataroot_lq', 'dataroot_label')
+CROPPING = (BASICSR_PAIRED, 'RealESRGANPairedDataset')
+"""Data sets of BasicSR whose patches do not fit their inputs where `gt_size` is no multiple of the scale."""
 COLOUR_ONLY = ('RealESRGANPipelineDataset',)
 """Data sets that refuse grey images, alpha and palettes while they train."""
+
+Sizes = dict[tuple[int, int], str]
+"""A name by height and width."""
 
 
 @dataclass
@@ -47,19 +52,21 @@ class Data:
         images: how many pairs or images there are.
         decoded: bytes of all images, decoded to 8-bit colour.
         targets: the smallest targets, a name by height and width; none where headers do not tell.
+        inputs: the smallest inputs and those that few numbers divide, likewise.
     """
 
     dataset: Any
     images: int
     decoded: int
-    targets: dict[tuple[int, int], str] = field(default_factory=dict)
+    targets: Sizes = field(default_factory=dict)
+    inputs: Sizes = field(default_factory=dict)
 
     @cached_property
     def sample(self) -> tuple[Any, str]:
         """What the data set has at its beginning, and ''; None and a complaint where that cannot be had."""
         return errors_of(lambda: self.dataset[0])
 
-    def smallest_targets(self) -> dict[tuple[int, int], str] | None:
+    def smallest_targets(self) -> Sizes | None:
         """The smallest targets by height and width: of headers, or else of the first sample, which is all that is known
         of data sets of others; {} where it has no target, None where it cannot be told."""
         if self.targets:
@@ -70,7 +77,7 @@ class Data:
         gt = sample.get('gt')
         if gt is None:
             return {}
-        shape = getattr(gt, 'shape', ())
+        shape = tuple(getattr(gt, 'shape', ()))
         return {(int(shape[-2]), int(shape[-1])): 'its first image'} if len(shape) >= 3 else None
 
 
@@ -166,17 +173,44 @@ def _check_section(
     what = ('pairs' if any(pair.lq for pair in pairs) else 'images') + _of_folders(dataset)
     report.facts.append(f'{phase}: {count} {what}; {len(headers)} headers read in {seconds:.1f} s')
     decoded = sum(header.width * header.height * 3 for header in headers.values())
-    return Data(dataset, count, decoded, _smallest(pairs, headers, section['scale']))
+    return Data(dataset, count, decoded, *_extremes(pairs, files if name in SINGLE else [], headers, section['scale']))
 
 
-def _smallest(pairs: Iterable[Pair], headers: Mapping[str, Header], scale: int) -> dict[tuple[int, int], str]:
-    """The lowest, the narrowest and the smallest of the targets, cut to multiples of the scale."""
-    sizes: dict[tuple[int, int], str] = {}
+def _extremes(
+    pairs: Iterable[Pair], alone: Iterable[str], headers: Mapping[str, Header], scale: int
+) -> tuple[Sizes, Sizes]:
+    """Of the targets, cut to multiples of the scale, and of the inputs: the lowest, the narrowest and the smallest.
+
+    Of the inputs also those whose sides can be halved the fewest times: networks that halve their maps take others.
+
+    Args:
+        pairs: files of the headers.
+        alone: inputs without a target.
+        headers: by file.
+        scale: of the targets over the inputs.
+    """
+    targets: Sizes = {}
+    inputs: Sizes = {}
     for pair in pairs:
         header = headers.get(pair.gt)
         if header is not None and not header.fault:
-            sizes.setdefault((header.height // scale * scale, header.width // scale * scale), Path(pair.gt).name)
-    orders = (lambda size: size[0] * size[1], lambda size: size[0], lambda size: size[1])
+            h, w = header.height // scale, header.width // scale
+            targets.setdefault((h * scale, w * scale), Path(pair.gt).name)
+            inputs.setdefault((h, w), Path(pair.lq or pair.gt).name)
+    for file in alone:
+        if not headers[file].fault:
+            inputs.setdefault((headers[file].height, headers[file].width), Path(file).name)
+    small: list[Callable[[tuple[int, int]], Any]] = [
+        lambda size: size[0] * size[1], lambda size: size[0], lambda size: size[1],
+    ]  # fmt: skip
+    odd: list[Callable[[tuple[int, int]], Any]] = [
+        lambda size: (size[0] & -size[0], size[0] * size[1]), lambda size: (size[1] & -size[1], size[0] * size[1]),
+    ]  # fmt: skip
+    return _first(targets, small), _first(inputs, small + odd)
+
+
+def _first(sizes: Sizes, orders: Iterable[Callable[[tuple[int, int]], Any]]) -> Sizes:
+    """What comes first in each of some orders."""
     return {size: sizes[size] for size in dict.fromkeys(min(sizes, key=order) for order in orders if sizes)}
 
 
@@ -399,6 +433,8 @@ def _check_sizes(
 ) -> None:
     scale, patch = section['scale'], section.get('gt_size')
     exact = name == BASICSR_PAIRED and section['phase'] == 'train'
+    if name in CROPPING and section['phase'] == 'train' and type(patch) is int and patch % scale:
+        report.faults.append(f'{where}: gt_size {patch} is no multiple of the scale {scale}, which {name} needs')
     unfit, small, mislabelled, vanishing = [], [], [], []
     for pair in pairs:
         gt, lq = headers.get(pair.gt), headers.get(pair.lq or '')
