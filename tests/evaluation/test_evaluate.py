@@ -199,6 +199,7 @@ def test_what_cannot_work_is_said_before_anything_is_restored(
         (r'--crop-border 16: leaves 8x0 pixels of .*truth/scene\d\d.png, 40x32 pixels', ['psnr'], {'crop_border': 16}),
         ('--crop-border 400: leaves 0x0 pixels', ['psnr_y'], {'crop_border': 400}),
         ('leaves 18x10 pixels .* and ssim needs 11x11', ['psnr', 'ssim'], {'crop_border': 11}),
+        (r'truth/scene\d\d.png: 40x32 pixels are too few: niqe needs 96x192', ['psnr', 'niqe'], {}),
         ('pt_inception', ['psnr', 'fid'], {}),
         ('alexnet', ['psnr', 'lpips'], {}),
     ):
@@ -371,8 +372,28 @@ def test_without_truth(data: Path, tmp_path: Path) -> None:
     assert 'NIQE ↓' in evaluate([f'mine={results}'], sets, ['niqe'], tmp_path / 'out')
     with pytest.raises(UserError, match='data set real: psnr need the true images'):
         evaluate([f'mine={results}'], sets, ['psnr', 'niqe'], tmp_path / 'out')
-    with pytest.raises(UserError, match='scene00.png: NIQE needs'):
+    with pytest.raises(UserError, match=r'scene00.png: 40x32 pixels are too few: niqe needs 96x192'):
         evaluate([f'{data}/good'], [['small', '-', f'{data}/input']], ['niqe'], tmp_path / 'out')
+
+
+def test_sizes_of_images_without_a_truth(checkpoint: Path, tmp_path: Path) -> None:
+    """What a checkpoint makes of them is known once its scale is."""
+    write_image(tmp_path / 'wide/a.png', Image(np.random.default_rng(0).random((32, 48, 3)).astype(np.float32)))
+    sets, out = [['wide', '-', f'{tmp_path}/wide']], tmp_path / 'out'
+    with pytest.raises(UserError, match=r'wide/a.png: 48x32 pixels are too few: niqe needs 96x192'):
+        evaluate([f'net={checkpoint}'], sets, ['niqe'], out, device='cpu')
+    assert not list(out.rglob('*.png'))
+    torch.save({'params': OSSNet(dim=8, num_blocks=1, d_state=4, scale=4).state_dict()}, tmp_path / 'x4.pth')
+    assert evaluate([f'{tmp_path}/x4.pth'], sets, ['niqe'], out, device='cpu')
+
+
+def test_images_of_one_colour_have_no_niqe(tmp_path: Path) -> None:
+    for name, value in (('a', 0.0), ('b', 0.5)):
+        write_image(tmp_path / f'flat/{name}.png', Image(np.full((128, 200, 3), value, np.float32)))
+    flat = str(tmp_path / 'flat')
+    table = evaluate([f'mine={flat}'], [['flat', '-', flat]], ['niqe'], tmp_path / 'out')
+    assert table
+    assert '| mine | nan |' in table
 
 
 def test_paper_row_has_its_own_column_where_the_definition_differs(data: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -398,6 +399,30 @@ def test_an_image_that_cannot_be_scored_is_named(build, options):
     options['val']['metrics'] = {'niqe': {'type': 'calculate_niqe', 'crop_border': 0}}
     with pytest.raises(UserError, match='validation of lq/0.png: NIQE needs two blocks'):
         build().validation(loader((8, 8)), 1, None)
+
+
+@pytest.mark.parametrize('error', [ValueError('no\nsense'), np.linalg.LinAlgError(), KeyError('x'), None])
+def test_a_metric_that_fails_over_an_image_is_named_and_the_run_goes_on(build, options, monkeypatch, caplog, error):
+    """`None`: it says NaN."""
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    def fails(img, img2):
+        if error:
+            raise error
+        return math.nan
+
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'fails', fails)
+    options['val']['metrics'] = {'odd': {'type': 'fails'}, 'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}
+    model = build()
+    train(model, 1)
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    model.validation(loader((8, 8)), 1, None)
+    said = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+    assert {text.partition(': ')[2].partition(':')[0] for text in said if 'lq/0.png' in text} == {'odd'}
+    records = next(iter(model.best_metric_results.values()))
+    assert math.isfinite(records['psnr']['val'])
+    assert not math.isfinite(records['odd']['val'])
+    train(model, 1, first=2)
 
 
 # ---------------------------------------------------------------- saving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -129,3 +130,24 @@ def test_missing_opencv_libraries_are_named(tmp_path):
         assert 'apt install libgl1 libglib2.0-0' in ''.join(parts[number] for parts in said), done.stderr
         assert said[0][number + 1].split()[0] == str(code), done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def flat(level, noisy=0):
+    """A grey picture of four blocks, of which some have noise."""
+    image = np.full((192, 192, 3), level, np.uint8)
+    for block in range(noisy):
+        top, left = 96 * (block // 2), 96 * (block % 2)
+        image[top : top + 96, left : left + 96] = np.random.default_rng(block).integers(0, 256, (96, 96, 3))
+    return image
+
+
+@pytest.mark.parametrize('level', [0, 128, 255])
+@pytest.mark.parametrize('noisy', [0, 3])
+def test_niqe_has_no_figure_for_one_colour(level, noisy, recwarn):
+    from basicsr.metrics import calculate_niqe
+
+    from vmambair_arch.metrics.no_reference import niqe
+
+    scores = calculate_niqe(flat(level, noisy), crop_border=0), niqe(flat(level, noisy))
+    assert [math.isnan(score) for score in scores] == [noisy < 2] * 2
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]

@@ -621,6 +621,18 @@ def test_metrics_on_images_too_small_for_them(check, workplace, sizes, metrics, 
         assert faults == []
 
 
+def test_a_metric_that_one_colour_breaks_is_a_warning(check, monkeypatch):
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    def contrast(img, img2):
+        return 1 // int(img.std())
+
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'contrast', contrast)
+    report = check(val__metrics={'contrast': {'type': 'contrast'}})
+    assert report.faults == []
+    assert words(report.warnings, 'val: metrics: contrast: cannot score a picture of one colour: ', 'ZeroDivisionError')
+
+
 def test_a_metric_against_the_truth_where_there_is_none(check, workplace):
     val = {'name': 'V', 'type': 'SingleImageDataset', 'dataroot_lq': 'val/lq', 'io_backend': {'type': 'disk'}}
     [fault] = check(datasets__val=val).faults

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,13 @@ def evaluate(
     rectangles = [figures.parse_crop(text) for text in crops]
     costs = _costs(cost, [method.name for method in found])
     # What cannot work is said before hours of work, not after.
-    _check_border(evaluation)
+    _check_sizes(evaluation, {})
     for rectangle in rectangles:
         figures.check_crop(evaluation, rectangle)
     for metric in wanted:
         metric.load()
     restorers = load_restorers(evaluation, **restoring)
+    _check_sizes(evaluation, {name: getattr(restorer.model, 'scale', 1) for name, restorer in restorers.items()})
     run(evaluation, restorers, rank, ranks)
     barrier()
     if rank:
@@ -99,8 +100,12 @@ def evaluate(
     return table
 
 
-def _check_border(evaluation: Evaluation) -> None:
-    """Find out before anything is measured whether the crop leaves enough of every true image.
+def _check_sizes(evaluation: Evaluation, scales: Mapping[str, int]) -> None:
+    """Find out before anything is measured whether every image is large enough for every metric, after any crop.
+
+    Args:
+        evaluation: what is measured.
+        scales: of the checkpoints that are loaded, by method; images without a truth are known by them.
 
     Raises:
         UserError: the border is negative, or leaves less than a metric needs of an image, which is named.
@@ -108,17 +113,43 @@ def _check_border(evaluation: Evaluation) -> None:
     border = evaluation.crop_border
     if border < 0:
         raise UserError(f'--crop-border {border}: must be 0 or more pixels')
-    needed = {metric.name: metric.smallest for metric in evaluation.metrics if 'crop_border' in metric.options}
-    if not needed:
-        return
-    name = max(needed, key=lambda key: needed[key])
-    for truth in {item.truth for dataset in evaluation.datasets for item in dataset.items if item.truth is not None}:
-        w, h = image_size(truth)
-        if min(w, h) - 2 * border < needed[name]:
-            raise UserError(
-                f'--crop-border {border}: leaves {max(w - 2 * border, 0)}x{max(h - 2 * border, 0)} pixels of {truth}, '
-                f'{w}x{h} pixels, and {name} needs {needed[name]}x{needed[name]}'
-            )
+    for path, (w, h) in _sizes(evaluation, scales):
+        for metric in evaluation.metrics:
+            crop = border if 'crop_border' in metric.options else 0
+            short, long = metric.smallest
+            left = max(w - 2 * crop, 0), max(h - 2 * crop, 0)
+            if min(left) >= short and max(left) >= long:
+                continue
+            needs = f'{metric.name} needs {short}x{long}'
+            if crop:
+                left_over = f'leaves {left[0]}x{left[1]} pixels of {path}, {w}x{h} pixels'
+                raise UserError(f'--crop-border {border}: {left_over}, and {needs}')
+            raise UserError(f'{path}: {w}x{h} pixels are too few: {needs}; leave it out')
+
+
+def _sizes(evaluation: Evaluation, scales: Mapping[str, int]) -> Iterator[tuple[Path, tuple[int, int]]]:
+    """The images that are measured, by their truth where there is one, with widths and heights that they will have.
+
+    Args:
+        evaluation: what is measured.
+        scales: of the checkpoints that are known, by method.
+    """
+    seen: set[Path] = set()
+    for method, dataset, item in evaluation.images():
+        restored, scale = evaluation.restored[method.name, dataset.name, item.name], 1
+        if item.truth is not None:
+            path = item.truth
+        elif not method.is_checkpoint:
+            path = restored
+        elif item.lq is not None and method.name in scales:
+            path, scale = item.lq, scales[method.name]
+        else:
+            continue
+        if path not in seen:
+            w, h = image_size(path)
+            yield path, (w * scale, h * scale)
+            if scale == 1:
+                seen.add(path)
 
 
 def _costs(entries: Sequence[str], methods: Sequence[str]) -> dict[str, float]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..errors import UserError, nearest
 from .fid import fid, inception
-from .no_reference import niqe, pyiqa, pyiqa_metric
-from .perceptual import BACKBONES, dists, dists_network, lpips, lpips_network
+from .no_reference import NIQE_BLOCK, niqe, pyiqa, pyiqa_metric
+from .perceptual import BACKBONES, SMALLEST, dists, dists_network, lpips, lpips_network
 from .psnr_ssim import WINDOW, psnr, ssim
 
 PYIQA = 'pyiqa:'
@@ -56,9 +56,12 @@ class Metric:
         return self.name if weights is None else f'{self.name} {Path(weights).resolve()}'
 
     @property
-    def smallest(self) -> int:
-        """Pixels a side that it needs after the crop of a border."""
-        return WINDOW if self.function is ssim else 1
+    def smallest(self) -> tuple[int, int]:
+        """Pixels of the shorter and the longer side that it needs after the crop of a border."""
+        if self.function is niqe:
+            return NIQE_BLOCK, 2 * NIQE_BLOCK
+        side = WINDOW if self.function is ssim else SMALLEST[self.options['net']] if self.function is lpips else 1
+        return side, side
 
     def load(self) -> None:
         """Load what it needs, so that missing weights are found before anything is restored.

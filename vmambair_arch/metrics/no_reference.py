@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+NIQE_BLOCK = 96
+"""Side in pixels of the blocks that NIQE compares, of which it needs two."""
+
+
 def niqe(image: np.ndarray, *, crop_border: int = 0) -> float:
-    """Natural image quality evaluator (Mittal et al., 2013) on Y; lower is better.
+    """Natural image quality evaluator (Mittal et al., 2013) on Y; lower is better, NaN for an image of one colour.
 
     Args:
         image: (h, w, 3) RGB, uint8, or float 0..1, which is rounded to 8 bits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ def validate(model: SRModel, dataset: Any, current_iter: int | str, save_img: bo
         The mean of each metric of section `val`, on every rank; None where the run is asked to stop meanwhile.
 
     Raises:
-        UserError: an image cannot be restored or scored, named.
+        UserError: an image cannot be restored, or is refused by a metric, named.
     """
     rank, world_size = model.opt['rank'], model.opt['world_size']
     mine = range(rank, len(dataset), world_size)
@@ -104,7 +105,7 @@ def _validate_image(model: SRModel, data: dict, dataset_name: str, current_iter:
         if 'gt' in data:
             images['img2'] = tensor2img([visuals['gt']])
         scores = {
-            name: float(calculate_metric(images, options))
+            name: _score(images, options, f'validation of {path}: {name}')
             for name, options in (model.opt['val'].get('metrics') or {}).items()
         }
     except UserError as error:
@@ -120,6 +121,23 @@ def _validate_image(model: SRModel, data: dict, dataset_name: str, current_iter:
         except UserError as error:
             raise UserError(str(error), exit_code=1) from error
     return scores
+
+
+def _score(images: dict[str, Any], options: dict[str, Any], where: str) -> float:
+    """What a metric says of an image; NaN and a warning where it fails over it, which is no reason to end a run.
+
+    Raises:
+        UserError: the metric cannot be had, or refuses such images.
+    """
+    try:
+        value, why = float(calculate_metric(images, options)), 'there is no figure'
+    except UserError:
+        raise
+    except Exception as error:
+        value, why = math.nan, f'{" ".join(str(error).split())[:160] or "failed"} ({type(error).__name__})'
+    if math.isnan(value):
+        get_root_logger().warning(f'{where}: {why}; it counts as NaN')
+    return value
 
 
 def image_path(opt: dict[str, Any], name: str, dataset_name: str, current_iter: int | str) -> Path:

@@ -13,10 +13,12 @@ import importlib
 import importlib.util
 import itertools
 import logging
+import math
 import multiprocessing
 import re
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -546,10 +548,13 @@ def _build_vgg(name: str, pretrained: bool) -> Any:
 
 
 def refuse_small_images_in_niqe() -> None:
-    """NIQE on an image without two blocks of 96 x 96 pixels: an error inside numpy (metrics/niqe.py:122).
+    """NIQE on an image without two blocks of 96 x 96 pixels, or of one colour: an error inside numpy (niqe.py:122).
+
+    Blocks of one colour have no statistics: where fewer than two others are left there is no figure, which is NaN.
 
     Can go with a BasicSR release that says so itself.
     """
+    import numpy as np
     from basicsr.metrics import niqe as module
 
     original = module.niqe
@@ -562,7 +567,12 @@ def refuse_small_images_in_niqe() -> None:
                 f'NIQE needs two blocks of {block_size_h} x {block_size_w} pixels after the crop, the image has {h} x '
                 f'{w}; leave calculate_niqe out for this data set'
             )
-        return original(img, *args, block_size_h=block_size_h, block_size_w=block_size_w, **kwargs)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', RuntimeWarning)  # of means of nothing
+                return original(img, *args, block_size_h=block_size_h, block_size_w=block_size_w, **kwargs)
+        except np.linalg.LinAlgError:
+            return math.nan
 
     module.niqe = niqe
 

@@ -396,6 +396,13 @@ def _try_metric(section: Options, where: str, report: Report) -> None:
         score, complaint = errors_of(lambda: float(calculate_metric(pictures, dict(section))))
     if complaint or not math.isfinite(score):
         report.faults.append(f'{where}: {complaint or f"scores a picture with {score}"}')
+        return
+    flat = np.full_like(picture, 128)
+    with warnings.catch_warnings(), np.errstate(all='ignore'):
+        warnings.simplefilter('ignore')
+        _, complaint = errors_of(lambda: float(calculate_metric({'img': flat, 'img2': flat}, dict(section))))
+    if complaint:
+        report.warnings.append(f'{where}: cannot score a picture of one colour: {complaint}')
 
 
 def errors_of(build: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, str]:
