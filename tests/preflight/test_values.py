@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from experiment import options
+from experiment import options, write_options
 
+from vmambair_arch.cli import main
 from vmambair_arch.options import load_options
 from vmambair_arch.preflight.kinds import unlike
 from vmambair_arch.preflight.report import Report
@@ -201,3 +202,66 @@ def test_an_argument_of_another_kind_than_its_type_is_refused_by_name(
 def test_kinds_of_values_by_type(hint: Any, fine: list[Any], wrong: list[Any], words: str) -> None:
     assert [unlike(value, ..., hint) for value in fine] == ['' for _ in fine]
     assert [unlike(value, ..., hint) for value in wrong] == [words for _ in wrong]
+
+
+LARGEST_OF_ALL = {
+    'manual_seed': 2**32 - 2**16,
+    'datasets__train__manual_seed': 2**32 - 2**16,
+    'dist_params__port': 65535,
+    'datasets__train__num_worker_per_gpu': 1024,
+    'datasets__train__num_prefetch_queue': 1024,
+    'datasets__train__batch_size_per_gpu': 10**9,
+    'queue_size': 10**9,
+    'logger__keep_last': 10**9,
+}
+
+
+@pytest.mark.parametrize('key', LARGEST_OF_ALL)
+def test_a_whole_number_that_is_too_large_to_be_one_is_refused_by_name(key: str) -> None:
+    largest = LARGEST_OF_ALL[key]
+    for value, refused in ((largest, False), (largest + 1, True), (2**64, True)):
+        report = Report('')
+        check_values(options(**{key: value}), report)
+        assert any(fault.startswith(key.replace('__', ': ')) for fault in report.faults) == refused, value
+
+
+def test_every_whole_number_has_an_end() -> None:
+    """`num_gpu` is compared with the GPUs that are there."""
+    endless = [path for path, rule in VALUES.items() if 'whole number' in rule.what and rule.fits(10**15)]
+    assert endless == [('num_gpu',)]
+
+
+@pytest.mark.parametrize('letter', ['a', 'ä', '漢', '😀'])
+def test_a_name_leaves_room_for_what_files_put_beside_it(check: Any, letter: str) -> None:
+    """A file system takes 255 bytes; logs, locks and archives of a run have its name and more."""
+    longest = letter * (200 // len(letter.encode()))
+    for key in ('name', 'datasets__val__name', 'val__suffix'):
+        assert check(**{key: longest}).faults == []
+        (fault,) = check(**{key: longest + letter}).faults
+        assert fault.startswith(f'{key.replace("__", ": ")} must be the name of a folder, of at most 200 bytes')
+    for beside in ('train_{}_20250101_000000.log', '.{}.lock', 'debug_{}_archived_20250101_000000_10'):
+        assert len(beside.format(longest).encode()) <= 255
+
+
+@pytest.mark.parametrize('key', [1, 1.5, True, False, None])
+@pytest.mark.parametrize(
+    'place',
+    [(), ('datasets',), ('datasets', 'train'), ('network_g',), ('path',), ('train',), ('train', 'optim_g'), ('val',),
+     ('val', 'metrics'), ('val', 'metrics', 'psnr'), ('logger',)],
+    ids=': '.join,
+)  # fmt: skip
+def test_a_key_that_is_no_text_is_one_fault_wherever_it_stands(
+    workplace: Path, capsys: pytest.CaptureFixture, place: tuple[str, ...], key: Any
+) -> None:
+    """To YAML 1, yes, on and ~ are none; what sorts keys, or hands them to a call, ends with a TypeError."""
+    opt: Any = options()
+    section = opt
+    for name in place:
+        section = section[name]
+    section[key] = {'type': 'calculate_psnr', 'crop_border': 0}
+    write_options(workplace / 'train.yml', opt)
+    assert main(['check', '-opt', 'train.yml']) == 2
+    said = capsys.readouterr().out
+    assert 'train.yml: 1 fault\n' in said
+    assert f'1. {": ".join((*place, f"the key {key!r}"))}' in said
+    assert 'put it in quotes, or take it out' in said

@@ -23,10 +23,10 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     Raises:
         UserError: the file cannot be read at all.
     """
-    from . import building, data, decoding, first_step, resources, sections, start, theirs, validation
+    from . import building, data, decoding, first_step, resources, sections, start, theirs, validation, values
 
     report = Report(str(arguments.opt))
-    options = read_options(arguments, report.faults)
+    options = values.without_odd_keys(read_options(arguments, report.faults), report)
     if training is None:
         sets = options.get('datasets')
         training = 'train' in options or (isinstance(sets, Mapping) and 'train' in sets)

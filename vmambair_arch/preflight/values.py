@@ -45,14 +45,27 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def whole(least: int) -> Rule:
-    schema = {'type': 'integer', 'minimum': least}
-    return Rule(lambda v: type(v) is int and v >= least, f'a whole number from {least} up', schema)
+MOST = 10**9
+"""No larger whole number means anything to a run."""
+LARGEST_SEED = 2**32 - 2**16
+"""Numpy takes seeds below 2**32, and BasicSR adds to them for each rank and worker."""
+LONGEST_NAME = 200
+"""Bytes of a name in UTF-8: file systems take 255, and logs, locks and archives put a time and more beside it."""
+
+
+def whole(least: int, most: int = MOST) -> Rule:
+    words = f'from {least} up' if most == MOST else f'from {least} to {most}'
+    schema = {'type': 'integer', 'minimum': least, 'maximum': most}
+    return Rule(lambda v: type(v) is int and least <= v <= most, f'a whole number {words}', schema)
 
 
 def count(least: int) -> Rule:
     """As `whole`; `!!float 3e5` is one as well."""
-    return whole(least)._replace(fits=lambda v: is_number(v) and least <= v <= 1e12 and v == int(v))
+    return Rule(
+        lambda v: is_number(v) and least <= v <= 1e12 and v == int(v),
+        f'a whole number from {least} up',
+        {'type': 'integer', 'minimum': least},
+    )
 
 
 def number(least: float, most: float = math.inf, *, above: bool = False, below: bool = False) -> Rule:
@@ -109,10 +122,15 @@ TEXTS = Rule(
     {'type': 'string', 'minLength': 1},
 )
 NAME = Rule(
-    lambda v: isinstance(v, str) and re.fullmatch(r'(?!\.{1,2}$)[^/\\\0-\x1f]+', v) is not None,
-    'the name of a folder, without / and \\, in quotes where it looks like a number',
-    {'type': 'string', 'minLength': 1, 'pattern': r'^(?!\.{1,2}$)[^/\\]+$'},
+    lambda v: (
+        isinstance(v, str)
+        and re.fullmatch(r'(?!\.{1,2}$)[^/\\\0-\x1f]+', v) is not None
+        and len(v.encode('utf-8', 'surrogatepass')) <= LONGEST_NAME
+    ),
+    f'the name of a folder, of at most {LONGEST_NAME} bytes, without / and \\, in quotes where it looks like a number',
+    {'type': 'string', 'minLength': 1, 'maxLength': LONGEST_NAME, 'pattern': r'^(?!\.{1,2}$)[^/\\]+$'},
 )
+SEED = whole(0, LARGEST_SEED)
 SECTION = Rule(lambda v: isinstance(v, Mapping), 'a section', {'type': 'object'})
 WEIGHT = number(0, 1e6)
 RATE = number(0, LARGEST_RATE, above=True)
@@ -130,7 +148,7 @@ VALUES: dict[Path, Rule] = {
         "'auto' or a whole number from 0 up",
         {'anyOf': [{'const': 'auto'}, {'type': 'integer', 'minimum': 0}]},
     ),
-    ('manual_seed',): or_none(whole(0)),
+    ('manual_seed',): or_none(SEED),
     ('find_unused_parameters',): FLAG,
     ('gt_size',): whole(1),
     ('queue_size',): whole(0),
@@ -143,7 +161,7 @@ VALUES: dict[Path, Rule] = {
     ('network_*', 'num_in_ch'): whole(1),
     ('network_*', 'num_out_ch'): whole(1),
     ('network_*', 'num_feat'): whole(1),
-    ('dist_params', 'port'): or_none(whole(1)),
+    ('dist_params', 'port'): or_none(whole(1, 65535)),
     ('path', 'pretrain_network_*'): or_none(TEXTS),
     ('path', 'resume_state'): or_none(TEXTS),
     ('path', 'param_key_*'): or_none(TEXTS),
@@ -201,9 +219,9 @@ VALUES: dict[Path, Rule] = {
     ('val', 'suffix'): or_none(NAME),
     ('val', 'tile'): or_none(
         Rule(
-            lambda v: type(v) is int and (v == 0 or v >= MIN_TILE),
+            lambda v: type(v) is int and (v == 0 or MIN_TILE <= v <= MOST),
             f'a whole number from {MIN_TILE} up, or 0',
-            {'type': 'integer', 'minimum': 0},
+            {'type': 'integer', 'minimum': 0, 'maximum': MOST},
         )
     ),
     ('val', 'tile_overlap'): whole(0),
@@ -228,7 +246,9 @@ VALUES: dict[Path, Rule] = {
     ('datasets', '*', 'filename_tmpl'): or_none(Rule(is_template, TEMPLATE, {'type': 'string'})),
     ('datasets', '*', 'batch_size_per_gpu'): whole(1),
     ('datasets', '*', 'crop_pad_size'): or_none(whole(1)),
-    ('datasets', '*', 'num_worker_per_gpu'): whole(0),
+    ('datasets', '*', 'num_worker_per_gpu'): whole(0, 1024),
+    ('datasets', '*', 'num_prefetch_queue'): or_none(whole(1, 1024)),
+    ('datasets', '*', 'manual_seed'): or_none(SEED),
     ('datasets', '*', 'gt_size'): or_none(whole(1)),
     ('datasets', '*', 'dataset_enlarge_ratio'): number(0, 1e9, above=True),
     ('datasets', '*', 'use_hflip'): FLAG,
@@ -252,6 +272,24 @@ def check_values(options: Mapping[str, Any], report: Report) -> None:
     for place, value in _numbers(options):
         if not math.isfinite(value) and not report.has(dotted(*place)):
             report.faults.append(f'{dotted(*place)} must be a finite number, not {value!r}')
+
+
+def without_odd_keys(section: Mapping[Any, Any], report: Report, place: Path = ()) -> dict[str, Any]:
+    """The options without the keys that are no text, each of which is a fault: the rest of the check may sort keys.
+
+    What a class takes by one of its arguments is its own affair, and stays as it is.
+    """
+    kept = {}
+    for key, value in section.items():
+        if not isinstance(key, str):
+            where = f'{dotted(*place)}: ' if place else ''
+            says = ' (as yes, on, no, off and ~ are to YAML)' if key is None or isinstance(key, bool) else ''
+            report.faults.append(f'{where}the key {key!r}{says} is no text; put it in quotes, or take it out')
+        elif isinstance(value, Mapping) and 'type' not in section:
+            kept[key] = without_odd_keys(value, report, (*place, key))
+        else:
+            kept[key] = value
+    return kept
 
 
 def values_at(options: Any, path: Path, place: Path = ()) -> Iterator[tuple[Path, Any]]:
