@@ -7,6 +7,7 @@ import re
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from vmambair_arch import VmambaIR, ops, preflight
 from vmambair_arch.data.prepare.derive import make_lmdb
 from vmambair_arch.models.checkpointing import write_checkpoint
 from vmambair_arch.ops import depthwise
-from vmambair_arch.preflight import resources
+from vmambair_arch.preflight import resources, start
 from vmambair_arch.preflight.values import values_at
 
 COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [2], 'restart_weights': [1], 'eta_min': 0.0001}
@@ -163,6 +164,31 @@ def test_checkpoints_that_do_not_fit_on_the_disk(check, monkeypatch):
     assert '10 checkpoints of 0.0029 GB need 0.029' in fault
     assert 'keep_last' in fault
     assert check(**many, logger__keep_last=1).faults == []
+
+
+@pytest.mark.parametrize('linked', ['experiments', 'experiments/tiny', None])
+@pytest.mark.parametrize('resumed', [False, True])
+def test_the_disk_that_counts_is_the_one_that_checkpoints_are_written_to(
+    check, workplace, monkeypatch, linked, resumed
+):
+    """`experiments`, or the folder of a run, may be a link to another disk; a new run moves the latter away."""
+    (workplace / 'other').mkdir()
+    (workplace / 'experiments').mkdir() if linked != 'experiments' else None
+    if linked:
+        (workplace / linked).symlink_to(workplace / 'other')
+    usage, asked = shutil.disk_usage('.'), []
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: asked.append(Path(path)) or usage)
+    monkeypatch.setattr(start, 'check_start', lambda *given: 2 if resumed else 0)
+    check(model_type='VmambaIRModel')
+    elsewhere = linked == 'experiments' or (linked and resumed)
+    assert asked == [workplace / ('other' if elsewhere else 'experiments')]
+
+
+def test_the_disk_of_a_first_run_is_that_of_the_current_folder(check, workplace, monkeypatch):
+    usage, asked = shutil.disk_usage('.'), []
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: asked.append(Path(path)) or usage)
+    check(model_type='VmambaIRModel')
+    assert asked == [workplace]
 
 
 def test_images_that_do_not_fit_into_memory(check, monkeypatch):

@@ -21,6 +21,7 @@ from .data import Data
 from .keys import KeysRead
 from .report import Report
 from .sections import Options, errors_of
+from .start import nearest
 
 GB = 1e9
 
@@ -107,7 +108,8 @@ def check_disk(options: Options, networks: Mapping[str, nn.Module], start: int, 
     count = max(1, (int(train['total_iter']) - start) // int(logger['save_checkpoint_freq'])) if size else 0
     if logger.get('keep_last'):
         count = min(count, logger['keep_last'] + 1)
-    folder = Path.cwd()
+    written = Path('experiments')  # a link to another disk, as may be the folder of a run that is gone on with
+    folder = nearest(written / str(options.get('name', '')) if start else written).resolve()
     free = shutil.disk_usage(folder).free
     text = f'{count} checkpoints of {size / GB:.2g} GB'
     if size * count > free:

@@ -147,12 +147,17 @@ def check_folders(options: Options, training: bool, report: Report) -> None:
     if training and isinstance(logger, Mapping) and logger.get('use_tb_logger'):
         folders.append(Path('tb_logger') / str(options.get('name', '')))
     for folder in folders:
-        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place) or place == Path())
+        there = nearest(folder)
         above = there.parent if there == folder else there  # a run moves the folder of one before away
         if not there.is_dir():
             report.faults.append(f'{there} is there and is no folder, where {folder} is to be written; move it away')
         elif not os.access(above, os.W_OK | os.X_OK):
             report.faults.append(f'{folder} cannot be written: no permission in {above.resolve()}')
+
+
+def nearest(folder: Path) -> Path:
+    """A folder below the current one, or where it is not there the nearest above it; links that lead nowhere count."""
+    return next(place for place in (folder, *folder.parents) if os.path.lexists(place) or place == Path())
 
 
 def check_loggers(options: Options, report: Report) -> None:
