@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import pickle
 import random
+import threading
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from experiment import options, write_pairs
+from experiment import options, write_options, write_pairs
 
 from vmambair_arch.data.iteration_sampler import DrawnByPlace, Item
-from vmambair_arch.plugin import compat
+from vmambair_arch.plugin import compat, launch
 
 compat.apply()
 
@@ -132,6 +134,76 @@ def test_a_resume_at_any_iteration_sees_what_would_have_been_seen(workplace: Pat
 @pytest.mark.parametrize('kind', ['pairs', 'all'])
 def test_the_number_of_workers_changes_nothing(workplace: Path, kind: str) -> None:
     assert same(batches(SECTIONS[kind], 0, workers=0)[5:], batches(SECTIONS[kind], 5, workers=2))
+
+
+@pytest.mark.parametrize('queue', [None, 1, 3])
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_reading_ahead_changes_nothing(workplace: Path, workers: int, queue: int | None) -> None:
+    ahead = SECTIONS['any'] | {'prefetch_mode': 'cpu', 'num_prefetch_queue': queue}
+    whole = batches(SECTIONS['any'], 0, workers=0)
+    for iteration in (0, 3, 4):
+        before = [str(random.getstate()), str(np.random.get_state()), torch.get_rng_state().tolist()]
+        assert same(whole[iteration:], batches(ahead, iteration, workers))
+        assert [str(random.getstate()), str(np.random.get_state()), torch.get_rng_state().tolist()] == before
+
+
+def test_workers_read_as_many_batches_further_ahead_as_the_queue_holds() -> None:
+    from basicsr.data.prefetch_dataloader import PrefetchDataLoader
+
+    for queue, workers, each in ((1, 1, 3), (4, 2, 4), (5, 2, 5), (None, 2, 3)):
+        assert PrefetchDataLoader(queue, dataset=range(9), num_workers=workers).prefetch_factor == each
+    assert PrefetchDataLoader(3, dataset=range(9)).prefetch_factor is None
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_cannot_be_read_ends_a_run_that_reads_ahead(workplace: Path, workers: int) -> None:
+    """In a thread of its own, which is left behind where it waits for ever."""
+    (workplace / 'train/lq/002.png').write_bytes(b'no image')
+    ended: list[str] = []
+
+    def read() -> None:
+        try:
+            batches(PAIRS | {'prefetch_mode': 'cpu', 'num_prefetch_queue': 2}, 0, workers)
+        except Exception as error:
+            ended.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(120)
+    assert ended
+    assert 'train/lq/002.png' in ended[0]
+
+
+def test_a_run_that_reads_ahead_is_resumed_to_the_same_batches(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from basicsr.models.sr_model import SRModel
+
+    fed: list[Any] = []
+    feed = SRModel.feed_data
+    monkeypatch.setattr(SRModel, 'feed_data', lambda self, data: fed.append(data) or feed(self, data))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(workplace / 'cache'))
+    network = {'type': 'VmambaIR', 'dim': 4, 'num_blocks': [1, 0, 0, 0], 'num_refinement_blocks': 0, 'd_state': 1}
+    changes = {'val': None, 'datasets__val': ..., 'network_g': network, 'datasets__train__num_worker_per_gpu': 1}
+    ahead = {'datasets__train__prefetch_mode': 'cpu', 'datasets__train__num_prefetch_queue': 2}
+
+    def train(**more: Any) -> tuple[list[Any], dict[str, torch.Tensor]]:
+        fed.clear()
+        file = write_options(Path('tiny.yml'), options(**changes, **more))
+        launch.train(Namespace(opt=str(file), launcher='none', auto_resume=True, debug=False, force_yml=None))
+        weights = torch.load('experiments/tiny/models/net_g_4.pth', weights_only=True)['params']
+        return [{key: batch[key] for key in ('lq', 'gt')} for batch in fed], weights
+
+    plain, wanted = train()
+    Path('experiments/tiny').rename('plain')
+    whole, weights = train(**ahead)
+    assert len(whole) == 4
+    assert same([weights, *whole], [wanted, *plain])
+    for late in Path('experiments/tiny').rglob('*'):
+        if late.name in ('4.state', 'net_g_4.pth', 'net_g_latest.pth'):
+            late.unlink()
+    rest, weights = train(**ahead)
+    assert same([weights, *rest], [wanted, *whole[2:]])
 
 
 def test_reading_data_leaves_the_generators_of_the_training_as_they_are(workplace: Path) -> None:

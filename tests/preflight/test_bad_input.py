@@ -185,7 +185,7 @@ OURS = {'model_type': 'VmambaIRModel', 'datasets__train__type': 'PairedProgressi
         ({'num_gpu': 64}, 'num_gpu: 64, but torch sees'),
         ({'scale': 2}, 'scale: 2, but network_g enlarges 1 times'),
         ({'datasets__train__batch_size_per_gpu': 4}, 'do not fill one batch of 4: no iteration would run'),
-        ({'datasets__train__prefetch_mode': 'cpu'}, 'prefetch_mode cpu hangs'),
+        ({'datasets__train__prefetch_mode': 'gpu'}, "prefetch_mode must be ~, cpu or cuda, not 'gpu'"),
         ({'datasets__train__prefetch_mode': 'cuda'}, 'prefetch_mode cuda needs'),
         ({'datasets__train__num_worker_per_gpu': ...}, 'datasets: train: num_worker_per_gpu is missing'),
         ({'datasets__valid': {'name': 'a'}}, "datasets: 'valid' must begin with train or val"),
@@ -232,7 +232,7 @@ def test_ten_faults_are_ten_lines(workplace, capsys):
         train__total_iter=0,
         network_g__num_block=[1],
         logger=...,
-        datasets__train__prefetch_mode='cpu',
+        datasets__train__prefetch_mode='gpu',
         val__metrics__psnr__type='psnr',
     )
     path = write_options(workplace / 'train.yml', opt)
@@ -246,11 +246,19 @@ def test_ten_faults_are_ten_lines(workplace, capsys):
         for words in (
             "key 'name' is there twice", "'ema_dcay' (did you mean 'ema_decay'?)", "'1e-3' is text",
             'total_iter must be',
-            "no 'num_block'", "section 'logger' is missing", 'prefetch_mode cpu', "there is no 'psnr'",
+            "no 'num_block'", "section 'logger' is missing", 'prefetch_mode must', "there is no 'psnr'",
             'val/lq/001.png is empty', '003.png',
         ):  # fmt: skip
             assert sum(words in line for line in numbered) == 1, (words, said)
     assert not (workplace / 'experiments').exists()
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_reading_ahead_needs_workers(check, workers):
+    changes = {'datasets__train__prefetch_mode': 'cpu', 'datasets__train__num_prefetch_queue': 2}
+    report = check(**changes, datasets__train__num_worker_per_gpu=workers)
+    assert report.faults == []
+    assert any('prefetch_mode cpu reads nothing ahead' in warning for warning in report.warnings) == (workers == 0)
 
 
 def test_a_good_file_says_what_the_run_will_be(workplace, capsys):

@@ -511,6 +511,27 @@ def start_worker(*args: Any, **kwargs: Any) -> None:
     vars(start_worker)['original'](*args, **kwargs)
 
 
+def read_ahead_by_workers() -> None:
+    """`prefetch_mode: cpu`: a run waits for ever for an image that cannot be read (data/prefetch_dataloader.py:27).
+
+    The thread that reads ahead ends with the error and hands nothing on. That of the loader's first pass, which BasicSR
+    begins and never ends, keeps its workers as long as the run; without workers it draws from the generators that the
+    training draws from. The workers read `num_prefetch_queue` batches further ahead in its place.
+
+    Can go with a BasicSR release that hands errors on, and ends its threads.
+    """
+    from basicsr.data.prefetch_dataloader import PrefetchDataLoader
+    from torch.utils.data import DataLoader
+
+    def construct(self: Any, num_prefetch_queue: int | None, **kwargs: Any) -> None:
+        self.num_prefetch_queue = num_prefetch_queue or 1
+        if workers := kwargs.get('num_workers'):  # of which each reads two ahead anyway
+            kwargs.setdefault('prefetch_factor', 2 + math.ceil(self.num_prefetch_queue / workers))
+        DataLoader.__init__(self, **kwargs)
+
+    PrefetchDataLoader.__init__, PrefetchDataLoader.__iter__ = construct, DataLoader.__iter__
+
+
 def record_figures() -> None:
     """The figures of a run are in its log alone, as text (utils/logger.py:75).
 
@@ -608,6 +629,7 @@ AFTER_IMPORT: tuple[Callable[[], None], ...] = (
     resume_exactly,
     record_figures,
     let_workers_outlive_signals,
+    read_ahead_by_workers,
     find_vgg_weights,
     refuse_small_images_in_niqe,
     round_jpeg_quality,

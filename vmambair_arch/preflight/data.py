@@ -274,14 +274,14 @@ def _check_prefetch(section: Options, where: str, report: Report) -> None:
     import torch
 
     mode = section.get('prefetch_mode')
-    if mode == 'cpu':
-        report.faults.append(f'{where}: prefetch_mode cpu hangs for ever when an image cannot be read; write ~')
+    if mode == 'cpu' and section.get('num_worker_per_gpu') == 0:
+        report.warnings.append(
+            f'{where}: prefetch_mode cpu reads nothing ahead without workers; set num_worker_per_gpu from 1 up'
+        )
     elif mode == 'cuda' and not torch.cuda.is_available():
         report.faults.append(f'{where}: prefetch_mode cuda needs a GPU, and torch sees none; write ~')
     elif mode == 'cuda' and section.get('pin_memory') is not True:
         report.faults.append(f'{where}: prefetch_mode cuda needs pin_memory: true')
-    elif mode not in (None, 'cuda'):
-        report.faults.append(f"{where}: prefetch_mode must be ~ or cuda, not '{mode}'")
 
 
 # ---------------------------------------------------------------- files

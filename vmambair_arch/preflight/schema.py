@@ -110,8 +110,16 @@ MEANINGS: dict[Path, str] = {
     ('datasets', '*', 'dataset_enlarge_ratio'): 'Count the data so many times over in an epoch.',
     ('datasets', '*', 'persistent_workers'): 'Keep the reading processes from epoch to epoch.',
     ('datasets', '*', 'pin_memory'): 'Read into memory that a GPU copies from faster.',
-    ('datasets', '*', 'prefetch_mode'): '~, or cuda to copy the next batch to the GPU early.',
-    ('datasets', '*', 'num_prefetch_queue'): 'Batches that are read ahead under prefetch_mode cpu.',
+    (
+        'datasets',
+        '*',
+        'prefetch_mode',
+    ): '~, cpu to read further ahead, or cuda to copy the next batch to the GPU early.',
+    (
+        'datasets',
+        '*',
+        'num_prefetch_queue',
+    ): 'Batches that the workers read further ahead under prefetch_mode cpu; 1 unless said.',
     ('datasets', '*', 'manual_seed'): 'Seed of the data alone, in place of the seed of the run.',
     ('datasets', '*', 'color'): 'y: images of luma alone.',
     ('datasets', '*', 'mean'): 'Subtracted from the images, one number a channel.',
@@ -443,7 +451,6 @@ def _dataset(known: Knowledge) -> Schema:
             'type': {'enum': ['disk', 'lmdb'], 'description': MEANINGS['datasets', '*', 'io_backend', 'type']}
         }
     }
-    properties['prefetch_mode'] |= {'enum': [None, 'cuda']}
     entry = {key: properties[key] for key in sorted({*PAIRED_KEYS, *SINGLE_KEYS})}
     entry['weight'] = {
         'type': 'number',

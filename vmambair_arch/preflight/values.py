@@ -247,6 +247,9 @@ VALUES: dict[Path, Rule] = {
     ('datasets', '*', 'batch_size_per_gpu'): whole(1),
     ('datasets', '*', 'crop_pad_size'): or_none(whole(1)),
     ('datasets', '*', 'num_worker_per_gpu'): whole(0, 1024),
+    ('datasets', '*', 'prefetch_mode'): Rule(
+        lambda v: v is None or v in ('cpu', 'cuda'), '~, cpu or cuda', {'enum': [None, 'cpu', 'cuda']}
+    ),
     ('datasets', '*', 'num_prefetch_queue'): or_none(whole(1, 1024)),
     ('datasets', '*', 'manual_seed'): or_none(SEED),
     ('datasets', '*', 'gt_size'): or_none(whole(1)),
