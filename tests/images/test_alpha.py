@@ -32,7 +32,7 @@ def test_what_is_hidden_takes_the_colour_of_the_nearest_that_is_seen(hidden, see
         distances = np.hypot(*(seen - (y, x)).T)
         chosen = [d for (v, u), d in zip(seen, distances, strict=True) if (rgb[v, u] == filled[y, x]).all()]
         assert chosen
-        assert min(chosen) <= 1.03 * distances.min()  # OpenCV's mask is that near to Euclid
+        assert min(chosen) <= 1.05 * distances.min()  # OpenCV's mask is within 2 % of Euclid, for either of two
 
 
 @pytest.mark.parametrize('alpha', [None, 1.0, 1 / 65535, 0.0])
