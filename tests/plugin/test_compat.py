@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -151,3 +152,37 @@ def test_niqe_has_no_figure_for_one_colour(level, noisy, recwarn):
     scores = calculate_niqe(flat(level, noisy), crop_border=0), niqe(flat(level, noisy))
     assert [math.isnan(score) for score in scores] == [noisy < 2] * 2
     assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
+ALONE = ['.ppm', '.pgm', '.pbm', '.pnm', '.pam', '.sr', '.ras', '.hdr']
+"""Suffixes of formats that OpenCV reads and the package does not."""
+
+
+def picture(suffix: str) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    return cv2.imencode(suffix, pixels[..., 0] if suffix in ('.pgm', '.pbm') else pixels)[1].tobytes()
+
+
+@pytest.mark.parametrize('float32', [False, True])
+@pytest.mark.parametrize('flag', ['color', 'grayscale', 'unchanged'])
+@pytest.mark.parametrize('suffix', [*ALONE, 'text'])
+def test_what_opencv_alone_reads_is_read_as_without_the_plugin(suffix, flag, float32):
+    from basicsr.utils import imfrombytes
+
+    data = b'P3\n# a comment\n2 1\n255\n1 2 3\n40 50 60\n' if suffix == 'text' else picture(suffix)
+    flags = {'color': cv2.IMREAD_COLOR, 'grayscale': cv2.IMREAD_GRAYSCALE, 'unchanged': cv2.IMREAD_UNCHANGED}
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), flags[flag])
+    found = imfrombytes(data, flag, float32)
+    assert found.dtype == (np.float32 if float32 else expected.dtype)
+    np.testing.assert_array_equal(found, expected.astype(np.float32) / np.float32(255) if float32 else expected)
+
+
+@pytest.mark.parametrize('suffix', ALONE)
+def test_what_opencv_alone_reads_is_refused_by_name_where_it_is_cut_off(tmp_path, suffix):
+    from basicsr.utils import FileClient, imfrombytes
+
+    whole = picture(suffix)
+    for length in (4, len(whole) // 2, len(whole) - 1):
+        (tmp_path / f'a{suffix}').write_bytes(whole[:length])
+        with pytest.raises(UserError, match=rf'a\{suffix}'):
+            imfrombytes(FileClient('disk').get(str(tmp_path / f'a{suffix}')), float32=True)

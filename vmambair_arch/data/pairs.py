@@ -73,7 +73,7 @@ def sources_of(section: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def list_pairs(section: Mapping[str, Any]) -> list[Pair]:
+def list_pairs(section: Mapping[str, Any], every_file: bool = False) -> list[Pair]:
     """The pairs that a data section names, sorted by the target's name, the folders of `sources` one after the other.
 
     Args:
@@ -81,24 +81,25 @@ def list_pairs(section: Mapping[str, Any]) -> list[Pair]:
             put through `filename_tmpl` ('{}' by default), with any image suffix. Labels (`dataroot_label`) have the
             name of their target. With `recursive` names are paths below the folders: a/001 and b/001 are two pairs.
             `pairs_file` is a list of pairs instead, see `read_pairs`, of which many may share a target.
+        every_file: see `folder_images`.
 
     Raises:
         UserError: for a missing or empty folder, an image without partner (all of them are named), a foreign backend,
             labels without inputs.
     """
-    return [pair for pairs in _listed(section) for pair in pairs]
+    return [pair for pairs in _listed(section, every_file) for pair in pairs]
 
 
-def _listed(section: Mapping[str, Any]) -> list[list[Pair]]:
+def _listed(section: Mapping[str, Any], every_file: bool = False) -> list[list[Pair]]:
     """The pairs of each folder."""
     if section.get('sources') is None:
-        return [_pairs_of(section)]
+        return [_pairs_of(section, every_file)]
     return [_pairs_of(source) for source in sources_of(section)]
 
 
-def _pairs_of(section: Mapping[str, Any]) -> list[Pair]:
+def _pairs_of(section: Mapping[str, Any], every_file: bool = False) -> list[Pair]:
     """The pairs of one folder."""
-    pairs = _inputs_and_targets(section)
+    pairs = _inputs_and_targets(section, every_file)
     root = section.get('dataroot_label')
     if not root:
         return pairs
@@ -119,7 +120,7 @@ def _pairs_of(section: Mapping[str, Any]) -> list[Pair]:
     return [replace(pair, label=labels[name]) for pair, name in zip(pairs, names, strict=True)]
 
 
-def _inputs_and_targets(section: Mapping[str, Any]) -> list[Pair]:
+def _inputs_and_targets(section: Mapping[str, Any], every_file: bool) -> list[Pair]:
     gt_root, lq_root = section.get('dataroot_gt'), section.get('dataroot_lq')
     if not gt_root:
         raise UserError(f'{_name(section)}: dataroot_gt is missing: name the folder of the clean images')
@@ -131,7 +132,7 @@ def _inputs_and_targets(section: Mapping[str, Any]) -> list[Pair]:
     if section.get('meta_info_file'):
         targets = _listed_images(Path(gt_root), Path(section['meta_info_file']))
     else:
-        targets = folder_images(gt_root, recursive=bool(section.get('recursive')))
+        targets = folder_images(gt_root, bool(section.get('recursive')), every_file)
     if not lq_root:
         return [Pair(str(path), None) for path in targets]
 
@@ -139,7 +140,7 @@ def _inputs_and_targets(section: Mapping[str, Any]) -> list[Pair]:
         folders = sorted({path.parent.relative_to(gt_root) for path in targets})
         found = [path for folder in folders for path in folder_images(Path(lq_root) / folder)]
     else:
-        found = folder_images(lq_root, recursive=bool(section.get('recursive')))
+        found = folder_images(lq_root, bool(section.get('recursive')), every_file)
     inputs = {str(path.relative_to(lq_root).with_suffix('')): path for path in found}
     wanted = {path: str(path.relative_to(gt_root).parent / template.format(path.stem)) for path in targets}
     missing = [str(path.relative_to(gt_root)) for path, name in wanted.items() if name not in inputs]
@@ -267,12 +268,13 @@ class PairSource:
         return read_lmdb(self._sources[source][root], name) if self._lmdb[source] else read_file(name)
 
 
-def folder_images(folder: str | Path, recursive: bool = False) -> list[Path]:
+def folder_images(folder: str | Path, recursive: bool = False, every_file: bool = False) -> list[Path]:
     """The image files of a folder, sorted by name; hidden files and files of other kinds are passed over.
 
     Args:
         folder: to look into.
         recursive: whether folders below it count as well, links to folders included.
+        every_file: whether files of any suffix count, as BasicSR's data sets have it.
 
     Raises:
         UserError: for a missing folder, one without images, or two images that differ in their suffix only.
@@ -282,9 +284,15 @@ def folder_images(folder: str | Path, recursive: bool = False) -> list[Path]:
         raise UserError(no_folder(folder))
     below = files_below(folder) if recursive else folder.iterdir()
     images = sorted(
-        (p for p in below if p.suffix.lower() in FORMATS and not p.name.startswith('.') and p.is_file()),
+        (
+            p
+            for p in below
+            if (every_file or p.suffix.lower() in FORMATS) and not p.name.startswith('.') and p.is_file()
+        ),
         key=lambda path: path.relative_to(folder).parts,
     )
+    if not images and every_file:
+        raise UserError(f'{folder}: no images in this folder')
     if not images:
         deeper = not recursive and any(p.suffix.lower() in FORMATS for p in files_below(folder))
         hint = '; folders below it have some: recursive: true' if deeper else ''

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,6 +42,30 @@ def decode_pixels(data: bytes, name: str) -> NDArray[np.uint8] | NDArray[np.floa
         return plain
     image = decode_image(data, name=name)
     return np.rint(image.rgb * 255).astype(np.uint8) if image.bits == 8 else image.rgb
+
+
+_OPENCV_ALONE = re.compile(rb'P[1-7]\s|\x59\xa6\x6a\x95|#\?(RADIANCE|RGBE)')
+"""How files begin that OpenCV makes pictures of and nothing here does: PNM and PAM, Sun raster, Radiance."""
+
+
+def opencv_pixels(data: bytes, name: str, flags: int = cv2.IMREAD_COLOR) -> NDArray[Any] | None:
+    """The pixels of a file in a format that BasicSR reads through OpenCV, and this package does not; None for others.
+
+    Args:
+        flags: OpenCV's, for what is returned.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not _OPENCV_ALONE.match(data):
+        return None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise UserError(f'{name}: is a damaged or truncated image')
+    return np.asarray(pixels)
 
 
 def whole_pixels(data: bytes) -> NDArray[np.uint8] | None:

@@ -65,6 +65,7 @@ LISTED = 'PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC or JPEG 2000'
 _REFUSED = (  # offset, bytes, what it is
     (0, b'v/1\x01', 'an OpenEXR picture of floating-point values; save it as a 16-bit PNG or TIFF first'),
     (0, b'#?RADIANCE', 'a Radiance picture of floating-point values; save it as a 16-bit PNG or TIFF first'),
+    *((0, b'P%d\n' % kind, 'a PNM picture (.ppm, .pgm, .pbm); save it as PNG first') for kind in range(1, 8)),
     (0, b'PF\n', 'a PFM picture of floating-point values; save it as a 16-bit PNG or TIFF first'),
     (0, b'\xff\x0a', 'a JPEG XL picture, which is not supported; save it as PNG or JPEG first'),
     (4, b'JXL ', 'a JPEG XL picture, which is not supported; save it as PNG or JPEG first'),

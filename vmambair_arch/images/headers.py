@@ -8,16 +8,18 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+import cv2
 from PIL import Image
 
 from ..errors import UserError
 from ..files import cache_folder, replacing
+from .fast import opencv_pixels
 from .formats import FORMATS
-from .image_io import read_image
+from .image_io import read_bytes, read_image
 from .metadata import read_exif
 from .whole import JPEG, PNG
 
@@ -119,15 +121,34 @@ def _decoded(path: Path) -> Header:
     return Header(width, height, (1 if image.grey else 3) + (image.alpha is not None), image.bits)
 
 
-def read_headers(paths: Iterable[str | Path], cache: Path | None = None) -> Iterator[Header]:
+def _with_opencv(path: Path) -> Header:
+    """The header of a picture; one that OpenCV alone reads is decoded for it."""
+    header = read_header(path)
+    if not header.fault:
+        return header
+    try:
+        pixels = opencv_pixels(read_bytes(path), str(path), cv2.IMREAD_UNCHANGED)
+    except UserError as error:
+        return Header(fault=str(error).removeprefix(f'{path}: '))
+    if pixels is None:
+        return header
+    height, width, channels = (*pixels.shape, 1)[:3]
+    return Header(width, height, channels, 8 * pixels.itemsize)
+
+
+def read_headers(
+    paths: Iterable[str | Path], cache: Path | None = None, *, by_opencv: bool = False
+) -> Iterator[Header]:
     """The headers of files in their order; those that have not changed since the last time are not opened again.
 
     Args:
         paths: image files.
         cache: folder of what was read before, one file for each folder of images; default: `headers` in
             `files.cache_folder`.
+        by_opencv: whether pictures count that OpenCV alone reads, as PPM, which BasicSR's data sets take.
     """
-    shelf = _Shelf(cache or cache_folder() / 'headers')
+    folder = cache or cache_folder() / 'headers'
+    shelf = _Shelf(folder / 'opencv', _with_opencv) if by_opencv else _Shelf(folder, read_header)
     for path in paths:
         yield shelf.header(Path(path))
     shelf.write()
@@ -136,8 +157,8 @@ def read_headers(paths: Iterable[str | Path], cache: Path | None = None) -> Iter
 class _Shelf:
     """Headers by folder and file name, with the size and time of the file that they were read from."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, read: Callable[[Path], Header]) -> None:
+        self._folder, self._read_header = folder, read
         self._known: dict[Path, dict[str, list]] = {}
         self._changed: set[Path] = set()
 
@@ -153,7 +174,7 @@ class _Shelf:
         entry = self._known[folder].get(path.name)
         if entry and entry[:2] == stamp:
             return Header(*entry[2:])
-        header = read_header(path)
+        header = self._read_header(path)
         if not header.fault:  # a fault may be fixed without a trace in size and time, as a permission
             self._known[folder][path.name] = [*stamp, *astuple(header)]
             self._changed.add(folder)

@@ -233,7 +233,8 @@ def read_images_at_one_door() -> None:
     """A damaged image trains on as what libpng had made of it so far, or ends a run without its name (img_util.py:114).
 
     BasicSR's data sets get the pixels that the package's own get, from the same decoder: EXIF orientation applied, 8
-    bits a channel, damage refused by name. A read that fails is tried again first.
+    bits a channel, damage refused by name; and those of OpenCV where it alone knows the format, as of PPM. A read that
+    fails is tried again first.
 
     Can go with a BasicSR release that tests what OpenCV hands it, and names it.
     """
@@ -242,9 +243,10 @@ def read_images_at_one_door() -> None:
     from basicsr.utils import file_client, img_util
 
     from ..files import read_patiently
-    from ..images.fast import decode_pixels
+    from ..images.fast import decode_pixels, opencv_pixels
 
     original = img_util.imfrombytes
+    flags = {'color': cv2.IMREAD_COLOR, 'grayscale': cv2.IMREAD_GRAYSCALE, 'unchanged': cv2.IMREAD_UNCHANGED}
     get = file_client.FileClient.get
 
     @functools.wraps(get)
@@ -258,12 +260,15 @@ def read_images_at_one_door() -> None:
 
     @functools.wraps(original)
     def imfrombytes(content: bytes, flag: str = 'color', float32: bool = False) -> Any:
-        pixels = decode_pixels(bytes(content), getattr(content, 'name', 'image'))  # also to refuse what is damaged
-        if flag != 'color':
-            return original(content, flag, float32)
-        if pixels.dtype != np.uint8:
-            pixels = np.rint(pixels * 255).astype(np.uint8)
-        image = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        name = getattr(content, 'name', 'image')
+        image = opencv_pixels(content, name, flags[flag])
+        if image is None:
+            pixels = decode_pixels(bytes(content), name)  # also to refuse what is damaged
+            if flag != 'color':
+                return original(content, flag, float32)
+            if pixels.dtype != np.uint8:
+                pixels = np.rint(pixels * 255).astype(np.uint8)
+            image = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
         return image.astype(np.float32) / np.float32(255) if float32 else image
 
     file_client.FileClient.get = get_named

@@ -36,6 +36,8 @@ SINGLE = ('SingleImageDataset',)
 ROOTS = ('dataroot_gt', 'dataroot_lq', 'dataroot_label')
 CROPPING = (BASICSR_PAIRED, 'RealESRGANPairedDataset')
 """Data sets of BasicSR whose patches do not fit their inputs where `gt_size` is no multiple of the scale."""
+EVERY_FILE = (BASICSR_PAIRED, *SINGLE)
+"""Data sets of BasicSR that take every file of a folder for an image."""
 COLOUR_ONLY = ('RealESRGANPipelineDataset',)
 """Data sets that refuse grey images, alpha and palettes while they train."""
 
@@ -145,6 +147,7 @@ def _check_section(
         if isinstance(section.get(key), str):
             section[key] = str(Path(section[key]).expanduser())
 
+    theirs, by_opencv = kind.__module__.startswith('basicsr.'), not is_ours(kind)
     pairs, files = _files(name, section, where, report)
     dataset = None
     if not report.has(where):
@@ -153,10 +156,10 @@ def _check_section(
         if complaint:
             report.faults.append(f'{where}: {complaint}')
         elif not files:
-            files = _files_of(dataset)
+            files = _files_of(dataset, theirs)
         files += [str(path) for path in getattr(getattr(dataset, 'source', None), 'photographs', ())]
     started = time.perf_counter()
-    headers = dict(zip(files, read_headers(files), strict=True))
+    headers = dict(zip(files, read_headers(files, by_opencv=by_opencv), strict=True))
     images: list[Image] = [file for file in files if not headers[file].fault]
     for source in _folders(section):
         if _in_lmdb(source):
@@ -165,7 +168,7 @@ def _check_section(
     seconds = time.perf_counter() - started
     _check_headers(name, headers, where, report)
     if decoder is not None:
-        decoder.check(images, where, report)
+        decoder.check(images, where, report, by_opencv=by_opencv)
     _check_sizes(name, section, pairs, headers, where, report)
     if dataset is None or report.has(where):
         return None
@@ -315,18 +318,26 @@ def _files_of_source(name: str, section: Options, where: str, report: Report) ->
         before = len(report.faults)
         for root in roots:
             recursive = name in OURS_PAIRED and bool(section.get('recursive'))
-            images, complaint = errors_of(folder_images, root, recursive)
+            images, complaint = errors_of(folder_images, root, recursive, name in EVERY_FILE)
             if complaint:
                 report.faults.append(f'{where}: {complaint}')
-            files += map(str, images or ())
-            if name in (BASICSR_PAIRED, *SINGLE):
-                _check_strays(name, Path(root), where, report)
+            strays = _strays(images or ()) if name in EVERY_FILE else []
+            if strays:
+                names = some([path.name for path in strays])
+                report.faults.append(
+                    f'{where}: {root}: {names} is no image, or a damaged one; {name} would read it; move it away'
+                )
+            files += [str(path) for path in images or () if path not in strays]
         if len(report.faults) > before:
             return [], files
     if name in SINGLE:
         return [], files
     listed = name == BASICSR_PAIRED and not lmdb and section.get('meta_info_file')
-    pairs, complaint = errors_of(pairs_as_basicsr_lists_them if listed else list_pairs, section)
+    pairs, complaint = (
+        errors_of(pairs_as_basicsr_lists_them, section)
+        if listed
+        else errors_of(list_pairs, section, name in EVERY_FILE)
+    )
     if complaint:
         report.faults.append(f'{where}: {complaint}')
         return [], files
@@ -347,27 +358,24 @@ def _files_of_source(name: str, section: Options, where: str, report: Report) ->
     return pairs, [file for pair in pairs for file in (pair.gt, pair.lq, pair.label) if file]
 
 
-def _check_strays(name: str, root: Path, where: str, report: Report) -> None:
-    """BasicSR takes every file of a folder for an image."""
-    if root.is_dir():
-        strays = sorted(
-            path.name
-            for path in root.iterdir()
-            if path.is_file() and not path.name.startswith('.') and path.suffix.lower() not in FORMATS
-        )
-        if strays:
-            report.faults.append(f'{where}: {root}: {some(strays)} is not an image; {name} would read it; move it away')
+def _strays(files: Iterable[Path]) -> list[Path]:
+    """The files that are no images, of those whose suffix does not say that they are."""
+    odd = [path for path in files if path.suffix.lower() not in FORMATS]
+    return [path for path, header in zip(odd, read_headers(odd, by_opencv=True), strict=True) if header.fault]
 
 
-def _files_of(dataset: Any) -> list[str]:
-    """The files that a data set has listed, where it says so as BasicSR's do: `paths` of texts or of dicts."""
+def _files_of(dataset: Any, theirs: bool) -> list[str]:
+    """The files that a data set has listed, where it says so as BasicSR's do: `paths` of texts or of dicts.
+
+    Of data sets that are not `theirs` those that are images by their names: others may read anything.
+    """
     photographs = getattr(dataset, 'photographs', None)
     if photographs is not None:
         return [str(folder.root / name) for folder in photographs.folders if not folder.lmdb for name in folder.names]
     files = []
     for entry in getattr(dataset, 'paths', None) or ():
         paths = [value for key, value in entry.items() if key.endswith('_path')] if isinstance(entry, dict) else [entry]
-        files += [path for path in paths if isinstance(path, str) and Path(path).suffix.lower() in FORMATS]
+        files += [path for path in paths if isinstance(path, str) and (theirs or Path(path).suffix.lower() in FORMATS)]
     return [file for file in files if Path(file).is_file()]
 
 

@@ -10,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 from ..data.pairs import read_file, read_lmdb
+from ..errors import UserError
+from ..files import read_patiently
+from ..images.fast import opencv_pixels
 from .report import Report
 
 Image = str | tuple[str, str]
@@ -22,12 +25,13 @@ class Decoder:
     def __init__(self) -> None:
         self._complaints: dict[Image, str] = {}
 
-    def check(self, images: Iterable[Image], where: str, report: Report) -> None:
+    def check(self, images: Iterable[Image], where: str, report: Report, *, by_opencv: bool = False) -> None:
         """A fault for each image that cannot be decoded, with a bar on stderr where that is a terminal.
 
         Args:
             images: what a data section names.
             where: its place, for messages.
+            by_opencv: whether it may be OpenCV alone that knows the format.
         """
         images = list(dict.fromkeys(images))
         left = [image for image in images if image not in self._complaints]
@@ -40,11 +44,19 @@ class Decoder:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        bad = [self._complaints[image] for image in images if self._complaints[image]]
-        report.faults.extend(f'{where}: {complaint}' for complaint in bad)
+        bad = [image for image in images if self._complaints[image]]
+        bad = [image for image in bad if not (by_opencv and _opencv_reads(image))]
+        report.faults.extend(f'{where}: {self._complaints[image]}' for image in bad)
         if not bad:
             seconds = time.perf_counter() - started
             report.facts.append(f'{where}: {len(images)} images decoded in {seconds:.1f} s, all of them whole')
+
+
+def _opencv_reads(image: Image) -> bool:
+    try:
+        return isinstance(image, str) and opencv_pixels(read_patiently(image), image) is not None
+    except UserError:
+        return False
 
 
 def _complaint(image: Image) -> str:
