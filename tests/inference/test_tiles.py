@@ -240,3 +240,10 @@ def test_a_network_that_returns_its_input_has_it_unchanged():
     before = image.clone()
     tiles.run_in_tiles(lambda x: x, image).mul_(0)
     assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize('network', [torch.nn.Identity(), lambda x: x[:, :, ::2], lambda x: x.detach()])
+def test_a_network_that_takes_no_memory_takes_that_of_the_picture(network):
+    """There is always a largest picture: one divides by these figures."""
+    assert tiles.memory_per_pixel(network, torch.device('cpu')) == 3 * 4
+    assert tiles.elements_per_pixel(network, torch.device('cpu')) == 3

@@ -663,6 +663,14 @@ def test_damaged_frames_are_counted(tmp_path, monkeypatch):
     assert any(note.startswith('6 frames of a.mp4 are damaged') for note in unchanged(source, tmp_path / 'b.mkv'))
 
 
+def test_a_network_that_hands_its_pictures_on(tmp_path):
+    """There is nothing to measure of it, and frames are many enough that it is measured."""
+    source = make(tmp_path / 'a.mp4', size=(96, 160))
+    report = restore_files(source, tmp_path / 'b.mp4', Restorer(torch.nn.Identity()))
+    assert report.failed == []
+    assert len(probe(tmp_path / 'b.mp4')['times']) == 6
+
+
 @pytest.mark.parametrize('cover', ['a frame', 'attached', 'after', 'alone'])
 def test_a_cover_is_not_the_film(tmp_path, cover):
     """It is a stream of pictures as well, and may be the first."""

@@ -178,18 +178,22 @@ def tile_that_fits(height: int, width: int, pixels: float) -> int | None:
 
 
 def memory_per_pixel(network: Network, device: torch.device) -> float:
-    """Bytes of working memory that the network takes for each input pixel, measured on PROBE x PROBE noise."""
+    """Bytes of working memory that the network takes for each input pixel, measured on PROBE x PROBE noise.
+
+    At least those of the picture, for networks that hand it on.
+    """
     image = torch.rand(1, 3, PROBE, PROBE, device=device)
     if image.is_cuda:
         network(image)  # kernels are compiled and chosen
-    return peak_memory(network, image) / PROBE**2
+    return max(peak_memory(network, image), image.nbytes) / PROBE**2
 
 
 def elements_per_pixel(network: Network, device: torch.device) -> float:
     """Elements of the largest tensor in the network for each input pixel, found on PROBE x PROBE noise."""
+    image = torch.rand(1, 3, PROBE, PROBE, device=device)
     with _Widest() as widest:
-        network(torch.rand(1, 3, PROBE, PROBE, device=device))
-    return widest.elements / PROBE**2
+        network(image)
+    return max(widest.elements, image.numel()) / PROBE**2
 
 
 def peak_memory(network: Network, image: Tensor) -> int:
