@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import gzip
-import importlib.util
 import os
 import re
-import shutil
 
 import cv2
 import numpy as np
@@ -19,13 +17,6 @@ from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.errors import UserError
 from vmambair_arch.inference.browser import RUNTIME, WASM, page, runtime_files
 from vmambair_arch.inference.export import export
-
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-MISSING = [] if importlib.util.find_spec('playwright') else ['playwright']
-MISSING += [] if CHROMIUM else ['chromium']
-needs_browser = pytest.mark.skipif(
-    bool(MISSING) and not os.environ.get('VMAMBAIR_BROWSER_TESTS'), reason=f'not installed: {", ".join(MISSING)}'
-)
 
 STAND_IN = """
 export const env = { wasm: {} };
@@ -87,16 +78,6 @@ def test_what_a_page_cannot_be_made_of_is_said_and_nothing_is_written(tmp_path, 
     assert not target.parent.exists()
     assert cli.main(['export', str(tmp_path / 'a.pth'), str(target), '--runtime', str(runtime)]) == 0
     assert held(target.read_text(encoding='utf-8'), 'wasm') == bytes(range(256))
-
-
-@pytest.fixture(scope='module')
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        yield browser
-        browser.close()
 
 
 class Tab:
@@ -171,7 +152,6 @@ def tab(browser, runtime):
         made.tab.context.close()
 
 
-@needs_browser
 @pytest.mark.parametrize('size', [(1, 1), (300, 400)])
 @pytest.mark.parametrize('wait', [0, 250])
 def test_the_page_says_what_it_did_when_it_has_done_it(tab, wait, size):
@@ -183,7 +163,6 @@ def test_the_page_says_what_it_did_when_it_has_done_it(tab, wait, size):
     assert (picture == RED).all()
 
 
-@needs_browser
 @pytest.mark.parametrize('first', ['choose', 'drop'])
 @pytest.mark.parametrize('second', ['choose', 'drop'])
 def test_another_size_is_of_the_picture_that_came_last(tab, first, second):
@@ -201,7 +180,6 @@ def test_another_size_is_of_the_picture_that_came_last(tab, first, second):
     assert tab.restored()[0] == 'red_restored.png'
 
 
-@needs_browser
 @pytest.mark.parametrize('way', ['choose', 'drop', 'size'])
 def test_what_is_asked_for_meanwhile_waits_for_its_turn(tab, way):
     tab = tab()
@@ -219,7 +197,6 @@ def test_what_is_asked_for_meanwhile_waits_for_its_turn(tab, way):
     assert picture.shape == ((400, 600, 3) if way == 'size' else (30, 40, 3))
 
 
-@needs_browser
 def test_what_a_browser_cannot_hold_is_refused_before_the_work(tab):
     tab = tab(scale=4, fault='if (w > 480) throw new Error("it was not")')
     tab.tab.select_option('#side', '100000')
@@ -229,7 +206,6 @@ def test_what_a_browser_cannot_hold_is_refused_before_the_work(tab):
     assert tab.restored()[1].shape == (4, 1920, 3)
 
 
-@needs_browser
 def test_a_result_that_cannot_be_written_is_said(tab):
     tab = tab()
     tab.tab.evaluate('() => { HTMLCanvasElement.prototype.toBlob = done => done(null) }')
@@ -237,7 +213,6 @@ def test_a_result_that_cannot_be_written_is_said(tab):
     tab.says('not work: 40 x 30 is too large for this browser')
 
 
-@needs_browser
 @pytest.mark.parametrize(
     ('fault', 'said'),
     [
@@ -257,7 +232,6 @@ def test_a_network_that_fails_is_said_and_the_page_lives(tab, fault, said):
         tab.tab.evaluate('document.getElementById("status").textContent = ""')
 
 
-@needs_browser
 def test_a_file_that_is_no_picture_is_said(tab):
     tab = tab()
     tab.tab.set_input_files('#file', tab.folder / 'a.html')
@@ -267,35 +241,30 @@ def test_a_file_that_is_no_picture_is_said(tab):
 
 
 @pytest.mark.slow
-def test_a_browser_restores_what_onnxruntime_restores(tmp_path):
+def test_a_browser_restores_what_onnxruntime_restores(browser, tmp_path):
     """From the same weights in half precision, with no server and no connection.
 
     ONNXRUNTIME_WEB names the folder where npm installed onnxruntime-web.
     """
     pytest.importorskip('onnx')
     onnxruntime = pytest.importorskip('onnxruntime')
-    playwright = pytest.importorskip('playwright.sync_api')
     folder = os.environ.get('ONNXRUNTIME_WEB')
-    if not CHROMIUM or not folder:
-        pytest.skip('needs chromium and ONNXRUNTIME_WEB')
+    if not folder:
+        pytest.skip('needs ONNXRUNTIME_WEB')
     torch.manual_seed(0)
     network = VmambaIR.from_preset('light', scale=2).eval()
     export(network, tmp_path / 'a.html', runtime=folder)
     picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     cv2.imwrite(str(tmp_path / 'a.png'), picture[..., ::-1])
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        tab = browser.new_context(offline=True).new_page()
-        tab.goto((tmp_path / 'a.html').as_uri())
-        tab.set_input_files('#file', tmp_path / 'a.png')
-        tab.wait_for_function('!busy && !/Choose/.test(document.getElementById("status").textContent)')
-        assert '70 x 50 in' in tab.text_content('#status')
-        tab.wait_for_selector('#save:not([hidden])')
-        read = (
-            'fetch(document.getElementById("save").href).then(r => r.arrayBuffer()).then(b => [...new Uint8Array(b)])'
-        )
-        saved = np.array(tab.evaluate(read), np.uint8)
-        browser.close()
+    tab = browser.new_context(offline=True).new_page()
+    tab.goto((tmp_path / 'a.html').as_uri())
+    tab.set_input_files('#file', tmp_path / 'a.png')
+    tab.wait_for_function('!busy && !/Choose/.test(document.getElementById("status").textContent)')
+    assert '70 x 50 in' in tab.text_content('#status')
+    tab.wait_for_selector('#save:not([hidden])')
+    read = 'fetch(document.getElementById("save").href).then(r => r.arrayBuffer()).then(b => [...new Uint8Array(b)])'
+    saved = np.array(tab.evaluate(read), np.uint8)
+    tab.context.close()
     restored = cv2.imdecode(saved, cv2.IMREAD_COLOR)[..., ::-1].astype(np.int32)
     export(network, tmp_path / 'a.onnx', half=True)
     image = np.float32(picture.transpose(2, 0, 1)[None]) / 255
