@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from vmambair_arch.data.paired_progressive_dataset import PairedProgressiveDataset
-from vmambair_arch.models.optimizers import OPTIMIZERS
+from vmambair_arch.models.optimizers import OPTIMIZERS, evaluated
 from vmambair_arch.models.real_world import missing_codecs
 
 from test_real_world import batch as photographs  # isort: skip
@@ -269,18 +269,78 @@ def test_a_further_average_is_validated_where_the_options_ask_for_it(build, opti
         model.test()
 
 
-def test_validation_and_saving_leave_a_schedule_free_run_as_it_was(build, options):
-    pytest.importorskip('schedulefree')
-    optim = {'type': 'AdamWScheduleFree', 'lr': 1e-3}
-    del options['val']
-    options['train']['scheduler'] = {'type': 'MultiStepLR', 'milestones': [4], 'gamma': 0.5}
-    model = build(optim_g=optim, ema_decay=0)
-    run(model, 1, 3)
-    trained = {name: p.detach().clone() for name, p in model.net_g.named_parameters()}
-    model.save(0, 3)
-    saved = torch.load(f'{options["path"]["models"]}/net_g_3.pth', weights_only=True)['params']
-    assert all(torch.allclose(p, trained[name], atol=1e-6) for name, p in model.net_g.named_parameters())
-    assert any(not torch.allclose(saved[name], p, atol=1e-6) for name, p in trained.items()), 'the average is saved'
+SCHEDULE_FREE = [
+    {'type': 'AdamWScheduleFree', 'lr': 1e-2, 'warmup_steps': 2},
+    {'type': 'AdamWScheduleFree', 'lr': 1e-3, 'betas': [0.95, 0.99], 'weight_decay': 0.1},
+    {'type': 'RAdamScheduleFree', 'lr': 1e-3},
+    {'type': 'SGDScheduleFree', 'lr': 1e-2},
+]
+
+
+def schedule_free(build, options, optim):
+    if optim['type'] not in OPTIMIZERS:
+        pytest.skip('schedulefree is not installed')
+    options.pop('val', None)
+    return build(optim_g=optim, ema_decay=0, scheduler={'type': 'MultiStepLR', 'milestones': [99], 'gamma': 0.5})
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.net_g.named_parameters()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize('optim', SCHEDULE_FREE, ids=lambda optim: f'{optim["type"]}-{optim["lr"]}')
+def test_validation_and_saving_leave_a_schedule_free_run_as_it_was(build, options, optim):
+    model = schedule_free(build, options, optim)
+    run(model, 1, 7)
+    trained = weights(model)
+    model.save(0, 7)
+    saved = torch.load(f'{options["path"]["models"]}/net_g_7.pth', weights_only=True)['params']
+    assert same(weights(model), trained)
+    assert not same({name: saved[name] for name in trained}, trained), 'the average is saved'
+    with pytest.raises(KeyError), evaluated(model.optimizers):  # a validation that fails
+        assert same(weights(model), {name: saved[name] for name in trained})
+        raise KeyError
+    assert same(weights(model), trained)
+    run(model, 8, 8)
+    assert not same(weights(model), trained), 'it cannot go on'
+
+
+@pytest.mark.parametrize('optim', SCHEDULE_FREE, ids=lambda optim: f'{optim["type"]}-{optim["lr"]}')
+@pytest.mark.parametrize('saved_at', [1, 4, 7])
+def test_a_schedule_free_run_that_was_saved_once_ends_as_one_that_never_was(build, options, optim, saved_at):
+    """A signal, or a best network, saves where the undisturbed run does not."""
+    undisturbed = schedule_free(build, options, optim)
+    run(undisturbed, 1, 9)
+    first = schedule_free(build, options, optim)
+    run(first, 1, saved_at, save_at=saved_at)
+    options['path']['pretrain_network_g'] = f'{options["path"]["models"]}/net_g_{saved_at}.pth'
+    resumed = schedule_free(build, options, optim)
+    resumed.resume_training(torch.load(f'{options["path"]["training_states"]}/{saved_at}.state', weights_only=True))
+    assert same(weights(resumed), weights(first))
+    run(resumed, saved_at + 1, 9)
+    assert same(weights(resumed), weights(undisturbed))
+
+
+@pytest.mark.parametrize('change', ['of an older version', 'of a network that starts afresh'])
+def test_a_schedule_free_run_goes_on_without_its_point(build, options, change):
+    first = schedule_free(build, options, SCHEDULE_FREE[0])
+    run(first, 1, 4, save_at=4)
+    state = torch.load(f'{options["path"]["training_states"]}/4.state', weights_only=True)
+    options['path']['pretrain_network_g'] = f'{options["path"]["models"]}/net_g_4.pth'
+    if change == 'of an older version':
+        del state['points']
+    else:
+        options['path']['ignore_resume_networks'] = ['network_g']
+        del options['path']['pretrain_network_g']
+    resumed = schedule_free(build, options, SCHEDULE_FREE[0])
+    resumed.resume_training(state)
+    close = [torch.allclose(p, weights(first)[name], atol=1e-6) for name, p in weights(resumed).items()]
+    assert all(close) is (change == 'of an older version')
+    run(resumed, 5, 6)
 
 
 def test_the_rows_that_the_documentation_names_are_here():

@@ -133,8 +133,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     ),
     'ranks without numbers': (altered(lambda s: s.update(ranks=[{}])), {}, 'ranks are incomplete'),
     'kinds of another number': (altered(lambda s: s.update(kinds=[])), {}, 'kinds are incomplete'),
+    'points of another number': (altered(lambda s: s.update(points=[])), {}, 'points are incomplete'),
+    'points of other parameters': (altered(lambda s: s.update(points=[[torch.ones(1)]])), {}, 'points are incomplete'),
+    'points None': (altered(lambda s: s.update(points=[None])), {}, 'points are incomplete'),
     'more optimizers than networks': (
-        altered(lambda s: s.update(optimizers=s['optimizers'] * 2, kinds=None)),
+        altered(lambda s: s.update(optimizers=s['optimizers'] * 2, kinds=None, points=None)),
         {},
         OTHER,
     ),

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -177,22 +177,47 @@ def settings(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [{key: value for key, value in group.items() if key in names} for group in optimizer.param_groups]
 
 
-def _switches(optimizers: Sequence[Optimizer], name: str) -> list[Callable[[], None]]:
-    return [getattr(o, name) for o in optimizers if hasattr(o, 'train') and hasattr(o, 'eval')]
+def _schedule_free(optimizer: Optimizer) -> bool:
+    """Whether an optimiser has one point for gradients and another to evaluate (arXiv 2405.15682)."""
+    return hasattr(optimizer, 'train') and hasattr(optimizer, 'eval')
 
 
-def training(optimizers: Sequence[Optimizer]) -> None:
-    """Turn schedule-free optimisers (arXiv 2405.15682) to the point at which gradients are taken."""
-    for switch in _switches(optimizers, 'train'):
-        switch()
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group['params']]
+
+
+def training(optimizers: Sequence[Optimizer], points: Sequence[Sequence[Tensor]] = ()) -> None:
+    """Turn schedule-free optimisers to the point at which gradients are taken.
+
+    Args:
+        optimizers: others are left alone.
+        points: for each optimiser what `evaluated` gave, the very point; computed, it differs in the last bits. None
+            at all, or none for an optimiser: it is computed.
+    """
+    for i, optimizer in enumerate(optimizers):
+        if _schedule_free(optimizer):
+            cast(Any, optimizer).train()
+            if i < len(points) and points[i]:
+                with torch.no_grad():
+                    for parameter, value in zip(_parameters(optimizer), points[i], strict=True):
+                        parameter.copy_(value)
 
 
 @contextmanager
-def evaluated(optimizers: Sequence[Optimizer]) -> Iterator[None]:
-    """Inside, the parameters of schedule-free optimisers are the average that is evaluated and saved."""
-    for switch in _switches(optimizers, 'eval'):
-        switch()
+def evaluated(optimizers: Sequence[Optimizer]) -> Iterator[list[list[Tensor]]]:
+    """Inside, the parameters of schedule-free optimisers are the average that is evaluated and saved. Afterwards they
+    are, to the last bit, what they were.
+
+    Yields:
+        For each optimiser copies of its parameters as they are trained; none for one that is not schedule-free.
+    """
+    points: list[list[Tensor]] = []
+    for optimizer in optimizers:
+        points.append([p.detach().clone() for p in _parameters(optimizer)] if _schedule_free(optimizer) else [])
+    for optimizer in optimizers:
+        if _schedule_free(optimizer):
+            cast(Any, optimizer).eval()
     try:
-        yield
+        yield points
     finally:
-        training(optimizers)
+        training(optimizers, points)

@@ -170,10 +170,24 @@ def _incomplete(state: Any) -> str:
     kinds = state.get('kinds')
     if kinds is not None and (not isinstance(kinds, list) or len(kinds) != len(state['optimizers'])):
         return 'kinds are incomplete'
+    points = state.get('points')
+    if points is not None and not _are_points(points, state['optimizers']):
+        return 'points are incomplete'
     ranks = state.get('ranks') or []
     if not isinstance(ranks, list) or not all(isinstance(rank, Mapping) and 'rng' in rank for rank in ranks):
         return 'ranks are incomplete'
     return ''
+
+
+def _are_points(points: Any, optimizers: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether `points` has for each optimiser nothing, or one tensor for each of its parameters."""
+    if not isinstance(points, list) or len(points) != len(optimizers):
+        return False
+    counts = [sum(len(group['params']) for group in saved['param_groups']) for saved in optimizers]
+    return all(
+        isinstance(point, list) and len(point) in (0, count) and all(isinstance(value, Tensor) for value in point)
+        for point, count in zip(points, counts, strict=True)
+    )
 
 
 def _networks(path: Path, labels: Sequence[str], iteration: int, own: Path) -> dict[str, Path]:

@@ -554,10 +554,10 @@ class VmambaIRModel(SRModel):
 
     def _write(self, name: int | str, ranks: list[dict[str, Any]] | None = None) -> None:
         """The networks, and with `ranks` a state: all ranks together, of which the first writes."""
-        with evaluated(self.optimizers):  # rounds on all ranks, whose weights must stay the same
-            if self.opt['rank'] == 0:
+        if self.opt['rank'] == 0:
+            with evaluated(self.optimizers) as points:
                 networks = self.networks_to_save()
-                state = self._state(int(name), ranks, networks) if ranks is not None else None
+                state = self._state(int(name), ranks, networks, points) if ranks is not None else None
                 self.checkpoints.write(name, networks, state, self._best())
 
     def _best(self) -> set[int]:
@@ -617,7 +617,11 @@ class VmambaIRModel(SRModel):
         return f'saved iteration {iteration}{half}; go on with --auto_resume'
 
     def _state(
-        self, current_iter: int, ranks: list[dict[str, Any]], networks: dict[str, dict[str, Any]]
+        self,
+        current_iter: int,
+        ranks: list[dict[str, Any]],
+        networks: dict[str, dict[str, Any]],
+        points: list[list[Tensor]],
     ) -> dict[str, Any]:
         return {
             'epoch': self._epoch,
@@ -625,6 +629,7 @@ class VmambaIRModel(SRModel):
             'networks': {label: digest(content['params']) for label, content in networks.items()},
             'kinds': [type(optimizer).__name__ for optimizer in self.optimizers],
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'points': points,  # of schedule-free optimisers: the networks that are saved are averages
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'scaler': self.scaler.state_dict(),
             'best_metric_results': self.best_metric_results,
@@ -648,7 +653,11 @@ class VmambaIRModel(SRModel):
         for optimizer, wanted in zip(self.optimizers, groups, strict=True):
             for group, values in zip(optimizer.param_groups, wanted, strict=True):
                 group.update(values)
-        training(self.optimizers)  # states are saved at the average of a schedule-free optimiser
+        # States are saved at the average of a schedule-free optimiser. One of an older version has no points, and the
+        # point of a network that starts afresh is another.
+        fresh = self.opt['path'].get('ignore_resume_networks') or ()
+        points = zip(self.labels, resume_state.get('points') or [], strict=False)
+        training(self.optimizers, [[] if f'network_{label}' in fresh else point for label, point in points])
         self.current_iter, self._epoch = resume_state['iter'], resume_state['epoch']
         self._networks_at = self.current_iter
         if resume_state.get('scaler'):  # empty where it was saved without fp16
