@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from vmambair_arch.errors import UserError, guard, nearest, no_folder, one_line
+from vmambair_arch.errors import UserError, guard, nearest, no_folder, one_line, signals_held
 
 
 class BadData(Dataset):
@@ -114,6 +115,79 @@ def default_handler():
 def test_what_a_library_makes_of_a_signal_is_still_the_signal(capsys):
     assert guard(unwinding_badly) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == 'vmambair: ended by SIGTERM\n'
+
+
+class Heard(BaseException):
+    """Of no library's business, as `Stopped` and KeyboardInterrupt are."""
+
+
+def hear(number: int, frame: object) -> None:
+    raise Heard(number)
+
+
+STOPPING = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
+
+
+@pytest.fixture(params=STOPPING, ids=lambda number: number.name)
+def heard(request):
+    """The number of a signal that raises `Heard` meanwhile."""
+    before = signal.signal(request.param, hear)
+    yield request.param
+    signal.signal(request.param, before)
+
+
+def held(number: int, times: int, done: list[int]) -> None:
+    """Send a signal so often while it is held, and note each time that it did not come."""
+    with signals_held():
+        for i in range(times):
+            os.kill(os.getpid(), number)
+            done.append(i)
+
+
+@pytest.mark.parametrize(('times', 'waited'), [(1, [0]), (2, [0, 1]), (3, [0, 1])])
+def test_held_signals_come_once_and_at_the_end_but_for_the_third(heard, times, waited):
+    done = []
+    with pytest.raises(Heard) as caught:
+        held(heard, times, done)
+    assert (done, caught.value.args) == (waited, (heard,))
+    assert signal.getsignal(heard) is hear
+
+
+@pytest.mark.parametrize('handler', [signal.SIG_DFL, signal.SIG_IGN])
+@pytest.mark.parametrize('number', STOPPING, ids=lambda number: number.name)
+def test_signals_that_raise_nothing_are_not_held(number, handler):
+    before = signal.signal(number, handler)
+    try:
+        with signals_held():
+            assert signal.getsignal(number) == handler
+    finally:
+        signal.signal(number, before)
+
+
+def test_an_error_comes_before_no_signal_and_outside_the_main_thread_nothing_is_held(heard):
+    with pytest.raises(KeyError), signals_held():
+        raise KeyError
+    assert signal.getsignal(heard) is hear
+    inside = []
+
+    def run() -> None:
+        with signals_held():
+            inside.append(signal.getsignal(heard))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert inside == [hear]
+
+
+@pytest.mark.parametrize('text', ['raise KeyboardInterrupt', 'import x_that_is_interrupted'])
+def test_ctrl_c_in_an_exec_of_text_ends_with_its_code(tmp_path, text):
+    """Python noted it, and ended itself by SIGINT instead: -2 for who started it, where 130 is documented."""
+    (tmp_path / 'x_that_is_interrupted.py').write_text('raise KeyboardInterrupt')
+    program = f'import sys\nfrom vmambair_arch.errors import guard\nsys.exit(guard(lambda: exec({text!r})))'
+    (tmp_path / 'program.py').write_text(program)
+    done = subprocess.run([sys.executable, '-m', 'program'], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, 'vmambair: interrupted\n')
 
 
 def test_a_folder_whose_name_the_locale_has_no_letters_for_is_not_said_to_be_missing(monkeypatch):

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 _CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029]')
 _TRACEBACK = 'Traceback (most recent call last)'
@@ -104,6 +105,38 @@ def signals_unwind() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+_PATIENCE = 3
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Inside, SIGTERM, SIGHUP and Ctrl-C wait, and come at the end. For what torch calls back from C++, as its modes
+    of tensors without memory do: an exception there ends the process with SIGABRT, or is swallowed.
+
+    The third does not wait. Outside the main thread, which alone has signals, nothing is held.
+    """
+    held: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def hold(number: int, frame: object) -> None:
+        held.append(number)
+        if len(held) >= _PATIENCE:
+            previous[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ('SIGTERM', 'SIGHUP', 'SIGINT'):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and callable(signal.getsignal(number)):
+                previous[number] = signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if held and len(held) < _PATIENCE:
+            signal.raise_signal(held[0])
+
+
 def write_any_letter() -> None:
     """What the locale has no letters for is written as its code: it must not end a run, nor a help text. A stream that
     the caller closed (`>&-`) is one to nowhere."""
@@ -184,5 +217,8 @@ def guard(run: Callable[[], int | None]) -> int:
         )
         return 2
     except KeyboardInterrupt:
+        # One that came through an exec of text, as of a dataclass, is noted by Python, which ends itself by SIGINT for
+        # it instead of returning our code; the next exec forgets it.
+        exec('')
         sys.stderr.write('vmambair: interrupted\n')
         return 130

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -172,6 +175,27 @@ def test_memory_is_measured():
         return wide[:, :3].clone()
 
     assert 1200 <= tiles.memory_per_pixel(network, torch.device('cpu')) <= 1300
+
+
+def test_a_signal_while_memory_is_measured_is_not_swallowed(monkeypatch):
+    """It was where it came as a tensor was given back."""
+    freed = tiles._PeakMemory._freed
+
+    def interrupted(memory, *args):
+        if not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        freed(memory, *args)
+
+    sent = []
+    monkeypatch.setattr(tiles._PeakMemory, '_freed', interrupted)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tiles.memory_per_pixel(lambda x: (x + 1) * 2, torch.device('cpu'))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sent
 
 
 def test_the_widest_tensor_is_found_wherever_it_is_in_the_network():

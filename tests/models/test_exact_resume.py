@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -301,9 +302,9 @@ def test_validation_and_saving_leave_a_schedule_free_run_as_it_was(build, option
     saved = torch.load(f'{options["path"]["models"]}/net_g_7.pth', weights_only=True)['params']
     assert same(weights(model), trained)
     assert not same({name: saved[name] for name in trained}, trained), 'the average is saved'
-    with pytest.raises(KeyError), evaluated(model.optimizers):  # a validation that fails
+    with suppress(KeyError), evaluated(model.optimizers):
         assert same(weights(model), {name: saved[name] for name in trained})
-        raise KeyError
+        raise KeyError('a validation that fails')
     assert same(weights(model), trained)
     run(model, 8, 8)
     assert not same(weights(model), trained), 'it cannot go on'

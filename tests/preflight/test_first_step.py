@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from experiment import write_image
+from torch._subclasses.fake_tensor import FakeTensor
 
+from vmambair_arch.errors import Stopped
 from vmambair_arch.models.vmambair_model import VmambaIRModel
+from vmambair_arch.preflight.first_step import try_network
+from vmambair_arch.preflight.resources import _activations
 
 OURS = {'model_type': 'VmambaIRModel'}
 PAIRED = {**OURS, 'datasets__train__type': 'PairedProgressiveDataset'}
@@ -170,3 +178,76 @@ def test_a_target_that_bicubic_reduces_to_nothing(check, workplace):
         datasets__val__type='PairedValidationDataset',
     ).faults
     assert [fault for fault in faults if 'tiny.png is 9x3' in fault and 'smaller than one pixel at scale 4' in fault]
+
+
+class Signalled(torch.nn.Module):
+    """Sends its own process a signal, once, where the network is tried on tensors without memory."""
+
+    number = signal.SIGTERM
+    passed: ClassVar[list[bool]] = []
+
+    def __init__(self, where: str = 'forward') -> None:
+        super().__init__()
+        self.where = where
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        if where == 'constructor':
+            self.send(self.weight)
+
+    def send(self, tensor: torch.Tensor) -> None:
+        if isinstance(tensor, FakeTensor) or torch._guards.detect_fake_mode() is not None:
+            os.kill(os.getpid(), self.number)
+            self.passed.append(True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.where == 'forward':
+            self.send(x)
+        if self.where == 'operator':
+            return torch.ops.signalled.scale(x * self.weight)
+        return x * self.weight
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """The network and an operator of that kind; signals raise, as in `guard`."""
+    library = torch.library.Library('signalled', 'DEF')
+    library.define('scale(Tensor x) -> Tensor')
+    library.impl('scale', torch.clone, 'CPU')
+
+    def fake(x: torch.Tensor) -> torch.Tensor:
+        os.kill(os.getpid(), Signalled.number)
+        Signalled.passed.append(True)
+        return torch.empty_like(x)
+
+    torch.library.register_fake('signalled::scale', fake, lib=library)
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Signalled', Signalled)
+    monkeypatch.setattr(Signalled, 'passed', [])
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    yield Signalled
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    library._destroy()
+
+
+def on_a_patch(section):
+    try_network(section, (1, 3, 8, 8), 0)
+
+
+def memory(section):
+    options = {'network_g': section, 'train': {}, 'scale': 1}
+    _activations(options, {'gt_size': 16, 'batch_size_per_gpu': 1})
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize('where', ['constructor', 'forward', 'operator'])
+@pytest.mark.parametrize('tried', [on_a_patch, memory])
+def test_a_signal_waits_until_no_operator_is_without_memory(signalled, monkeypatch, number, where, tried):
+    """An exception there is one in the middle of torch's C++, which may end the process with SIGABRT for it."""
+    monkeypatch.setattr(signalled, 'number', number)
+    with pytest.raises(Stopped) as stopped:
+        tried({'type': 'Signalled', 'where': where})
+    assert stopped.value.number == number
+    assert signalled.passed == [True], 'it came at once'

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from ..errors import UserError
+from ..errors import UserError, signals_held
 from ..host import freed_memory
 from ..ops.faults import is_out_of_memory, is_too_large
 
@@ -185,7 +185,8 @@ def memory_per_pixel(network: Network, device: torch.device) -> float:
     image = torch.rand(1, 3, PROBE, PROBE, device=device)
     if image.is_cuda:
         network(image)  # kernels are compiled and chosen
-    return max(peak_memory(network, image), image.nbytes) / PROBE**2
+    with signals_held():  # an exception while a tensor is given back would be swallowed
+        return max(peak_memory(network, image), image.nbytes) / PROBE**2
 
 
 def elements_per_pixel(network: Network, device: torch.device) -> float:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..errors import signals_held
 from ..models.vmambair_model import VmambaIRModel
 from .data import Data
 from .report import Report
@@ -130,7 +131,7 @@ def try_network(
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(), warnings.catch_warnings():
+    with signals_held(), FakeTensorMode(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         made, complaint = errors_of(_pass, section, shape, training)
     if complaint and (gpus or not really):  # networks for a GPU alone may do without

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..errors import signals_held
 from ..host import computes_in_bf16
 from ..inference.tiles import free_system_memory
 from ..models.ema import decays
@@ -204,7 +205,8 @@ def _activations(options: Options, section: Options, gpu: bool = False) -> float
             choose(torch.device(device), amp or torch.float32)
             choose_depthwise(torch.device(device), amp or torch.float32)
         workspace = _Workspace()
-        with FakeTensorMode(), torch.autocast(device, dtype=amp, enabled=amp is not None), workspace:
+        autocast = torch.autocast(device, dtype=amp, enabled=amp is not None)
+        with signals_held(), FakeTensorMode(), autocast, workspace:
             with torch.device(device):
                 network = ARCH_REGISTRY.get(kind)(**arguments)
                 image = torch.empty(math.ceil(batch / parts), arguments.get('inp_channels', 3), side, side)
