@@ -141,3 +141,32 @@ def test_a_scratch_folder_goes_with_whatever_ends_its_block(tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         stopped()
     assert list(tmp_path.iterdir()) == []
+
+
+RECORD = {'iter': 3, 'l_pix': 0.25}
+LINE = b'{"iter": 2, "networks": ["g"]}'
+
+
+@pytest.mark.parametrize('kept', [0, 1, 12, len(LINE) - 1, len(LINE), None])
+@pytest.mark.parametrize('tail', [b'', b'\0\0\0', 'ä'.encode()[:1]])
+def test_a_line_that_a_power_cut_ended_takes_no_other_with_it(tmp_path, kept, tail):
+    """A file system may leave zeros where the rest was to be."""
+    path = tmp_path / 'records.jsonl'
+    whole = {'iter': 1}
+    files.append_record(path, whole)
+    with path.open('ab') as file:
+        file.write((LINE[:kept] if kept is not None else LINE + b'\n') + tail)
+    for _ in range(2):
+        files.append_record(path, RECORD)
+    *found, one, other = files.read_records(path)
+    assert (one, other) == (RECORD, RECORD)
+    assert found[0] == whole
+    assert len(found) == 1 + (kept is None or (kept == len(LINE) and not tail))
+    assert b'\n\n' not in path.read_bytes()
+
+
+def test_records_that_ended_well_are_lines_without_gaps(tmp_path):
+    path = tmp_path / 'records.jsonl'
+    for i in range(3):
+        files.append_record(path, {'iter': i})
+    assert path.read_bytes() == b'{"iter": 0}\n{"iter": 1}\n{"iter": 2}\n'

@@ -240,12 +240,17 @@ def cache_folder() -> Path:
 def append_record(path: str | Path, record: Mapping[str, Any]) -> None:
     """Add one line of JSON to a file, as whole as the system writes a line; the file is made where there is none.
 
+    What a power cut left of a last line is ended first, or this one would be lost with it.
+
     Raises:
         UserError: it cannot be written (exit code 1: the work up to here is done).
     """
     try:
-        with Path(path).open('a', encoding='utf-8') as file:
-            file.write(json.dumps(record) + '\n')
+        with Path(path).open('a+b') as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            cut_off = file.read(1) not in (b'', b'\n')
+            file.write(b'\n' * cut_off + json.dumps(record).encode() + b'\n')
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})', exit_code=1) from error
 
