@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 
 import cv2
@@ -186,3 +187,39 @@ def test_what_opencv_alone_reads_is_refused_by_name_where_it_is_cut_off(tmp_path
         (tmp_path / f'a{suffix}').write_bytes(whole[:length])
         with pytest.raises(UserError, match=rf'a\{suffix}'):
             imfrombytes(FileClient('disk').get(str(tmp_path / f'a{suffix}')), float32=True)
+
+
+LOADER = """
+import sys
+from torch.utils.data import DataLoader, Dataset
+from vmambair_arch.errors import UserError, guard
+from vmambair_arch.plugin import compat, launch
+
+class Pictures(Dataset):
+    def __len__(self):
+        return 64
+    def __getitem__(self, index):
+        if index == 9:
+            raise UserError('9.png: is not an image')
+        return index
+
+if __name__ == '__main__':
+    basicsr = launch.import_basicsr()
+    from functools import partial
+    from basicsr.data import worker_init_fn
+    begin = partial(worker_init_fn, num_workers=int(sys.argv[1]), rank=0, seed=0)
+    loader = DataLoader(Pictures(), num_workers=int(sys.argv[1]), worker_init_fn=begin, persistent_workers=True)
+    batches = iter(loader)  # still there at the end, as an error keeps it
+    sys.exit(guard(lambda: list(batches)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGCHLD'), reason='this system does not tell when a process ends')
+@pytest.mark.parametrize('workers', [1, 2, 3, 5])
+def test_the_line_about_bad_data_is_the_last(tmp_path, workers):
+    """Torch's complaint that workers are killed came after it, as a traceback."""
+    (tmp_path / 'load.py').write_text(LOADER)
+    done = run('load.py', str(workers), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == 'vmambair: error: 9.png: is not an image'
+    assert 'Traceback' not in done.stderr

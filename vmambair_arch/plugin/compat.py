@@ -16,7 +16,9 @@ import logging
 import math
 import multiprocessing
 import re
+import signal
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -502,7 +504,12 @@ def let_workers_outlive_signals() -> None:
 
 
 def end_workers() -> None:
-    """At exit, multiprocessing sends SIGTERM to workers that an error left behind and waits for them: for ever here."""
+    """At exit, multiprocessing sends SIGTERM to workers that an error left behind and waits for them: for ever here.
+
+    Torch, which listens to the ends of workers, would raise an error at the first, and the others would stay.
+    """
+    if hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in multiprocessing.active_children():
         if worker.daemon:
             worker.kill()
