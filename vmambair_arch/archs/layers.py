@@ -53,7 +53,9 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     By reflection, or by repeating the border along an axis that is shorter than its pad.
     """
     h, w = x.shape[-2:]
-    for size, pad in ((w, (0, -w % multiple, 0, 0)), (h, (0, 0, 0, -h % multiple))):
+    # In whole numbers above zero alone: of a size that it does not know, torch.compile takes the remainder of no other.
+    right, below = ((multiple - size % multiple) % multiple for size in (w, h))
+    for size, pad in ((w, (0, right, 0, 0)), (h, (0, 0, 0, below))):
         if any(pad):
             x = F.pad(x, pad, mode='reflect' if max(pad) < size else 'replicate')
     return x
