@@ -13,8 +13,10 @@ from pathlib import Path
 from vmambair_arch.archs import VmambaIR
 from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.checkpoints.deepen import deepened
+from vmambair_arch.checkpoints.find import find_checkpoint
 from vmambair_arch.checkpoints.load import load_model
 from vmambair_arch.errors import UserError, guard
+from vmambair_arch.files import check_apart
 
 from .arguments import natural, positive
 
@@ -26,6 +28,7 @@ def main() -> None:
     parser.add_argument('--refinement', type=positive, required=True, metavar='N', help='refinement blocks in all')
     parser.add_argument('--seed', type=natural, default=0, help='of what the new blocks begin with')
     args = parser.parse_args()
+    check_apart(args.out, map(find_checkpoint, [args.checkpoint]))
     network = load_model(args.checkpoint)
     if not isinstance(network, VmambaIR):
         raise UserError(f'{args.checkpoint}: an {type(network).__name__} has no refinement blocks')

@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -63,6 +63,20 @@ def check_place(path: Path) -> None:
     """
     if path.exists() and not path.is_file():
         raise UserError(f'{path}: is there and is not a file; name another one')
+
+
+def check_apart(target: str | Path, sources: Iterable[Path]) -> None:
+    """Refuse to write over what is being read, under whatever name, by links as well.
+
+    Args:
+        target: the file to write.
+        sources: those that are read, which must be there; looked at only where something is at the target.
+
+    Raises:
+        UserError: the target is one of them.
+    """
+    if Path(target).exists() and any(source.samefile(target) for source in sources):
+        raise UserError(f'{target}: is the file that is read, and would be overwritten; name another one')
 
 
 def check_writable(folder: Path) -> None:

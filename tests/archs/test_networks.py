@@ -179,6 +179,50 @@ def test_padding_reflects_and_repeats() -> None:
     assert pad_to_multiple(torch.rand(1, 1, 8, 8), 8).shape == (1, 1, 8, 8)
 
 
+@pytest.mark.parametrize(
+    'scale', [2, *(pytest.param(scale, marks=pytest.mark.slow) for scale in (1, 3, 4))]
+)  # each compiles twice
+def test_a_compiled_network_takes_pictures_of_other_sizes(scale: int) -> None:
+    torch._dynamo.reset()
+    network = _network(scale=scale, num_blocks=[0, 0, 0, 0], num_refinement_blocks=0)
+    compiled = torch.compile(network, backend='aot_eager')
+    with torch.no_grad():
+        for size in ((16, 16), (13, 19), (3, 26)):
+            x = torch.rand(1, 3, *size)
+            torch.testing.assert_close(compiled(x), network(x), rtol=1e-3, atol=1e-4)
+
+
+STATES = {
+    'as it is': dict,
+    'of parameters': lambda state: {name: torch.nn.Parameter(t, t.is_floating_point()) for name, t in state.items()},
+    'in half': lambda state: {name: t.half() if t.is_floating_point() else t for name, t in state.items()},
+    'in double': lambda state: {name: t.double() if t.is_floating_point() else t for name, t in state.items()},
+    'one storage': lambda state: {name: t.clone()[None].expand(2, *t.shape)[1] for name, t in state.items()},
+}
+
+
+@pytest.mark.parametrize('inference', [False, True])
+@pytest.mark.parametrize('kind', STATES.values(), ids=STATES)
+@pytest.mark.parametrize(('cls', 'form'), [(VmambaIR, {}), (OSSNet, {'scale': 2, 'channel_fusion': 'add'})], ids=str)
+def test_a_built_network_has_parameters_of_its_own_that_train(cls: type, form: dict, kind, inference: bool) -> None:
+    with torch.inference_mode(inference):
+        state = kind(_network(cls, **form).state_dict())
+        before = {name: (t.clone(), t.requires_grad) for name, t in state.items()}
+        network = build(state)
+    network(torch.rand(1, 3, 8, 8)).sum().backward()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            assert parameter.is_leaf
+            assert parameter.dtype == torch.float32
+            parameter -= 0.1 * parameter.grad + 1
+        for buffer in network.buffers():
+            buffer += 1
+    assert {t.data_ptr() for t in state.values()}.isdisjoint(t.data_ptr() for t in network.state_dict().values())
+    for name, (value, grad) in before.items():
+        assert torch.equal(state[name], value), name
+        assert state[name].requires_grad == grad, name
+
+
 def test_a_flat_residual_at_birth() -> None:
     """An image of zeros and an untrained network: what comes out is finite and small, as the residual wants."""
     with torch.no_grad():

@@ -48,3 +48,10 @@ def test_what_cannot_be_deepened_is_a_line(network, blocks, tmp_path, monkeypatc
     assert run(monkeypatch, tmp_path / 'a.pth', tmp_path / 'b.pth', '--refinement', blocks) == 2
     assert 'refinement blocks' in capsys.readouterr().err
     assert not (tmp_path / 'b.pth').exists()
+
+
+def test_a_network_is_not_replaced_by_its_deeper_one(tmp_path, monkeypatch, capsys):
+    save_checkpoint(tmp_path / 'a.pth', VmambaIR(**SMALL))
+    assert run(monkeypatch, tmp_path / 'a.pth', tmp_path / 'a.pth', '--refinement', 2) == 2
+    assert 'would be overwritten' in capsys.readouterr().err
+    assert load_model(tmp_path / 'a.pth').config['num_refinement_blocks'] == 1

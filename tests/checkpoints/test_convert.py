@@ -17,6 +17,7 @@ from vmambair_arch.checkpoints import find as checkpoints
 from vmambair_arch.checkpoints.convert import convert, save_checkpoint
 from vmambair_arch.checkpoints.describe import describe, info
 from vmambair_arch.checkpoints.find import find_checkpoint
+from vmambair_arch.checkpoints.interpolate import interpolate
 from vmambair_arch.checkpoints.load import digest
 from vmambair_arch.errors import UserError
 
@@ -52,6 +53,24 @@ def test_a_checkpoint_explains_itself(tmp_path, network, suffix):
     text = '\n'.join(info(path))
     for expected in ('derain', 'Rain13K', '39.09', about['sha256'], 'as written', 'd_state: 4'):
         assert expected in text
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth', 'nothing'])
+def test_what_is_loaded_in_inference_mode_can_be_trained(tmp_path, tiny, suffix):
+    save_checkpoint(tmp_path / 'a.pth', tiny)
+    save_checkpoint(tmp_path / 'b.safetensors', tiny)
+    with torch.inference_mode():
+        if suffix == 'nothing':
+            networks = [load_model(tiny.state_dict()), load_model({'params': tiny.state_dict()})]
+            networks += [interpolate(tmp_path / 'a.pth', tmp_path / 'b.safetensors')[0]]
+        else:
+            save_checkpoint(tmp_path / f'c{suffix}', tiny)
+            networks = [load_model(tmp_path / f'c{suffix}'), VmambaIR.from_pretrained(tmp_path / f'c{suffix}')]
+    for network in networks:
+        network(torch.rand(1, 3, 8, 8)).sum().backward()
+        assert all(p.grad is not None for p in network.parameters())
+        torch.optim.SGD(network.parameters(), 1.0).step()
+    assert not any(p.requires_grad and p.grad is not None for p in tiny.parameters())
 
 
 def test_the_metadata_is_plain_json(tmp_path, tiny):
@@ -222,6 +241,41 @@ def test_the_commands(tmp_path, checkpoint, capsys):
     ):
         assert cli.main(bad) == 2
         assert capsys.readouterr().err.count('\n') == 1
+
+
+WRITERS = {
+    'convert': ['convert', 'a', 'TARGET'],
+    'interpolate, the first': ['interpolate', 'a', 'b.pth', '-o', 'TARGET'],
+    'interpolate, the second': ['interpolate', 'b.pth', 'a', '-o', 'TARGET'],
+    'card': ['card', 'a', '-o', 'TARGET'],
+    'entry': ['card', 'a', '--openmodeldb', '-o', 'TARGET'],
+    'export': ['export', 'a', 'TARGET'],
+}
+
+
+@pytest.mark.parametrize('arguments', WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize('name', ['same', 'absolute', 'symlink', 'hard link'])
+def test_a_checkpoint_is_not_replaced_by_what_is_made_of_it(tmp_path, tiny, monkeypatch, capsys, arguments, name):
+    monkeypatch.chdir(tmp_path)
+    suffix = '.onnx' if arguments[0] == 'export' else '.pth'
+    source = Path(f'a{suffix}')
+    for path in ('b.pth', 'c.pth'):
+        save_checkpoint(path, tiny, license='Apache-2.0')
+    Path('c.pth').rename(source)
+    target = source
+    if name == 'absolute':
+        target = tmp_path / source
+    elif name != 'same':
+        target = Path(f'link{suffix}')
+        target.symlink_to(source) if name == 'symlink' else target.hardlink_to(source)
+    before = source.read_bytes()
+    words = {'a': str(source), 'TARGET': str(target)}
+    assert cli.main([words.get(word, word) for word in arguments]) == 2
+    assert capsys.readouterr().err == (
+        f'vmambair: error: {target}: is the file that is read, and would be overwritten; name another one\n'
+    )
+    assert source.read_bytes() == before
+    assert target.samefile(source)
 
 
 @pytest.mark.parametrize('metric', ['psnr=nan', 'a/b=inf', 'a=-inf', 'a=1e999', '=3', ' =3', '=', 'a=', 'a=x', 'a=1=2'])

@@ -57,10 +57,11 @@ def configuration(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]
     return arch, config
 
 
+@torch.inference_mode(False)  # inside of it as well, parameters are those of a network that can be trained
 def build(
     state_dict: Mapping[str, Tensor], arch: str | None = None, config: Mapping[str, Any] | None = None
 ) -> Network:
-    """Build the network that a state dict belongs to and load it, in evaluation mode.
+    """Build the network that a state dict belongs to and load it, in evaluation mode. Its parameters are copies.
 
     Args:
         state_dict: parameters by name, without a prefix; fp16 or bf16 parameters are loaded as float32.
@@ -79,7 +80,10 @@ def build(
         # Without initialisation: every parameter is about to be replaced.
         with torch.device('meta'):
             network = NETWORKS[arch](**config)
-        state = {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
+        state = {
+            name: t.detach().to(torch.float32 if t.is_floating_point() else t.dtype, copy=True)
+            for name, t in state_dict.items()
+        }
         network.load_state_dict(state, strict=True, assign=True)
     except (TypeError, RuntimeError) as error:
         line = ' '.join(str(error).split())

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from ..files import replacing
+from ..files import check_apart, replacing
 from .describe import describe, meanings
+from .find import find_checkpoint
 from .hub import hub_module
 
 TITLES = {'derain': 'Single-image deraining', 'realsr': 'Real-world super-resolution', 'sr': 'Super-resolution'}
@@ -165,6 +166,7 @@ def write_openmodeldb(source: str | Path, target: str | Path | None = None) -> P
     """
     entry = openmodeldb(source)
     path = Path(target or f'{entry["name"]}.json')
+    check_apart(path, map(find_checkpoint, [source]))
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(entry, indent=2) + '\n', encoding='utf-8')
     return path
@@ -184,6 +186,7 @@ def write_card(source: str | Path, target: str | Path | None = None) -> Path:
     if target is None and Path('README.md').exists():
         raise UserError('README.md is there already; name the file with -o, README.md too if it may be replaced')
     path = Path(target or 'README.md')
+    check_apart(path, map(find_checkpoint, [source]))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
     return path

@@ -31,7 +31,7 @@ import torch
 
 from ..archs.base import Network
 from ..errors import UserError
-from ..files import replacing
+from ..files import check_apart, replacing
 from .download import name_of
 from .find import find_checkpoint
 from .load import CLAIMS, METADATA_KEY, build_network, digest, read_checkpoint
@@ -83,9 +83,10 @@ def convert(source: str | Path, target: str | Path, *, half: bool = False, **abo
         about: replaces what `source` says of itself; see `save_checkpoint`.
 
     Raises:
-        UserError: `source` cannot be read, is of another network or damaged; `target` cannot be written.
+        UserError: `source` cannot be read, is of another network or damaged; `target` cannot be written, or is `source`.
     """
     found = find_checkpoint(source)
+    check_apart(target, [found])
     checkpoint = read_checkpoint(found)
     network = build_network(checkpoint, name_of(found))
     kept = {key: checkpoint.about.get(key) for key in CLAIMS}

@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..archs import VmambaIR
 from ..archs.base import Network
 from ..errors import UserError
+from ..files import check_apart
 from .convert import save_checkpoint
 from .deepen import deepened
+from .find import find_checkpoint
 from .load import CLAIMS, build_network, read_checkpoint
 
 
+@torch.inference_mode(False)  # inside of it as well, what comes back can be trained
 def interpolate(first: str | Path, second: str | Path, alpha: float = 0.5) -> tuple[Network, dict[str, Any]]:
     """The network whose parameters are (1 - alpha) of the first's and alpha of the second's.
 
@@ -90,7 +95,8 @@ def write_interpolated(
         half: store fp16.
 
     Raises:
-        UserError: as `interpolate`, or the file cannot be written.
+        UserError: as `interpolate`, or the file cannot be written, or is one of the two.
     """
+    check_apart(target, map(find_checkpoint, (first, second)))
     network, about = interpolate(first, second, alpha)
     save_checkpoint(target, network, half=half, **about)

@@ -24,11 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..checkpoints.find import find_checkpoint
     from ..checkpoints.load import load_model
+    from ..files import check_apart
     from ..inference.export import export
     from ..inference.onnx_graph import DEFAULT_OPSET
     from ..ops import c_library
 
+    check_apart(args.target, map(find_checkpoint, [args.checkpoint]))
     network = load_model(args.checkpoint)
     export(
         network,
