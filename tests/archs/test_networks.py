@@ -374,12 +374,21 @@ def test_functions_of_a_network_have_the_derivatives_of_torch(library_of_product
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
 
 
-def test_a_network_is_traced(library_of_products):
-    network = _small(OSSNet)
-    with torch.no_grad():
-        traced = torch.jit.trace(network, torch.rand(1, 3, 16, 16), check_trace=False)
-        x = torch.rand(1, 3, 16, 16)
-        torch.testing.assert_close(traced(x), network(x), rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize('differentiated', [False, True])
+@pytest.mark.parametrize('check', [False, True])
+@pytest.mark.parametrize('cls', [OSSNet, VmambaIR])
+def test_a_network_is_traced(library_of_products, cls, check, differentiated):
+    network = _small(cls)
+    with torch.set_grad_enabled(differentiated):
+        traced = torch.jit.trace(network, torch.rand(1, 3, 16, 16), check_trace=check)
+    x = torch.rand(1, 3, 16, 16)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(traced(x), network(x), rtol=1e-3, atol=1e-4)
+    wanted, got = (torch.autograd.grad(f(x).square().sum(), list(network.parameters())) for f in (network, traced))
+    largest = max(gradient.norm() for gradient in wanted)
+    for g, w in zip(got, wanted, strict=True):
+        assert (g - w).norm() <= 1e-3 * w.norm() + 2e-5 * largest
 
 
 # --- shapes without numbers ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def define(
         return *operator(grad_y, *ctx.saved_tensors, ctx.directions), None, None
 
     def no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
-        raise RuntimeError(f"{name} has no second derivative; use omni_scan(..., backend='torch') where one is needed")
+        refuse_second_derivative(name)
 
     forward_name, backward_name = f'vmambair::{name}', f'vmambair::{name}_backward'
     for schema in (
@@ -79,9 +79,14 @@ def define(
     torch.library.register_autograd(backward_name, no_second_derivative, lib=_LIBRARY)
 
 
+def refuse_second_derivative(name: str) -> NoReturn:
+    """Raise where the second derivative of a scan is taken that has none."""
+    raise RuntimeError(f"{name} has no second derivative; use omni_scan(..., backend='torch') where one is needed")
+
+
 def is_differentiated(inputs: ScanInputs) -> bool:
-    """Whether a gradient of a scan of these may be asked for."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    """Whether a gradient of a scan of these may be asked for; of a trace, which has one answer for ever, it is not."""
+    return torch.is_grad_enabled() and not torch.jit.is_tracing() and any(t.requires_grad for t in inputs)
 
 
 def empty_results(x: Tensor, states_shape: tuple[int, ...], keep_states: bool) -> tuple[Tensor, Tensor]:
