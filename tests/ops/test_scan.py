@@ -23,6 +23,8 @@ from vmambair_arch.ops import (
 )
 
 every_backend = pytest.mark.parametrize('backend', CPU_BACKENDS)
+every_scan = pytest.mark.parametrize('backend', [*CPU_BACKENDS, 'loop', 'reference'])
+"""With those that have to be named."""
 
 STEP_SIZES = ((1e-6, 1e-5), (1e-3, 0.1), (0.5, 5.0), (20.0, 100.0), (1e-6, 100.0))
 
@@ -117,7 +119,7 @@ def test_nan_is_not_hidden(backend):
     assert torch.isfinite(y[..., 2:]).all()
 
 
-@every_backend
+@every_scan
 def test_non_contiguous_inputs(backend):
     b, h, w, d, N, R = 2, 5, 7, 20, 4, 2
     plain = scan_inputs(b, h, w, d, N, R)
@@ -151,7 +153,7 @@ def gradients_of(inputs, grad_y, backend):
     return [y, *torch.autograd.grad(y, leaves, grad_y)]
 
 
-@every_backend
+@every_scan
 def test_one_pixel_for_a_whole_batch(backend):
     """Expanded tensors, whose strides are 0, in and as the gradient of y."""
     inputs = scan_inputs(1, 1, 1, 5, 4, 2)
@@ -182,13 +184,13 @@ def test_half_precision_inputs_keep_a_float32_state(backend, x_dtype, x_dbl_dtyp
     compare(backend, inputs, y_tolerance=2e-6 if x_dtype == torch.float32 else tolerance, grad_tolerance=tolerance)
 
 
-@every_backend
+@every_scan
 def test_half_precision_parameters(backend):
     inputs = {name: t.bfloat16() for name, t in scan_inputs(1, 6, 7, 18, 4, 2).items()}
     compare(backend, inputs, y_tolerance=2**-8, grad_tolerance=2**-8)
 
 
-@every_backend
+@every_scan
 def test_an_empty_batch(backend):
     inputs = {name: t.requires_grad_() for name, t in scan_inputs(1, 4, 5, 6, 4, 2).items()}
     x, x_dbl, *parameters = inputs.values()
@@ -198,14 +200,12 @@ def test_an_empty_batch(backend):
     assert not inputs['A'].grad.any()
 
 
-@pytest.mark.parametrize('backend', [*CPU_BACKENDS, 'reference'])
+@every_scan
 @pytest.mark.parametrize('shape', [(0, 3, 4), (1, 0, 4), (2, 3, 0), (1, 0, 0), (0, 0, 0)], ids=str)
 def test_a_map_without_pixels(backend, shape):
     inputs = {name: t.requires_grad_() for name, t in scan_inputs(2, 3, 4, 6, 4, 2).items()}
     x, x_dbl, *parameters = inputs.values()
     b, h, w = shape
-    if backend == 'reference' and not h * w:
-        pytest.skip('the definition has no pixel to begin with')
     y = omni_scan(ScanInputs(x[:b, :h, :w], x_dbl[:b, :h, :w], *parameters), backend=backend)
     assert y.shape == (b, h, w, 6)
     y.sum().backward()
@@ -415,14 +415,35 @@ def test_other_kinds_of_derivatives_are_right_or_refused(monkeypatch, derivative
     wanted = derivative(scan('reference'), inputs.x)
     for backend in (None, 'torch'):
         torch.testing.assert_close(derivative(scan(backend), inputs.x), wanted, rtol=1e-5, atol=1e-5)
-    with pytest.raises(RuntimeError, match='torch.func'):
-        derivative(scan('c'), inputs.x)
+    for named in ('c', 'loop'):
+        with pytest.raises(RuntimeError, match=f'^{named} has no derivative in forward mode or by torch.func'):
+            derivative(scan(named), inputs.x)
     with pytest.raises(RuntimeError, match='torch.func'), using('c'):
         derivative(scan(), inputs.x)
     monkeypatch.setenv('VMAMBAIR_SCAN', 'c')
     with pytest.raises(RuntimeError, match='torch.func'):
         derivative(scan(), inputs.x)
     assert in_use('cpu', torch.float32) == 'c'
+
+
+@pytest.mark.parametrize('backend', ['c', 'loop'])
+@pytest.mark.parametrize('function', ['linear', 'squares', 'one input'])
+@pytest.mark.parametrize('direct', [True, False])
+def test_a_second_derivative_is_right_or_refused(backend, function, direct):
+    """'torch' has one, tested by its finite differences; an operator's own would be wrong in silence."""
+
+    def penalty(name):
+        inputs = ScanInputs(*(t.requires_grad_() for t in scan_inputs(1, 2, 3, 2, 2, 1).values()))
+        y = omni_scan(inputs if direct else ScanInputs(*(2 * t for t in inputs)), backend=name)
+        of = list(inputs)[:1] if function == 'one input' else list(inputs)
+        grads = torch.autograd.grad(y.sum() if function == 'linear' else y.square().sum(), of, create_graph=True)
+        return grads, sum(g.square().sum() for g in grads), inputs
+
+    for grad, wanted in zip(penalty(backend)[0], penalty('reference')[0], strict=True):
+        torch.testing.assert_close(grad, wanted)  # the first is right, and may be asked for in this way
+    with pytest.raises(RuntimeError, match=f'{backend}.* has no second derivative; use omni_scan'):
+        penalty(backend)[1].backward()
+    penalty('torch')[1].backward()
 
 
 @pytest.mark.parametrize('backend', [None, *CPU_BACKENDS])

@@ -7,20 +7,54 @@ kernels mean nothing to other programs. It is not a backend for torch itself: on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import reference
 from .reference import COLUMN_MAJOR, COLUMN_MAJOR_REVERSED, ROW_MAJOR_REVERSED, ScanInputs
+from .scan_operator import is_differentiated, refuse_second_derivative
+
+
+class _Refused(torch.autograd.Function):
+    """The first of some tensors, which is a function of the others to autograd: one that has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, *others: Tensor) -> Tensor:
+        return first.view_as(first)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        refuse_second_derivative('loop')
+
+
+class _Once(torch.autograd.Function):
+    """Its inputs, whose gradients have no derivative: torch's operator gives them one, and it is wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*inputs)
+        return tuple(t.view_as(t) for t in inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_Refused.apply(grad, *ctx.saved_tensors) for grad in grads)
 
 
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`."""
     from torch._higher_order_ops.scan import scan
 
+    if not torch.compiler.is_compiling():  # which is to keep the loop, and nothing round it
+        if not inputs.x.numel():
+            return reference.omni_scan(inputs, directions)
+        if is_differentiated(inputs):
+            inputs = ScanInputs(*_Once.apply(*inputs))
     dtype, result = torch.float64 if inputs.x.dtype == torch.float64 else torch.float32, inputs.x.dtype
-    x, x_dbl, dt_weight, dt_bias, A, D = (t.to(dtype) for t in inputs)
+    # The state of a loop keeps its strides, which would be those of A.
+    x, x_dbl, dt_weight, dt_bias, A, D = (t.to(dtype).contiguous() for t in inputs)
     N, R = A.shape[-1], dt_weight.shape[-1]
     dbl = x_dbl.chunk(len(directions), -1)
     # (L, b, K, ·): the loop runs over the first dimension and all directions at once.

@@ -94,7 +94,7 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
         decay = torch.exp(delta_t[..., None] * A)
         state = decay * state + (delta_t * u_t)[..., None] * B_t[:, None]
         ys.append((state * C_t[:, None]).sum(-1))
-    return torch.stack(ys, 1) + D * u
+    return torch.stack(ys, 1) + D * u if ys else u
 
 
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
