@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ from torch import nn
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import read_image
 from vmambair_arch.metrics import fid as fid_module
-from vmambair_arch.metrics import perceptual
+from vmambair_arch.metrics import no_reference, perceptual
 from vmambair_arch.metrics.catalogue import METRICS, get_metrics
 from vmambair_arch.metrics.fid import fid, frechet_distance
 from vmambair_arch.metrics.no_reference import niqe, pyiqa, pyiqa_metric
 from vmambair_arch.metrics.perceptual import DISTS, SMALLEST, as_tensor, dists, lpips
-from vmambair_arch.metrics.psnr_ssim import psnr
+from vmambair_arch.metrics.psnr_ssim import psnr, ssim
 
 
 def _image(h: int = 64, w: int = 64, seed: int = 0) -> np.ndarray:
@@ -62,6 +63,52 @@ def test_lpips_of_the_examples_of_its_repository(shared: Path, net: str, expecte
     reference, *others = (read_image(shared / f'data/lpips_example/ex_{n}.png').rgb for n in ('ref', 'p0', 'p1'))
     for image, value in zip(others, expected, strict=True):
         assert lpips(image, reference, net=net, weights=shared / 'weights') == pytest.approx(value, abs=5e-4)
+
+
+MEASURES = {
+    'psnr': lambda a, b, weights: psnr(a, b),
+    'ssim': lambda a, b, weights: ssim(a, b),
+    'lpips': lambda a, b, weights: lpips(a, b, weights=weights),
+    'dists': lambda a, b, weights: dists(a, b, weights=weights),
+    'niqe': lambda a, b, weights: niqe(a),
+    'fid': lambda a, b, weights: fid([a, b], [b, a]),
+    'pyiqa': lambda a, b, weights: pyiqa('some', a, b),
+}
+
+
+@pytest.mark.parametrize('measure', MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize(
+    'dtype', ['uint16', 'int64', 'bool', 'int8', 'complex64', 'float16', 'float64', '>f4', 'longdouble']
+)
+def test_every_metric_reads_or_refuses_the_same_types(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, measure: Callable, dtype: str
+) -> None:
+    if measure is MEASURES['dists']:
+        pytest.importorskip('DISTS_pytorch')
+    if measure is MEASURES['lpips']:
+        pytest.importorskip('lpips')
+    mean = nn.AdaptiveAvgPool2d(8)
+    monkeypatch.setattr(fid_module, 'inception', lambda weights: lambda x: [mean(x)])
+    monkeypatch.setattr(no_reference, 'pyiqa_metric', lambda name: _Difference())
+    pair = [_image(200, 200, seed).astype(np.float32) / 255 for seed in (0, 1)]
+    if np.dtype(dtype).kind == 'f':
+        given = [image.astype(dtype) for image in pair]
+        assert measure(*given, weights) == pytest.approx(measure(*pair, weights), rel=2e-3, abs=1e-4)
+        return
+    given = [(image * 100).astype(dtype) for image in pair]
+    with pytest.raises(UserError, match=f'^images must be uint8, or float in 0..1, got {dtype}$'):
+        measure(*given, weights)
+    with pytest.raises(UserError, match='^images must be uint8, or float'):
+        measure(pair[0], given[1], weights) if measure is not MEASURES['niqe'] else measure(given[0], None, weights)
+
+
+class _Difference(nn.Module):
+    """A metric of pyiqa's."""
+
+    metric_mode = 'FR'
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).abs().mean()
 
 
 @pytest.mark.parametrize('net', list(perceptual.BACKBONES))

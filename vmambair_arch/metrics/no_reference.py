@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError, nearest
 from .perceptual import as_tensor, device, require
-from .psnr_ssim import crop
+from .psnr_ssim import crop, white
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,11 +27,11 @@ def niqe(image: np.ndarray, *, crop_border: int = 0) -> float:
         crop_border: pixels left out at every edge.
 
     Raises:
-        UserError: fewer than two blocks of 96 x 96 pixels.
+        UserError: fewer than two blocks of 96 x 96 pixels, neither uint8 nor float.
     """
     from basicsr.metrics.niqe import calculate_niqe
 
-    if image.dtype != np.uint8:
+    if white(image) == 1:
         image = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     return calculate_niqe(image[..., ::-1], crop_border=crop_border)
 

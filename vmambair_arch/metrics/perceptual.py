@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.backbones import imagenet_features
 from ..errors import UserError
-from .psnr_ssim import crop
+from .psnr_ssim import crop, white
 
 LPIPSNet = Literal['alex', 'vgg', 'squeeze']
 BACKBONES: dict[str, str] = {'alex': 'alexnet', 'vgg': 'vgg16', 'squeeze': 'squeezenet1_1'}
@@ -180,9 +180,14 @@ def _pair(image: np.ndarray, reference: np.ndarray, crop_border: int) -> tuple[T
 
 
 def as_tensor(image: np.ndarray) -> Tensor:
-    """(h, w, 3) uint8, or float 0..1 -> (1, 3, h, w) float32 in 0..1 on the device that measures."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(device(), torch.float32)
-    return tensor.permute(2, 0, 1)[None] / (255 if image.dtype == np.uint8 else 1)
+    """(h, w, 3) uint8, or float 0..1 -> (1, 3, h, w) float32 in 0..1 on the device that measures.
+
+    Raises:
+        UserError: another type.
+    """
+    most = white(image)
+    tensor = torch.from_numpy(np.ascontiguousarray(image, np.uint8 if most == 255 else np.float32))
+    return tensor.to(device(), torch.float32).permute(2, 0, 1)[None] / most
 
 
 def device() -> torch.device:

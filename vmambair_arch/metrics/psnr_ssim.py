@@ -124,11 +124,21 @@ def _to_levels(values: np.ndarray) -> np.ndarray:
         values = values[..., None]
     if values.ndim != 3 or values.shape[2] not in (1, 3):
         raise UserError(f'images must be (h, w, 3) RGB or (h, w) grey, got {_size(values)}')
-    if values.dtype == np.uint8:
-        return values.astype(np.float64)
-    if np.issubdtype(values.dtype, np.floating):
-        return values.astype(np.float64) * 255
-    raise UserError(f'images must be uint8, or float in 0..1, got {values.dtype}')
+    factor = 255 // white(values)
+    return values.astype(np.float64) * factor
+
+
+def white(image: np.ndarray) -> int:
+    """The value of white in an image that a metric is given: 255, or 1.
+
+    Raises:
+        UserError: it is neither uint8 nor float.
+    """
+    if image.dtype == np.uint8:
+        return 255
+    if np.issubdtype(image.dtype, np.floating):
+        return 1
+    raise UserError(f'images must be uint8, or float in 0..1, got {image.dtype}')
 
 
 def _round(levels: np.ndarray) -> np.ndarray:
