@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import re
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -17,7 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vmambair_arch import Restorer
+from vmambair_arch import OSSNet, Restorer
 from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.checkpoints.interpolate import interpolate
 from vmambair_arch.errors import UserError
@@ -200,9 +203,19 @@ def test_the_cost_of_a_pixel_is_measured_once_and_free_memory_for_every_picture(
         ({'overlap': -1}, 'overlap must be 0 or more'),
         ({'outscale': 0}, 'output scale'),
         ({'outscale': float('nan')}, 'output scale'),
+        *(({'outscale': value}, 'output scale must be a number .* got ' + re.escape(repr(value)) + '$') for value in ('2', True, [2], 1j)),
+        *(
+            ({name: value}, f'the {name} must be a whole number of pixels, got {re.escape(repr(value))}$')
+            for name in ('tile', 'overlap')
+            for value in ('64', True, 64.0, [64])
+        ),
+        ({'overlap': None}, 'the overlap must be a whole number of pixels, got None'),
         ({'alpha': 'drop'}, "alpha 'drop'"),
         ({'device': 'cuda:77'}, "device 'cuda:77' is not there"),
-        ({'device': 'toaster'}, "device 'toaster' is not there"),
+        *(
+            ({'device': name}, f"device '{name}' is not there")
+            for name in ('toaster', 'meta', 'hpu', 'privateuseone', 'vulkan', 'xla', 'cpu:x', '')
+        ),
     ],
 )
 def test_bad_arguments(halve, options, message):
@@ -474,8 +487,75 @@ def test_lists_of_batches_and_empty_batches(halve):
     assert first.shape == batch.shape
     assert second.shape == batch[:1].shape
     torch.testing.assert_close(first, batch / 2, atol=1e-6, rtol=0)
-    with pytest.raises(UserError, match='for a batch'):
-        Restorer(halve)(batch[:0])
+    for dtype in (torch.float32, torch.float16, torch.uint8):
+        none = Restorer(halve, outscale=2)(batch[:0].to(dtype))
+        assert none.shape == (0, 3, 16, 18)
+        assert none.dtype == dtype
+    assert Restorer(halve)(batch[:0], []) == []
+    for bad in (batch[:0, :0], batch[:0, :, :0], batch[:0].int(), torch.zeros(0, 5, 8, 8)):
+        with pytest.raises(UserError, match='a tensor must be'):
+            Restorer(halve)(bad)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('part', ['all', 'one layer'])
+def test_a_network_in_another_type_is_refused_as_it_is(tiny, dtype, part):
+    network = copy.deepcopy(tiny)
+    (network if part == 'all' else network.output).to(dtype)
+    with pytest.raises(UserError, match=rf'^the weights of the network are {str(dtype)[6:]}; give it as network.float'):
+        Restorer(network, device='cpu')
+    assert network.output.weight.dtype == dtype
+    assert Restorer(network.float(), device='cpu')(np.zeros((9, 8, 3), np.uint8)).shape == (9, 8, 3)
+
+
+WRAPPERS = {
+    'nothing': lambda network: network,
+    'DataParallel': torch.nn.DataParallel,
+    'torch.compile': lambda network: torch.compile(network, backend='eager'),
+    'both': lambda network: torch.nn.DataParallel(torch.compile(network, backend='eager')),
+}
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS.values(), ids=WRAPPERS)
+def test_a_network_in_a_wrapper_is_the_network(wrapper):
+    network = OSSNet(dim=8, num_blocks=1, d_state=4, scale=4).eval()
+    network.upright, network.colour_fix = True, 'wavelet'
+    plain, wrapped = (Restorer(one, device='cpu', self_ensemble=True) for one in (network, wrapper(network)))
+    picture = random(9, 8, 3)
+    assert wrapped.scale == 4
+    assert wrapped.settings() == plain.settings()
+    np.testing.assert_allclose(wrapped(picture), plain(picture), atol=1e-5)
+
+
+def test_the_checksum_of_a_network_follows_its_weights(tiny):
+    network = copy.deepcopy(tiny)
+    restorer = Restorer(network, device='cpu')
+    seen = [restorer.settings()['network']]
+    weight = network.output.weight
+    put_back = partial(network.load_state_dict, tiny.state_dict())
+    for change in (lambda: weight.data.add_(1), lambda: weight.detach().mul_(2), put_back):
+        change()
+        seen.append(restorer.settings()['network'])
+    assert seen[0] == seen[3]
+    assert len(set(seen)) == 3
+
+
+@pytest.mark.parametrize(
+    'picture',
+    [torch.zeros(3, 8, 8).to_sparse(), torch.zeros(3, 8, 8, device='meta'), torch.zeros(2, 3, 8, 8, device='meta')],
+    ids=['sparse', 'meta', 'a batch on meta'],
+)  # fmt: skip
+def test_a_tensor_without_numbers_is_refused(halve, picture):
+    with pytest.raises(UserError, match='a tensor must be a dense one that holds its numbers, got one that is'):
+        Restorer(halve, device='cpu')(picture)
+
+
+@pytest.mark.parametrize('kind', [np.asmatrix, np.ma.masked_array, lambda a: a.view(np.recarray)])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_an_array_of_any_class_is_the_array(halve, kind, dtype):
+    grey = np.arange(72).reshape(8, 9).astype(dtype)
+    restored = Restorer(halve, device='cpu')(kind(grey))
+    np.testing.assert_array_equal(restored, Restorer(halve, device='cpu')(grey))
 
 
 def test_the_colour_fix_is_what_the_file_of_the_network_asks_for_unless_told(tiny, tmp_path):

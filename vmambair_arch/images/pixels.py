@@ -132,6 +132,7 @@ def from_array(array: np.ndarray) -> Image:
     Raises:
         UserError: another shape or type, no pixels, or values that are not in 0..1.
     """
+    array = np.asarray(array)  # without the ways of a matrix or a masked array
     channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
     if channels not in (1, 2, 3, 4) or array.size == 0:
         raise UserError(f'an image must be (h, w) or (h, w, 1 to 4) with pixels in it, got {array.shape}')

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -76,8 +77,9 @@ class Restorer:
         >>> restorer('rainy.jpg', 'clean.png')  # doctest: +SKIP
 
     Args:
-        model: a network of this package, (b, 3, h, w) -> (b, 3, h * scale, w * scale), RGB in 0..1; it is moved to
-            `device` and set to evaluation mode.
+        model: a network of this package, (b, 3, h, w) -> (b, 3, h * scale, w * scale), RGB in 0..1, its weights in
+            float32; it is moved to `device` and set to evaluation mode. torch.compile's is as good; of DataParallel's
+            and DistributedDataParallel's the network within is taken.
         device: 'cpu', 'cuda', 'cuda:1', …; default: a GPU where there is one, torchrun's where it started us. 'mps',
             Apple's, runs by torch's operators, in float32 alone.
         precision: 'bf16' and 'fp16' run under autocast; the state of the scans stays float32.
@@ -95,7 +97,8 @@ class Restorer:
             `VMAMBAIR_GRAPHS=0` in the environment leaves it out as well.
 
     Raises:
-        UserError: an argument out of its range, a network for other than three channels, no such device.
+        UserError: an argument out of its range, a network for other than three channels or with weights in another type
+            than float32, no such device.
     """
 
     def __init__(
@@ -112,19 +115,28 @@ class Restorer:
         colour_fix: ColourFix | None = None,
         graphs: bool = True,
     ) -> None:
+        model = _without_replicas(model)
+        if other := next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32), 0):
+            raise UserError(
+                f'the weights of the network are {str(other).removeprefix("torch.")}; give it as network.float(), and '
+                "say precision='bf16' or 'fp16' to compute in half precision"
+            )
         config = getattr(model, 'config', {})
         if (config.get('inp_channels', 3), config.get('out_channels', 3)) != (3, 3):
             raise UserError(f'the network is for {config["inp_channels"]} channels; only RGB networks restore pictures')
         if precision not in DTYPES:
             raise UserError(f"precision '{precision}' is not one of {', '.join(DTYPES)}")
+        for name, value in {'tile': tile, 'overlap': overlap}.items():
+            if not (isinstance(value, Integral) and not isinstance(value, bool)) and (name, value) != ('tile', None):
+                raise UserError(f'the {name} must be a whole number of pixels, got {value!r}')
         if tile and tile < tiles.MIN_TILE:
             raise UserError(
                 f'a tile of {tile} pixels is too small; use {tiles.MIN_TILE} or more, or 0 for whole images'
             )
         if overlap < 0:
             raise UserError(f'the overlap must be 0 or more pixels, got {overlap}')
-        if outscale is not None and not 0 < outscale <= 16:
-            raise UserError(f'the output scale must be above 0 and at most 16, got {outscale:g}')
+        if outscale is not None and (not isinstance(outscale, Real) or outscale is True or not 0 < outscale <= 16):
+            raise UserError(f'the output scale must be a number above 0 and at most 16, got {outscale!r}')
         if alpha not in ('resize', 'restore'):
             raise UserError(f"alpha '{alpha}' is not one of resize, restore")
         if colour_fix is None:
@@ -149,7 +161,6 @@ class Restorer:
         self._parts: list[Mapping[str, Tensor | None]] | None = None
         self._bytes_per_pixel: float | None = None
         self._elements_per_pixel: float | None = None
-        self._fingerprint: str | None = None
         self._blocks = _count_blocks(self.model) * self._passes()
         if self.device.type == 'cpu' and self.dtype == torch.float16:
             logger.warning('fp16 on a CPU is several times slower than fp32; use --precision fp32, or bf16')
@@ -175,15 +186,15 @@ class Restorer:
         }
 
     def _network_checksum(self) -> str:
-        if self._fingerprint is None:
-            import hashlib
+        """Taken anew each time: weights may have changed, in ways that no counter sees."""
+        import hashlib
 
-            from ..checkpoints.load import digest
+        from ..checkpoints.load import digest
 
-            config = json.dumps(getattr(self.model, 'config', {}), sort_keys=True)
-            known = f'{digest(self.model.state_dict())} {type(self.model).__name__} {config}'
-            self._fingerprint = hashlib.sha256(known.encode()).hexdigest()
-        return self._fingerprint
+        network = getattr(self.model, '_orig_mod', self.model)  # torch.compile's is the same one
+        config = json.dumps(getattr(network, 'config', {}), sort_keys=True)
+        known = f'{digest(network.state_dict())} {type(network).__name__} {config}'
+        return hashlib.sha256(known.encode()).hexdigest()
 
     @classmethod
     def from_pretrained(
@@ -238,7 +249,10 @@ class Restorer:
         """
         if isinstance(picture, (list, tuple)):
             return self._restore_list(picture, output, progress)
-        if _is_batch(picture) and len(picture) > 0:
+        if _is_batch(picture):
+            _check_tensor(picture, batch=True)
+            if output is None and not len(picture):
+                return picture.new_empty(0, picture.shape[1], *self._result_size(*picture.shape[2:]))
             results = self._restore_list(picture.unbind(), output, progress)
             return torch.stack(results) if output is None else results
         if output is not None:
@@ -533,6 +547,13 @@ class Restorer:
         return tiles.tile_that_fits(height, width, self._most_pixels())
 
 
+def _without_replicas(model: nn.Module) -> nn.Module:
+    """The network within a wrapper that runs copies of it, whose attributes such a wrapper hides."""
+    while isinstance(model, (nn.parallel.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return model
+
+
 def _is_batch(picture: Any) -> bool:
     return isinstance(picture, (list, tuple)) or (isinstance(picture, Tensor) and picture.ndim == 4)
 
@@ -563,12 +584,28 @@ def _check_output(output: Any, taken: set[Path]) -> None:
 
 def _channels_last(picture: Tensor) -> np.ndarray:
     """(c, h, w) uint8 or floating point -> (h, w, c) float32."""
-    if picture.ndim != 3 or picture.numel() == 0:
+    _check_tensor(picture)
+    levels = 255 if picture.dtype == torch.uint8 else 1
+    return (picture.detach().cpu().float() / levels).permute(1, 2, 0).numpy()
+
+
+def _check_tensor(picture: Tensor, *, batch: bool = False) -> None:
+    """Refuse a tensor that is no picture.
+
+    Args:
+        batch: it is several, or none.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    sides = picture.shape[1:] if batch else picture.shape
+    if len(sides) != 3 or 0 in sides or sides[0] > 4:
         raise UserError(f'a tensor must be (c, h, w), or (b, c, h, w) for a batch, got {tuple(picture.shape)}')
     if picture.dtype != torch.uint8 and not picture.is_floating_point():
         raise UserError(f'a tensor must be uint8 or floating point in 0..1, got {picture.dtype}')
-    levels = 255 if picture.dtype == torch.uint8 else 1
-    return (picture.detach().cpu().float() / levels).permute(1, 2, 0).numpy()
+    if picture.layout != torch.strided or picture.is_meta:
+        kind = 'on meta' if picture.is_meta else str(picture.layout).removeprefix('torch.')
+        raise UserError(f'a tensor must be a dense one that holds its numbers, got one that is {kind}')
 
 
 def _channels_first(image: Image, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -656,8 +693,9 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
     try:
         device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError('it holds no numbers')
+    except Exception as error:  # torch without CUDA asserts, and other kinds of devices want modules that are not there
         # What torch says of a device that it was not built for goes on for a page.
         reason = str(error).partition('\n')[0].partition('. ')[0]
         raise UserError(f"device '{device}' is not there ({reason}); use cpu") from None
