@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -298,6 +299,30 @@ def test_autocast_keeps_the_shape_and_stays_close() -> None:
 def test_bad_arguments_are_named(arguments: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         VmambaIR(**{**TINY, **arguments})
+
+
+WRONG: dict[type, tuple[object, ...]] = {
+    bool: (None, 0, 1, 1.0, 'yes', 'true', 'false', [True]),
+    int: (None, True, False, 4.0, '4', [4], 1j, float('nan')),
+    str: (None, True, 0, ['mul'], b'conv', 'Conv', ''),
+    float: (None, True, '2.66', [2.66], 1j),
+    tuple: (None, 1.0, 'four', [1, 1, 1, True], [1, 1, 1, 1.0], [1, 1, 1, '1'], [1, 1, 1, None], [[1], 1, 1, 1]),
+}
+"""By the type of an argument's default, values of other types."""
+
+
+def _wrong_arguments() -> list[tuple[type, str, object]]:
+    found = []
+    for cls in (VmambaIR, OSSNet):
+        for name, parameter in inspect.signature(cls).parameters.items():
+            found += [(cls, name, value) for value in WRONG[type(parameter.default)]]
+    return found
+
+
+@pytest.mark.parametrize(('cls', 'name', 'value'), _wrong_arguments(), ids=repr)
+def test_an_argument_of_another_type_is_named(cls: type, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f'^{cls.__name__}: {name} must '):
+        _network(cls, **{name: value})
 
 
 def test_unknown_preset_has_a_hint() -> None:

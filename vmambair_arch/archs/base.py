@@ -24,6 +24,8 @@ _CHOICES = {
     'pointwise': ('conv', 'linear'),
 }
 
+_FLAGS = ('bias', 'dual_pixel_task', 'channel_pool', 'effn', 'checkpoint')
+
 _LOWEST = {
     'inp_channels': 1,
     'out_channels': 1,
@@ -63,8 +65,12 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
     """Raise a ValueError that names the argument where one is not of its kind."""
     for key, value in arguments.items():
         if key in _CHOICES:
-            if value not in _CHOICES[key]:
+            # True and 4.0 are among numbers, and nobody means them.
+            if not any(type(value) is type(choice) and value == choice for choice in _CHOICES[key]):
                 raise ValueError(f'{name}: {key} must be one of {_CHOICES[key]}, got {value!r}')
+        elif key in _FLAGS:
+            if not isinstance(value, bool):
+                raise ValueError(f'{name}: {key} must be true or false, got {value!r}')
         elif key == 'num_blocks':
             # isinstance(True, int) holds, but nobody means it.
             counts = value if isinstance(value, list) else [value]
@@ -151,4 +157,4 @@ class Network(nn.Module):
     def check_input(self, x: Tensor) -> None:
         channels = self.config['inp_channels']
         if x.ndim != 4 or x.shape[1] != channels or x.numel() == 0:
-            raise ValueError(f'input must be (b, {channels}, h, w) with h, w >= 1, got {tuple(x.shape)}')
+            raise ValueError(f'input must be (b, {channels}, h, w) with b, h, w >= 1, got {tuple(x.shape)}')

@@ -57,6 +57,8 @@ class OSSNet(Network):
             OSSNet, options, inp_channels=inp_channels, out_channels=out_channels, dim=dim, num_blocks=num_blocks,
             scale=scale, checkpoint=checkpoint,
         )  # fmt: skip
+        if not isinstance(num_blocks, int):
+            raise ValueError(f'OSSNet: num_blocks must be one whole number, got {num_blocks!r}')
         if inp_channels != out_channels:
             raise ValueError(f'OSSNet: inp_channels {inp_channels} and out_channels {out_channels} must be equal')
         self.scale = scale

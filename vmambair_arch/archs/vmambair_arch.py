@@ -5,7 +5,7 @@ Parameter names are those of the authors' release, so their checkpoints load unc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -112,6 +112,8 @@ class VmambaIR(Network):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(num_blocks, Iterable):
+            raise ValueError(f'VmambaIR: num_blocks must name {LEVELS} levels, got {num_blocks!r}')
         num_blocks = tuple(num_blocks)
         options = BlockOptions(
             ffn_expansion_factor, bias, LayerNorm_type, d_state, plane_directions, channel_directions, channel_width,

@@ -83,7 +83,8 @@ def convert(source: str | Path, target: str | Path, *, half: bool = False, **abo
         about: replaces what `source` says of itself; see `save_checkpoint`.
 
     Raises:
-        UserError: `source` cannot be read, is of another network or damaged; `target` cannot be written, or is `source`.
+        UserError: `source` cannot be read, is of another network or damaged; `target` cannot be written, or is
+            `source`.
     """
     found = find_checkpoint(source)
     check_apart(target, [found])
