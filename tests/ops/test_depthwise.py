@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -107,6 +107,25 @@ def test_torch_accepts_the_operator(name: str) -> None:
     x, weight, bias = _inputs(1, 4, 4, 32, True)
     inputs = (x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), 1 if name == 'silu' else 2)
     torch.library.opcheck(torch.ops.vmambair.depthwise.default, inputs)
+
+
+@needs_kernel
+@pytest.mark.parametrize('function', FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize(
+    ('named', 'known'),
+    [('torch', True), ('triton', True), (' AUTO ', True), ('', True), ('foo', False), ('c', False), ('tor ch', False)],
+)
+def test_a_way_that_there_is_not_is_refused_on_a_cpu_too(
+    monkeypatch: pytest.MonkeyPatch, function: Callable, named: str, known: bool
+) -> None:
+    inputs = _inputs(1, 4, 4, 32, True)
+    wanted = function(*inputs)
+    monkeypatch.setenv(depthwise.ENV, named)
+    if known:  # which of them is for GPUs
+        assert torch.equal(function(*inputs), wanted)
+        return
+    with pytest.raises(ValueError, match=f'^{depthwise.ENV}={named} is no way to convolve'):
+        function(*inputs)
 
 
 @needs_kernel

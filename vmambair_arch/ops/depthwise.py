@@ -91,8 +91,10 @@ def _can_fuse(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -
 def _has_kernel() -> bool:
     """Whether the C kernels are there and nobody asks for torch's operators alone.
 
-    `VMAMBAIR_SCAN` is about the scan: whatever it names, these stay as fast as they are.
+    `VMAMBAIR_SCAN` is about the scan: whatever it names, these stay as fast as they are. So they do whatever
+    `VMAMBAIR_DEPTHWISE` names, which is for GPUs, but for what is no way at all.
     """
+    _named()
     return c_library.why_not() is None and not left_to_torch()
 
 
@@ -123,7 +125,7 @@ def choose_depthwise(device: torch.device, dtype: torch.dtype, *, fresh: bool = 
     Raises:
         ValueError: the variable names an unknown way, or one that cannot be used on this device.
     """
-    device, wanted = with_index(device), named_by(ENV)
+    device, wanted = with_index(device), _named()
     key = str(device), dtype, wanted
     with _CHOOSING:
         if fresh:
@@ -155,11 +157,16 @@ def forget_depthwise() -> None:
         fallback.forget(lambda name: name == DEPTHWISE)
 
 
+def _named() -> str:
+    """The way that the variable names, or 'auto'."""
+    wanted, names = named_by(ENV), [way.name for way in WAYS]
+    if wanted not in ('auto', *names):
+        raise ValueError(f"{ENV}={wanted} is no way to convolve; use 'auto' or one of {', '.join(names)}")
+    return wanted
+
+
 def _choose(device: torch.device, dtype: torch.dtype, wanted: str, fresh: bool) -> Choice:
-    names = [way.name for way in WAYS]
     if wanted != 'auto':
-        if wanted not in names:
-            raise ValueError(f"{ENV}={wanted} is no way to convolve; use 'auto' or one of {', '.join(names)}")
         way = next(way for way in WAYS if way.name == wanted)
         if why_not := way.unavailable(device, dtype):
             raise ValueError(f'{ENV}={wanted} cannot be used: {why_not}. Fix: {way.fix(why_not)}')
