@@ -610,6 +610,32 @@ def test_averages_schedules_and_optimisers_are_checked(check, train, fault):
     assert bool(report.faults) == bool(fault)
 
 
+def capturable() -> list[str]:
+    return [name for name, kind in sorted(OPTIMIZERS.items()) if 'capturable' in inspect.signature(kind).parameters]
+
+
+@pytest.mark.parametrize('name', capturable())
+def test_what_only_a_gpu_can_is_refused_without_one(check, name):
+    """The first step died of it."""
+    report = check(model_type='VmambaIRModel', num_gpu=0, train__optim_g={'type': name, 'lr': 1e-3, 'capturable': True})
+    assert report.faults == ['train: optim_g: capturable is for a GPU, and this run uses none; leave it out']
+
+
+@pytest.mark.parametrize('more', [{'capturable': False}, {'fused': True}, {'foreach': True}])
+def test_what_a_processor_can_is_not(check, more):
+    report = check(model_type='VmambaIRModel', num_gpu=0, train__optim_g={'type': 'Adam', 'lr': 1e-3, **more})
+    assert report.faults == []
+
+
+@pytest.mark.parametrize(('gpus', 'faults'), [(0, 1), (1, 0)])
+@pytest.mark.parametrize('model', ['SRModel', 'VmambaIRModel'])
+def test_capturable_is_for_runs_on_a_gpu(model, gpus, faults):
+    section = {'optim_g': {'type': 'Adam', 'lr': 1e-3, 'capturable': True}, 'total_iter': 4}
+    options, report = {'model_type': model, 'train': section}, Report('')
+    check_optimizers(options, model_class(options), gpus, report)
+    assert len(report.faults) == faults
+
+
 # ---------------------------------------------------------------- what the first validation would find
 
 

@@ -44,7 +44,7 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     model = building.model_class(options)
     theirs.check_their_model(options, model, training, gpus, report)
     if training and _complete(options, report):
-        building.check_optimizers(options, model, report)
+        building.check_optimizers(options, model, gpus, report)
         building.check_model(options, model, report)
         first = start.check_start(options, arguments, networks, model, report)
         start.check_loggers(options, report)

@@ -79,8 +79,15 @@ def check_pretrained(options: Options, networks: Mapping[str, nn.Module], report
                 report.warnings.append(f'{where}: {source}: left out: {fit.left_out}')
 
 
-def check_optimizers(options: Options, model: type | None, report: Report) -> None:
-    """`optim_*` and `scheduler*` of section `train`, and what the learning rate will do."""
+def check_optimizers(options: Options, model: type | None, gpus: int, report: Report) -> None:
+    """`optim_*` and `scheduler*` of section `train`, and what the learning rate will do.
+
+    Args:
+        options: with a section `train`.
+        model: that they name; None where that is unknown.
+        gpus: of one process.
+        report: gets what is wrong.
+    """
     from ..models.vmambair_model import VmambaIRModel
 
     train = options['train']
@@ -88,14 +95,14 @@ def check_optimizers(options: Options, model: type | None, report: Report) -> No
     for key, section in train.items():
         if not str(key).startswith('optim_') or section is None:
             continue
-        optimizer = _optimizer(section, f'train: {key}', ours, report)
+        optimizer = _optimizer(section, f'train: {key}', ours, gpus, report)
         label = key.removeprefix('optim_')
         name = f'scheduler_{label}' if ours and train.get(f'scheduler_{label}') else 'scheduler'
         if optimizer is not None and isinstance(train.get(name), Mapping):
             _check_scheduler(train[name], optimizer, f'train: {name}', ours, int(train['total_iter']), report)
 
 
-def _optimizer(section: Any, where: str, ours: bool, report: Report) -> torch.optim.Optimizer | None:
+def _optimizer(section: Any, where: str, ours: bool, gpus: int, report: Report) -> torch.optim.Optimizer | None:
     from ..models.optimizers import OPTIMIZERS, PACKAGES, build_optimizer
 
     known = OPTIMIZERS if ours else {'Adam': torch.optim.Adam}
@@ -120,6 +127,9 @@ def _optimizer(section: Any, where: str, ours: bool, report: Report) -> torch.op
         if key in given and count and len(given[key]) != count:
             report.faults.append(f'{where}: {key} must be a list of {count} for {name}, not {given[key]!r}')
             return None
+    if given.get('capturable') and not gpus:  # dies at the first step, which is tried without it below
+        report.faults.append(f'{where}: capturable is for a GPU, and this run uses none; leave it out')
+        return None
     arguments = {**section} if ours else {'type': name, **given}
     weight = nn.Parameter(torch.zeros(1))
     optimizer, complaint = errors_of(lambda: build_optimizer([('weight', weight)], arguments))
