@@ -203,7 +203,10 @@ def test_the_cost_of_a_pixel_is_measured_once_and_free_memory_for_every_picture(
         ({'overlap': -1}, 'overlap must be 0 or more'),
         ({'outscale': 0}, 'output scale'),
         ({'outscale': float('nan')}, 'output scale'),
-        *(({'outscale': value}, 'output scale must be a number .* got ' + re.escape(repr(value)) + '$') for value in ('2', True, [2], 1j)),
+        *(
+            ({'outscale': value}, 'output scale must be a number .* got ' + re.escape(repr(value)) + '$')
+            for value in ('2', True, [2], 1j)
+        ),
         *(
             ({name: value}, f'the {name} must be a whole number of pixels, got {re.escape(repr(value))}$')
             for name in ('tile', 'overlap')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import shutil
 from argparse import Namespace
@@ -17,8 +18,11 @@ from experiment import options, write_image, write_options, write_pairs
 from vmambair_arch import VmambaIR, ops, preflight
 from vmambair_arch.data.prepare.derive import make_lmdb
 from vmambair_arch.models.checkpointing import write_checkpoint
+from vmambair_arch.models.optimizers import OPTIMIZERS
 from vmambair_arch.ops import depthwise
 from vmambair_arch.preflight import resources, start
+from vmambair_arch.preflight.building import check_optimizers, model_class
+from vmambair_arch.preflight.report import Report
 from vmambair_arch.preflight.values import values_at
 
 COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [2], 'restart_weights': [1], 'eta_min': 0.0001}

@@ -62,9 +62,9 @@ class RainConfig:
     def __post_init__(self) -> None:
         limits = {
             'angle': (-90, 90),
-            'length': (1, math.inf),
-            'width': (0.5, math.inf),
-            'density': (0, math.inf),
+            'length': (1, 10_000),
+            'width': (0.5, 1000),
+            'density': (0, 10_000),
             'size': (0.1, 100),
             'blur': (0, 100),
         }

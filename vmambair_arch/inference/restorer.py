@@ -116,7 +116,9 @@ class Restorer:
         graphs: bool = True,
     ) -> None:
         model = _without_replicas(model)
-        if other := next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32), 0):
+        if other := next(
+            (p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32), 0
+        ):
             raise UserError(
                 f'the weights of the network are {str(other).removeprefix("torch.")}; give it as network.float(), and '
                 "say precision='bf16' or 'fp16' to compute in half precision"
