@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from vmambair_arch.errors import UserError, guard, nearest, no_folder, one_line, signals_held
+from vmambair_arch.errors import OF_TRAIN, UserError, guard, nearest, no_folder, one_line, require, signals_held
 
 
 class BadData(Dataset):
@@ -44,6 +45,52 @@ def raises(error: BaseException) -> None:
 def test_exit_codes(capsys, run, code, said):
     assert guard(run) == code
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize('module', OF_TRAIN)
+def test_a_module_of_training_that_is_not_there_is_one_line(capsys, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert guard(lambda: importlib.import_module(f'{module}.anything') and None) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"vmambair: error: this needs '{module}', which is not installed; pip install ")
+    assert said.count('\n') == 1
+    with pytest.raises(UserError, match=f"^a plot needs '{module}', which is not installed; pip"):
+        require('a plot', 'sys', module)
+
+
+def test_what_is_missing_is_named_at_once(monkeypatch):
+    for module in ('basicsr', 'skimage'):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match="^the demo needs 'basicsr' and 'skimage', which are not installed; pip"):
+        require('the demo', 'basicsr', 'sys', 'skimage')
+    require('the demo', 'sys')
+
+
+def test_a_module_of_somebody_elses_that_is_missing_keeps_its_traceback():
+    with pytest.raises(ModuleNotFoundError):
+        guard(lambda: importlib.import_module('no_such_module_of_mine') and None)
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        ['evaluate', 'x=derain', '--truth', 'gone'],
+        ['profile', 'light', '-o', 'p'],
+        ['demo'],
+        ['demo', '--shipped'],
+        ['demo', 'sr'],
+    ],
+)
+def test_commands_ask_before_the_work(capsys, monkeypatch, tmp_path, command):
+    from vmambair_arch import cli
+
+    monkeypatch.chdir(tmp_path)
+    for module in ('matplotlib', 'skimage'):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert 'pip install' in said[-1] or 'gone' in said[-1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_of_a_loaders_worker_is_one_line(capsys):

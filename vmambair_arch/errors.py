@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import re
 import signal
@@ -103,6 +104,30 @@ def signals_unwind() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+HOW_TO_TRAIN = (
+    'pip install torch torchvision numpy cython setuptools wheel, '
+    'then in the checkout pip install --no-build-isolation ".[train]"'
+)
+OF_TRAIN = ('basicsr', 'torchvision', 'timm', 'lpips', 'dists_pytorch', 'skimage', 'matplotlib')
+"""Modules that come with the extra `train`; restoring needs none of them."""
+
+
+def require(what: str, *modules: str) -> None:
+    """Ask for modules of `OF_TRAIN` before any work is done.
+
+    Raises:
+        UserError: `what` needs some that are not installed; all of them are named, and what to install.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(_without(what, missing))
+
+
+def _without(what: str, missing: Sequence[str]) -> str:
+    names = ' and '.join(repr(name) for name in missing)
+    return f'{what} needs {names}, which {"is" if len(missing) == 1 else "are"} not installed; {HOW_TO_TRAIN}'
 
 
 _PATIENCE = 3
@@ -208,6 +233,12 @@ def guard(run: Callable[[], int | None]) -> int:
         except OSError:  # which is what was said, or comes of it
             _forget_stdout()
         return error.exit_code
+    except ModuleNotFoundError as error:
+        module = (error.name or '').partition('.')[0]
+        if module not in OF_TRAIN:
+            raise
+        sys.stderr.write(f'vmambair: error: {_without("this", [module])}\n')
+        return 2
     except UnicodeEncodeError as error:
         if error.encoding == 'utf-8':  # not the locale's doing
             raise

@@ -826,6 +826,16 @@ def test_short_flags_of_real_esrgan(photos, tmp_path, checkpoint):
     assert read_image(tmp_path / 'out/ax.png').rgb.shape == (12, 14, 3)
 
 
+@pytest.mark.parametrize(('wanted', 'said'), [(None, False), ('0.5', False), ('1', False), ('1.5', True), ('4', True)])
+def test_a_size_that_is_not_the_networks_own_is_said(photos, tmp_path, checkpoint, capsys, wanted, said):
+    """`-s 4` where --task is forgotten gave a picture without rain, stretched."""
+    flags = [] if wanted is None else ['-s', wanted]
+    assert (
+        cli.main(['restore', str(photos / 'a.png'), '-o', str(tmp_path / 'o.png'), '-m', str(checkpoint), *flags]) == 0
+    )
+    assert (f'bicubic interpolation the rest of {wanted}' in capsys.readouterr().err) == said
+
+
 def test_a_checkpoint_that_is_none(photos, tmp_path, capsys):
     (tmp_path / 'bad.pth').write_bytes(b'no checkpoint')
     for model in ('bad.pth', 'gone.pth'):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, require
 from ..evaluation.names import plain_text, table_row
 from ..files import replacing
 from .plot import Curves, option_sections, read_logs
@@ -119,6 +119,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f'-o {path}: the picture is a PNG; name it {path.stem}.png')
     curves, lines = rows(args.experiments)
     if path is not None:
+        require('compare -o', 'matplotlib')
         draw(curves, path)  # first, so that a fault of its place is all that is said
     print(*lines, sep='\n')
     if path is not None:

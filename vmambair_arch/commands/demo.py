@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, require
 from ..files import check_writable, replacing
 from ..options import load_options, option_file
 
@@ -200,6 +200,7 @@ def demonstrate(
         raise UserError(f"unknown demo '{task}'{nearest(task, list(TASKS))}; there are {', '.join(TASKS)}")
     from ..inference.restorer import Restorer
 
+    require('the demo', 'basicsr', 'torchvision', 'skimage')
     start = time.monotonic()
     options_path = option_file(f'demo_{task}.yml')
     name = load_options(options_path)['name']
@@ -235,11 +236,12 @@ def show_shipped(out: str | Path | None = None, say: Callable[[str], None] = lam
         What was found, by task.
 
     Raises:
-        UserError: scikit-image, which has the photographs, is missing.
+        UserError: scikit-image, which has the photographs, or BasicSR is missing.
     """
     from ..checkpoints.find import bundled
     from ..inference.restorer import Restorer
 
+    require('demo --shipped', 'basicsr', 'torchvision', 'skimage')
     out = _folder(out or 'demo_shipped')
     results = {}
     for name, checkpoint in bundled().items():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, require
 from ..evaluation.names import plain_text
 from ..files import METRICS_FILE, read_patiently, read_records, replacing
 from ..options import load_options
@@ -125,6 +125,7 @@ def plot(experiment: str | Path) -> list[Path]:
 
     experiment = Path(experiment)
     written = [experiment / 'curves.png']
+    require('plot', 'matplotlib')
     draw_curves(read_logs(experiment), experiment.name, written[0])
     rows = validation_rows(experiment)
     if rows:

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..errors import require
     from ..evaluation import complexity
     from ..inference.restorer import find_device
     from ..options import load_options
@@ -28,6 +29,8 @@ def run(args: argparse.Namespace) -> None:
         if target.endswith(('.yml', '.yaml')):
             imports.import_packages(imports.named_in(load_options(target), target))
     imports.import_packages(args.imports, '--import')
+    if args.output:
+        require('profile -o', 'matplotlib')
     device = find_device(args.device)
     sizes = [complexity.parse_size(size) for size in args.sizes]
     rows = complexity.profile(args.targets, sizes, device=device, repeats=args.repeats)

@@ -97,6 +97,12 @@ def run(args: argparse.Namespace) -> int:
     restorer = Restorer.from_pretrained(args.model, task=args.task, denoise=denoise, **pick(args, RESTORER))
     if parameter_set := getattr(restorer.model, 'parameter_set', ''):
         print(f'vmambair: {args.model}: {parameter_set}', file=sys.stderr)
+    if restorer.outscale and restorer.outscale > restorer.scale:
+        print(
+            f'vmambair: note: the network makes pictures {restorer.scale} times as large, and bicubic interpolation '
+            f'the rest of {restorer.outscale:g}; --task sr and realsr enlarge four times',
+            file=sys.stderr,
+        )
     if streamed:
         _run_streamed(inputs[0], output, args, restorer)
         return 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, require
 from ..files import replacing
 from ..images.image_io import image_size
 from ..metrics.catalogue import get_metrics
@@ -65,6 +65,7 @@ def evaluate(
     datasets = [_dataset(entry) for entry in data]
     check_names(datasets)
     wanted = get_metrics(metrics, crop_border=crop_border, weights=weights)
+    require('evaluate', 'matplotlib')
     evaluation = Evaluation(found, datasets, wanted, crop_border, output)
     rectangles = [figures.parse_crop(text) for text in crops]
     costs = _costs(cost, [method.name for method in found])

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, guard, write_any_letter
+from ..errors import HOW_TO_TRAIN, UserError, guard, write_any_letter
 from ..files import unlock
 from ..host import let_threads_sleep
 from ..options import read_options, written_plainly
@@ -49,10 +49,7 @@ def import_basicsr() -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or '').startswith('vmambair_arch'):
             raise
-        raise UserError(
-            f"training needs '{error.name}', which is not installed; "
-            'pip install torch numpy cython, then in the checkout pip install --no-build-isolation ".[train]"'
-        ) from None
+        raise UserError(f"training needs '{error.name}', which is not installed; {HOW_TO_TRAIN}") from None
     except ImportError as error:
         if 'cannot open shared object file' not in str(error):
             raise
