@@ -6,7 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from vmambair_arch.data import rain
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import RainConfig, add_rain, rain_layer
 from vmambair_arch.errors import UserError
@@ -168,13 +171,40 @@ def test_refuses_what_is_no_float_rgb_image():
         ({'length': 'long'}, 'length must be two numbers'),
         ({'size': [0, 2]}, 'size must be'),
         ({'blur': [-1, 2]}, 'blur must be'),
-        ({'gust': 2}, 'gust must lie in 0..1'),
+        ({'gust': 2}, 'gust must be a number from 0 to 1, not 2'),
         ({'angle_spread': '3'}, 'angle_spread must be a number'),
     ],
 )
 def test_bad_options_name_the_key(options, message):
     with pytest.raises(UserError, match=message):
         RainConfig.from_options(options)
+
+
+PAIRS = [field.name for field in dataclasses.fields(RainConfig) if isinstance(field.default, tuple)]
+NUMBERS = [field.name for field in dataclasses.fields(RainConfig) if not isinstance(field.default, tuple)]
+
+
+@pytest.mark.parametrize('huge', [1001, 1e9, 1e300, float('inf'), float('nan'), 10**400])
+@pytest.mark.parametrize('name', [*PAIRS, *NUMBERS])
+def test_every_number_has_an_end(name, huge):
+    """Of a density of 1e9 nothing was heard for a minute."""
+    low = max(0, getattr(RainConfig(), name)[0]) if name in PAIRS else 0
+    with pytest.raises(UserError, match=f'rain: {name} must be'):
+        RainConfig.from_options({name: [low, huge] if name in PAIRS else huge})
+
+
+@given(st.data())
+@settings(max_examples=12, deadline=None)
+def test_all_the_rain_that_is_allowed_can_be_drawn(data):
+    """Up to its ends; the numbers of streaks stay such that it does not take minutes."""
+    chosen = {}
+    for name in (*PAIRS, *NUMBERS):
+        lowest, highest = rain._LIMITS.get(name, (0, 1))
+        number = st.floats(lowest, highest) | st.sampled_from([lowest, highest])
+        chosen[name] = sorted(data.draw(st.tuples(number, number))) if name in PAIRS else data.draw(number)
+    layer = rain_layer(9, 12, np.random.default_rng(0), RainConfig.from_options(chosen))
+    assert layer.shape == (9, 12)
+    assert ((layer > -1e-6) & (layer <= 1)).all()  # the blur rounds
 
 
 def test_options_override_the_defaults():

@@ -25,6 +25,16 @@ Range = tuple[float, float]
 # depth -> (share of the streaks, factor on length, factor on width, factor on opacity)
 _DEPTHS = {'far': (0.65, 0.6, 0.7, 0.75), 'middle': (0.28, 1.0, 1.0, 1.0), 'near': (0.07, 1.8, 2.2, 0.6)}
 _GUST_CELL = 96  # pixels between two independent values of the gust field
+# What each number may be, 0..1 where nothing is said. More hides the picture, and takes longer than seconds to draw.
+_LIMITS: dict[str, Range] = {
+    'angle': (-90, 90),
+    'angle_spread': (0, 90),
+    'length': (1, 1000),
+    'width': (0.5, 100),
+    'density': (0, 1000),
+    'size': (0.1, 100),
+    'blur': (0, 100),
+}
 _EDGE = 3.0  # a streak's cross-section is cut off at this many standard deviations
 
 
@@ -60,30 +70,19 @@ class RainConfig:
     blur: Range = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        limits = {
-            'angle': (-90, 90),
-            'length': (1, 10_000),
-            'width': (0.5, 1000),
-            'density': (0, 10_000),
-            'size': (0.1, 100),
-            'blur': (0, 100),
-        }
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value, (lowest, highest) = getattr(self, field.name), _LIMITS.get(field.name, (0, 1))
             if isinstance(field.default, tuple):
-                lowest, highest = limits.get(field.name, (0, 1))
                 try:
                     low, high = (float(v) for v in value)
-                except (TypeError, ValueError):
+                except (TypeError, ValueError, OverflowError):
                     raise UserError(f'rain: {field.name} must be two numbers [low, high], not {value!r}') from None
                 if not lowest <= low <= high <= highest:
                     bounds = f'{lowest} <= low <= high <= {highest}'
                     raise UserError(f'rain: {field.name} must be [low, high] with {bounds}, not {value!r}')
                 object.__setattr__(self, field.name, (low, high))
-            elif isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise UserError(f'rain: {field.name} must be a number >= 0, not {value!r}')
-        if self.gust > 1:
-            raise UserError(f'rain: gust must lie in 0..1, not {self.gust!r}')
+            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value <= highest:
+                raise UserError(f'rain: {field.name} must be a number from {lowest} to {highest}, not {value!r}')
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> RainConfig:
