@@ -255,7 +255,11 @@ def test_addresses_are_written_as_a_browser_takes_them(server, written, asked):
 
 @pytest.mark.parametrize(
     ('host', 'asked'),
-    [('münchen.example', 'xn--mnchen-3ya.example'), ('MÜNCHEN.example:81', 'xn--mnchen-3ya.example:81')],
+    [
+        ('münchen.example', 'xn--mnchen-3ya.example'),
+        ('MÜNCHEN.example:81', 'xn--mnchen-3ya.example:81'),
+        ('münchen:81', 'xn--mnchen-3ya:81'),
+    ],
 )
 def test_hosts_beyond_ascii(host, asked):
     assert as_ascii(f'https://{host}/a') == f'https://{asked}/a'

@@ -104,7 +104,7 @@ def test_a_state_brings_its_convolutions_along(ways, build, options, monkeypatch
     model = build()
     assert model.convolutions == {'float32': 'triton'}
     model.convolutions = {'float32': 'torch'}
-    state = model._state(1, [], {})
+    state = model._state(1, [], {}, [[]])
     assert state['convolutions'] == {'float32': 'torch'}
     resumed = build()
     resumed.resume_training(state)

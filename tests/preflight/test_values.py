@@ -132,11 +132,6 @@ def test_what_would_end_the_first_iteration_is_refused_by_name(check: Any, key: 
         assert any(key.replace('__', ': ') in fault for fault in report.faults), (value, report.faults)
 
 
-def test_what_is_for_gpus_alone_is_not_refused_for_the_trial_on_a_cpu(check: Any) -> None:
-    optim = {'type': 'AdamW', 'lr': 1e-3, 'capturable': True}
-    assert check(model_type='VmambaIRModel', train__optim_g=optim).faults == []
-
-
 def test_labels_may_stand_in_sources(check: Any) -> None:
     folder = {'dataroot_gt': 'train/gt', 'dataroot_lq': 'train/lq'}
     changes = {

@@ -158,7 +158,8 @@ def _as_ascii(address: str) -> str:
     shown = re.sub('//.*@', '//', address)
     try:
         parts = urlsplit(address)
-        host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode('idna').decode()
+        name, colon, port = parts.netloc.partition(':')  # beyond ASCII it is none of IPv6
+        host = parts.netloc if parts.netloc.isascii() else name.encode('idna').decode() + colon + port
         path, query = (quote(part, "%/:@!$&'()*+,;=~[]?") for part in (parts.path, parts.query))
         is_address = bool(parts.hostname) and parts.port != 0
     except ValueError:
