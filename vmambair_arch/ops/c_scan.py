@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import c_library
 from .reference import ScanInputs
-from .scan_operator import define, empty_results, is_differentiated
+from .scan_operator import define, empty_results
 
 PIXELS_BETWEEN_STATES = 32
 """`CHUNK_PIXELS` in csrc/scan.h: the state before every so many pixels is kept for the backward pass."""
@@ -85,9 +85,7 @@ def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`."""
     x, x_dbl, *parameters = inputs
     readable = ScanInputs(_readable(x), _readable(x_dbl), *(t.float() for t in parameters))
-    # The backward pass takes states that were not kept as a reason to compute them again.
-    y, _ = torch.ops.vmambair.c_scan(*readable, directions, is_differentiated(readable))
-    return y.to(x.dtype)
+    return _scan(readable, directions).to(x.dtype)
 
 
 def _readable(t: Tensor) -> Tensor:
@@ -192,4 +190,4 @@ def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Se
     return grads
 
 
-define('c_scan', ['CPU'], _forward, _backward, _states_shape)
+_scan = define('c_scan', ['CPU'], _forward, _backward, _states_shape)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import c_library, fallback, faults, self_check, torch_depthwise
+from .at_once import computes_at_once, is_differentiated
 from .selective_scan import (
     DEPTHWISE,
     Backend,
@@ -99,7 +100,7 @@ def _has_kernel() -> bool:
 
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
-    return torch.ops.vmambair.depthwise(x, weight, bias, activation)
+    return _convolve(x, weight, bias, activation)
 
 
 # --- on a GPU --------------------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def _elsewhere(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) 
     where = x.device.type if x.device.index is None else f'{x.device.type}:{x.device.index}'
     if not fits or torch.jit.is_tracing() or is_transformed() or _way(where, dtype) != 'triton':
         return torch_depthwise.depthwise(x, weight, bias, activation)
-    return torch.ops.vmambair.triton_depthwise(x.to(dtype), weight, bias, activation)
+    return _DEFINED['triton_depthwise'](x.to(dtype), weight, bias, activation)
 
 
 HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
@@ -302,9 +303,11 @@ def empty_gradients(
 Forward = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor, Tensor]]
 _OPERATORS = torch.library.Library('vmambair', 'FRAGMENT')
+_DEFINED: dict[str, Forward] = {}
+"""What `define` returned, by the name of the operator."""
 
 
-def define(name: str, devices: Sequence[str], forward: Forward, backward: Backward) -> None:
+def define(name: str, devices: Sequence[str], forward: Forward, backward: Backward) -> Forward:
     """Make `torch.ops.vmambair.<name>`, (x, weight, bias, activation) -> out, with its gradient.
 
     Args:
@@ -312,6 +315,9 @@ def define(name: str, devices: Sequence[str], forward: Forward, backward: Backwa
         devices: dispatch keys that it is for, 'CPU' or 'CUDA'.
         forward: makes what `empty_output` makes room for.
         backward: (grad, x, weight, bias, activation) -> what `empty_gradients` makes room for.
+
+    Returns:
+        What calls the operator, or the same functions without it where nobody would see the difference.
     """
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -324,7 +330,8 @@ def define(name: str, devices: Sequence[str], forward: Forward, backward: Backwa
             return (None,) * 4
         x, weight, bias = ctx.saved_tensors
         operator = getattr(torch.ops.vmambair, f'{name}_backward')
-        grads = operator(grad, x, weight, bias, ctx.activation)
+        run = backward if computes_at_once(grad) and not torch.is_grad_enabled() else operator
+        grads = run(grad, x, weight, bias, ctx.activation)
         return grads[0], grads[1], grads[2] if bias is not None else None, None
 
     def setup_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -348,6 +355,32 @@ def define(name: str, devices: Sequence[str], forward: Forward, backward: Backwa
     torch.library.register_fake(f'vmambair::{name}_backward', empty_gradients, lib=_OPERATORS)
     torch.library.register_autograd(f'vmambair::{name}', autograd_backward, setup_context=setup_context, lib=_OPERATORS)
     torch.library.register_autograd(f'vmambair::{name}_backward', second, setup_context=setup_second, lib=_OPERATORS)
+
+    class Convolution(torch.autograd.Function):
+        """The operator, as autograd alone needs it."""
+
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Tensor:
+            output = forward(*inputs)
+            setup_context(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+            return autograd_backward(ctx, grad)
+
+    def call(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+        inputs = x, weight, bias, activation
+        if not computes_at_once(x, weight, bias):
+            out: Tensor = getattr(torch.ops.vmambair, name)(*inputs)
+        elif is_differentiated(x, weight, bias):
+            out = Convolution.apply(*inputs)
+        else:
+            out = forward(*inputs)
+        return out
+
+    _DEFINED[name] = call
+    return call
 
 
 def _second_derivative(
@@ -377,4 +410,4 @@ def _second_derivative(
     return of_grad, of_x, of_weight, None if bias is None else of_bias
 
 
-define('depthwise', ['CPU'], _forward, _backward)
+_convolve = define('depthwise', ['CPU'], _forward, _backward)

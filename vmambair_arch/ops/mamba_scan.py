@@ -49,7 +49,7 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`; the K directions are K groups of mamba-ssm's kernel."""
-    return torch.ops.vmambair.mamba_scan(*inputs, directions, False)[0]
+    return _operator(inputs, directions)
 
 
 def _forward(inputs: ScanInputs, directions: Sequence[int], keep_states: bool) -> tuple[Tensor, Tensor]:
@@ -106,4 +106,4 @@ def _scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
 
 
 # On CPUs with a stand-in for the kernel only.
-define('mamba_scan', ['CUDA', 'CPU'], _forward, _backward, _states_shape)
+_operator = define('mamba_scan', ['CUDA', 'CPU'], _forward, _backward, _states_shape)

@@ -23,10 +23,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
 
 from . import c_library
+from .at_once import is_differentiated, is_plain, is_watched
 from .selective_scan import left_to_torch
 
 ENV = 'VMAMBAIR_PRODUCTS'
@@ -46,7 +45,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """silu of `linear`, on the way out where nothing is to be differentiated."""
-    if _by_onednn(x, weight, bias) and not _is_differentiated(x, weight, bias):
+    if _by_onednn(x, weight, bias) and not is_differentiated(x, weight, bias):
         return _onednn()(x, weight, bias, 'swish', [], '')
     return F.silu(linear(x, weight, bias))
 
@@ -118,34 +117,24 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and not torch.jit.is_tracing()  # so does TorchScript, which has no word for the operator's arguments
         and x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
-        and weight.device.type == 'cpu'
+        and _library() == 'onednn'
         and weight.ndim == 2
+        and x.numel() * weight.shape[0] >= _smallest()  # most products end here, and the rest costs as much as a few
+        and weight.device.type == 'cpu'
         and (bias is None or _can_be_bias(bias, weight))
         and min(weight.shape) >= NARROWEST
         and x.shape[-1] == weight.shape[1]  # what does not fit together is for torch to refuse
         and x.numel() > 0
-        and _library() == 'onednn'
-        and x.numel() * weight.shape[0] >= _smallest()
         and not torch.is_autocast_enabled('cpu')
         and _has_kernels()
-        and type(x) in _PLAIN
-        and type(weight) in _PLAIN
-        and not _is_transformed()
+        and is_plain(x, weight)
+        and not is_watched()  # torch has rules of its own products for other derivatives
     )
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-"""Tensors with numbers in them, as opposed to those of tracers."""
 
 
 def _has_kernels() -> bool:
     """As for the convolutions of `depthwise`: `VMAMBAIR_SCAN` is about the scan, `using` about all that is ours."""
     return c_library.why_not() is None and not left_to_torch()
-
-
-def _is_transformed() -> bool:
-    """Whether derivatives are taken in forward mode, or torch.func is at work: torch has rules for its own products."""
-    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def _can_be_bias(bias: Tensor, weight: Tensor) -> bool:
@@ -155,12 +144,8 @@ def _can_be_bias(bias: Tensor, weight: Tensor) -> bool:
         and bias.shape == weight.shape[:1]
         and bias.is_contiguous()
         and bias.device.type == 'cpu'
-        and type(bias) in _PLAIN
+        and is_plain(bias)
     )
-
-
-def _is_differentiated(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _can_be_added(other: Tensor, x: Tensor, weight: Tensor) -> bool:
@@ -170,12 +155,12 @@ def _can_be_added(other: Tensor, x: Tensor, weight: Tensor) -> bool:
         and other.dtype == torch.float32
         and other.device.type == 'cpu'
         and other.is_contiguous()
-        and type(other) in _PLAIN
+        and is_plain(other)
     )
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None = None) -> Tensor:
-    if _is_differentiated(x, weight, bias, other):
+    if is_differentiated(x, weight, bias, other):
         product: Tensor = _Product.apply(x, weight, bias, other)
         return product
     return _compute(x, weight, bias, other)

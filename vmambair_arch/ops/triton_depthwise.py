@@ -45,7 +45,7 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
     """Arguments as in `torch_depthwise.depthwise`; the weight may be wider than x, as under autocast."""
-    return torch.ops.vmambair.triton_depthwise(x, weight, bias, activation)
+    return _convolve(x, weight, bias, activation)
 
 
 def channels_of_a_program(c: int) -> int:
@@ -159,4 +159,4 @@ def _safe_backward(
 
 
 # On CPUs in Triton's interpreter only.
-define('triton_depthwise', ['CUDA', 'CPU'], _safe_forward, _safe_backward)
+_convolve = define('triton_depthwise', ['CUDA', 'CPU'], _safe_forward, _safe_backward)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from . import fallback, torch_scan
 from .reference import ScanInputs
-from .scan_operator import define, empty_results, is_differentiated
+from .scan_operator import define, empty_results
 
 CHUNK_PIXELS = 4
 """Pixels of a chunk (`T` in the kernels): they are loaded together and their states live in registers."""
@@ -90,7 +90,7 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
     """Arguments as in `vmambair_arch.ops.omni_scan`."""
     # The backward pass takes states that were not kept as a reason to compute them again.
-    return torch.ops.vmambair.triton_scan(*inputs, directions, is_differentiated(inputs))[0]
+    return _scan(inputs, directions)
 
 
 # --- what the operators do -------------------------------------------------------------------------------------------
@@ -403,4 +403,4 @@ def _safe_backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, direction
 
 
 # On CPUs in Triton's interpreter only.
-define('triton_scan', ['CUDA', 'CPU'], _safe_forward, _safe_backward, _states_shape)
+_scan = define('triton_scan', ['CUDA', 'CPU'], _safe_forward, _safe_backward, _states_shape)
