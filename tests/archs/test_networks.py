@@ -432,3 +432,31 @@ def test_a_network_on_meta_is_trained_and_cast_as_elsewhere():
     network(x).square().sum().backward()
     assert all(p.grad.shape == p.shape for p in network.parameters())
     assert network.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+
+
+def _far(network: torch.nn.Module) -> torch.nn.Module:
+    """With scans that leave the range of float16, as those of trained networks do."""
+    for name, parameter in network.named_parameters():
+        if name.endswith('.Ds'):
+            parameter.data.fill_(6e4)
+        elif name.endswith('.conv2d.bias'):
+            parameter.data.fill_(2)
+    return network
+
+
+@pytest.mark.parametrize('form', FORMS, ids=str)
+@pytest.mark.parametrize('cls', [VmambaIR, OSSNet])
+def test_scans_beyond_the_range_of_float16(cls, form):
+    form = form if cls is VmambaIR or set(form) <= {'scale'} else {}
+    x = torch.rand(1, form.get('inp_channels', 3), 16, 24)
+    network = _far(_network(cls, **form))
+    wanted = network(x)
+    with torch.autocast('cpu', dtype=torch.float16):
+        got = network(x)
+        loss = got.float().square().mean()
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    half = copy.deepcopy(network).half()(x.half())
+    assert half.dtype == torch.float16
+    for value in (got, half):
+        torch.testing.assert_close(value.float(), wanted, rtol=0, atol=0.1)  # the range, not the digits

@@ -13,12 +13,14 @@ from benchmarks import deraining, shipped
 from vmambair_arch import Restorer
 from vmambair_arch.checkpoints.describe import describe, info, meanings
 from vmambair_arch.checkpoints.find import bundled
+from vmambair_arch.checkpoints.load import load_model
 from vmambair_arch.cli import main
 from vmambair_arch.commands import demo
 from vmambair_arch.data.photographs import photographs
 from vmambair_arch.data.rain import add_rain
 from vmambair_arch.errors import UserError
 from vmambair_arch.images.image_io import Image, read_image, write_image
+from vmambair_arch.inference.restorer import Precision
 from vmambair_arch.metrics.psnr_ssim import psnr
 from vmambair_arch.ops.selective_scan import BACKENDS, ENV
 
@@ -82,6 +84,25 @@ def test_figures_hold_on_every_backend(task: str, backend: str, device: str, mon
     restorer = Restorer.from_pretrained(task=task, device=device)
     found = shipped.mean_psnr(task, restorer, shipped.photograph_pairs(task))
     assert found == pytest.approx(describe(task)['metrics'][shipped.PHOTOGRAPHS[task]], abs=0.05)
+
+
+@pytest.mark.parametrize(('precision', 'limit'), [('fp16', 1.5), ('bf16', 12)])
+@pytest.mark.parametrize('task', TASKS)
+def test_half_precision_is_the_same_picture(task: str, precision: Precision, limit: float) -> None:
+    """float16 has the finer steps, and its range must do for what these networks hold."""
+    picture = next(shipped.photograph_pairs(task))[0][:64, :80]
+    wanted = Restorer.from_pretrained(task=task)(picture).astype(int)
+    found = Restorer.from_pretrained(task=task, precision=precision)(picture)
+    assert np.abs(found - wanted).max() <= limit
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_networks_of_float16_weights(task: str) -> None:
+    """As ComfyUI and other programs of spandrel run them on a GPU."""
+    picture = torch.from_numpy(next(shipped.photograph_pairs(task))[0][:64, :80].copy()).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        found, wanted = load_model(task).half()(picture.half()), load_model(task)(picture)
+    assert (found.float() - wanted).abs().max() < 1.5 / 255
 
 
 def test_deraining_leaves_alone_what_is_no_rain() -> None:

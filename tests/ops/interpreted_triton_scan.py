@@ -171,6 +171,13 @@ def test_half_precision_is_read_as_it_is(dtype):
     compare(inputs, (3,), y_tolerance=epsilon, grad_tolerance=epsilon)
 
 
+def test_a_wide_map_with_half_projections():
+    """As networks of float16 scan: the result has the range of float32."""
+    inputs = scan_inputs(1, 2, 3, 3, 2, 2, (3,))
+    inputs |= {'x_dbl': inputs['x_dbl'].half(), 'D': inputs['D'] * 1e6}
+    compare(inputs, (3,), grad_tolerance=torch.finfo(torch.float16).eps)
+
+
 def test_the_smallest_steps_keep_their_digits():
     """A scan over one pixel with B = C = x = 1 and D = 0 gives the step size itself."""
     z = torch.cat([torch.linspace(-80, 100, 37), torch.linspace(-2, 2, 27)])

@@ -91,7 +91,10 @@ class LayerNorm(nn.Module):
         weight = self.body.weight
         if self.bias_free:
             return x * torch.rsqrt(x.var(-1, keepdim=True, unbiased=False) + self.eps) * weight
-        return F.layer_norm(x, list(weight.shape), weight, self.body.bias, self.eps)
+        bias = self.body.bias
+        if x.dtype == torch.float32 and weight.dtype == torch.float16:  # what the network cannot hold before it
+            return F.layer_norm(x, list(weight.shape), weight.float(), bias.float(), self.eps).half()
+        return F.layer_norm(x, list(weight.shape), weight, bias, self.eps)
 
 
 class Downsample(nn.Module):

@@ -145,9 +145,12 @@ class OSSModule(nn.Module):
         self.out_conv = _pointwise_layer(dim, dim, True, options)
 
     def scan_plane(self, x: Tensor) -> Tensor:
-        """(b, h, w, d) -> (b, h, w, d): the sum of the plane directions."""
+        """(b, h, w, d) -> (b, h, w, d): the sum of the plane directions; of float16 it is float32.
+
+        It leaves the range of float16 (65504): up to 6e5 in the networks of this package. `out_norm` follows.
+        """
         parameters = _ScanParameters(self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
-        return _project_and_scan(x, parameters, self.directions)
+        return _project_and_scan(x, parameters, self.directions, widen=True)
 
     def scan_channels(self, y: Tensor) -> Tensor:
         """(b, h, w, d) -> (b, 1, 1, d), or (b, h, w, d) without pooling: what the channel scan reads, normalised."""
@@ -233,12 +236,19 @@ def decays_at_once(blocks: Iterable[nn.Module], device: torch.device) -> Iterato
         _READY.reset(token)
 
 
-def _project_and_scan(x: Tensor, parameters: _ScanParameters, directions: tuple[int, ...]) -> Tensor:
-    """Project a map (b, h, w, d) to dt, B and C of all directions in one product, and scan it."""
+def _project_and_scan(
+    x: Tensor, parameters: _ScanParameters, directions: tuple[int, ...], widen: bool = False
+) -> Tensor:
+    """Project a map (b, h, w, d) to dt, B and C of all directions in one product, and scan it.
+
+    widen: whether the result of float16 is float32.
+    """
     x_proj, dt_weight, dt_bias, A_logs, Ds = parameters
     K, d, _ = dt_weight.shape
     A = _decay(A_logs).view(K, d, -1)
     x_dbl = linear(x, x_proj.flatten(0, 1))
+    if widen and x.dtype == torch.float16:
+        x = x.float()
     return omni_scan(ScanInputs(x, x_dbl, dt_weight, dt_bias, A, Ds.view(K, d)), directions)
 
 
