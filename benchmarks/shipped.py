@@ -47,8 +47,8 @@ ABOUT = {
         'upright and turned; a seventh without rain; a fifth with drawn lines and lettering that stay',
         'recipe': 'options/finetune_derain_light.yml',
         'limits': 'Trained on drawn streaks alone: drops on lenses, mist and splashes stay. Rain must fall: streaks '
-        'more than 45 degrees from the vertical stay, as in pictures that lie on their side. Thin bright lines that '
-        'are near the vertical and no rain may fade.',
+        'more than 45 degrees from the vertical stay, as in pictures that lie on their side. Thin, bright, nearly '
+        'vertical lines that are not rain may fade.',
         'license': 'Apache-2.0',
         'upright': True,
     },
