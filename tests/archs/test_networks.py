@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmambair_arch.archs import PRESETS, Mamber32, OSSNet, VmambaIR, build, configuration
-from vmambair_arch.archs.layers import pad_to_multiple
+from vmambair_arch.archs.layers import LayerNorm, pad_to_multiple
 from vmambair_arch.ops import products, using
 
 TINY = {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'd_state': 4}
@@ -460,3 +460,9 @@ def test_scans_beyond_the_range_of_float16(cls, form):
     assert half.dtype == torch.float16
     for value in (got, half):
         torch.testing.assert_close(value.float(), wanted, rtol=0, atol=0.1)  # the range, not the digits
+
+
+@pytest.mark.parametrize('bias_free', [True, False])
+def test_maps_whose_squares_leave_the_range_of_float16(bias_free):
+    norm, x = LayerNorm(8, bias_free), torch.randn(1, 2, 3, 8) * 5000
+    torch.testing.assert_close(norm.half()(x.half()).float(), norm.float()(x), rtol=1e-2, atol=1e-2)

@@ -13,8 +13,10 @@ from scan_cases import scan_inputs
 from torch import Tensor
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from vmambair_arch.archs.oss_block import BlockOptions, OSSBlock
 from vmambair_arch.ops import ScanInputs, at_once, c_library, depthwise, omni_scan, scan_operator
@@ -60,6 +62,24 @@ def seen_by_a_profiler(block: OSSBlock, x: Tensor) -> Iterable[str]:
     return [event.key for event in profiler.key_averages()]
 
 
+class Functions(TorchFunctionMode):
+    """As `Names`, before anything is dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def seen_by_a_mode_of_functions(block: OSSBlock, x: Tensor) -> Iterable[str]:
+    with Functions() as names:
+        block(x)
+    return names.seen
+
+
 def seen_in_a_graph(block: OSSBlock, x: Tensor) -> Iterable[str]:
     return [str(node.target) for node in make_fx(block)(x).graph.nodes]
 
@@ -68,7 +88,10 @@ def seen_in_an_export(block: OSSBlock, x: Tensor) -> Iterable[str]:
     return [str(node.target) for node in torch.export.export(block, (x,)).graph.nodes]
 
 
-@pytest.mark.parametrize('see', [seen_by_a_mode, seen_by_a_profiler, seen_in_a_graph, seen_in_an_export])
+LOOKING = [seen_by_a_mode, seen_by_a_mode_of_functions, seen_by_a_profiler, seen_in_a_graph, seen_in_an_export]
+
+
+@pytest.mark.parametrize('see', LOOKING)
 def test_who_looks_sees_operators(see: Callable[[OSSBlock, Tensor], Iterable[str]], block, x):
     names = list(see(block, x))
     for name in OURS:
@@ -169,3 +192,101 @@ def test_gradients_that_are_not_there():
 
     for y, of in ((omni_scan(ScanInputs(*inputs), backend='c'), inputs), (depthwise.depthwise_silu(x, weight), [x])):
         assert torch.autograd.grad(Dropped.apply(y).sum(), of, allow_unused=True) == (None,) * len(of)
+
+
+# --- tensors that are not what they seem -----------------------------------------------------------------------------
+
+
+class Int8(Tensor):
+    """A weight that is held as whole numbers, and becomes an ordinary tensor in whatever is computed."""
+
+    whole: Tensor
+    step: Tensor
+
+    @staticmethod
+    def __new__(cls, t: Tensor) -> Int8:
+        return Tensor._make_wrapper_subclass(cls, t.shape, dtype=t.dtype)
+
+    def __init__(self, t: Tensor) -> None:
+        self.step = t.detach().abs().max() / 127
+        self.whole = (t.detach() / self.step).round().to(torch.int8)
+
+    def full(self) -> Tensor:
+        return self.whole.float() * self.step
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.detach.default:
+            return args[0]
+        args, kwargs = tree_map(lambda t: t.full() if isinstance(t, Int8) else t, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+STANDING_FOR = {
+    'itself': lambda t: t,
+    'the opposite': lambda t: torch._neg_view(-t),
+    'an imaginary part': lambda t: torch.complex(t, -t).conj().imag,
+    'zeros': lambda t: torch._efficientzerotensor(t.shape),
+    'whole numbers': Int8,
+}
+
+
+def _plain(t: Tensor) -> Tensor:
+    return t.full() if isinstance(t, Int8) else t.clone() + 0
+
+
+@pytest.mark.parametrize('stand', STANDING_FOR.values(), ids=STANDING_FOR)
+@pytest.mark.parametrize('place', range(-1, 6))
+def test_scans_of_what_stands_for_something(place, stand):
+    """place: of the tensor that is not plain; -1: the gradient."""
+    inputs = list(scan_inputs(1, 3, 4, 16, 2, 1).values())
+    odd = stand(inputs[place] if place >= 0 else torch.randn(1, 3, 4, 16))
+    results = []
+    for value in (odd, _plain(odd)):
+        tensors = [value if i == place else t.clone().requires_grad_() for i, t in enumerate(inputs)]
+        y = omni_scan(ScanInputs(*tensors), backend='c')
+        leaves = [t for t in tensors if t.requires_grad]
+        results.append([y, *torch.autograd.grad(y, leaves, value if place < 0 else torch.ones_like(y))])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(_plain(got), wanted)
+
+
+@pytest.mark.parametrize('stand', STANDING_FOR.values(), ids=STANDING_FOR)
+@pytest.mark.parametrize('place', range(-1, 3))
+def test_convolutions_of_what_stands_for_something(place, stand):
+    inputs = [torch.randn(1, 3, 4, 16), torch.randn(16, 1, 3, 3), torch.randn(16)]
+    odd = stand(inputs[place] if place >= 0 else torch.randn(1, 3, 4, 16))
+    results = []
+    for value in (odd, _plain(odd)):
+        tensors = [value if i == place else t.clone().requires_grad_() for i, t in enumerate(inputs)]
+        y = depthwise.depthwise_silu(*tensors)
+        leaves = [t for t in tensors if t.requires_grad]
+        results.append([y, *torch.autograd.grad(y, leaves, value if place < 0 else torch.ones_like(y))])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(_plain(got), wanted)
+
+
+def test_what_was_saved_comes_back_as_something_else():
+    inputs = [torch.randn(1, 3, 4, 16), torch.randn(16, 1, 3, 3), torch.randn(16)]
+    with torch.autograd.graph.saved_tensors_hooks(Int8, lambda t: t):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        got = torch.autograd.grad(depthwise.depthwise_silu(*leaves).sum(), leaves)
+    leaves = [Int8(t).full().requires_grad_() for t in inputs]
+    wanted = torch.autograd.grad(depthwise.depthwise_silu(*leaves).sum(), leaves)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize('of', ['scan', 'convolution', 'block'])
+def test_gradients_of_a_batch(of, block, x):
+    inputs = ScanInputs(*scan_inputs(1, 2, 3, 16, 2, 1).values())
+    functions = {
+        'scan': lambda t: omni_scan(inputs._replace(x=t), backend='c')[0, 0, 0, :4],
+        'convolution': lambda t: depthwise.depthwise_silu(t, torch.ones(16, 1, 3, 3))[0, 0, 0, :4],
+        'block': lambda t: block(t)[0, 0, 0, :4],
+    }
+    at = inputs.x if of == 'scan' else x
+    one, several = (torch.autograd.functional.jacobian(functions[of], at, vectorize=v) for v in (False, True))
+    torch.testing.assert_close(several, one)

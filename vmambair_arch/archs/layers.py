@@ -90,7 +90,8 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.body.weight
         if self.bias_free:
-            return x * torch.rsqrt(x.var(-1, keepdim=True, unbiased=False) + self.eps) * weight
+            wide = x.float() if x.dtype == torch.float16 else x  # whose square float16 cannot hold from 256 on
+            return (wide * torch.rsqrt(wide.var(-1, keepdim=True, unbiased=False) + self.eps)).to(x.dtype) * weight
         bias = self.body.bias
         if x.dtype == torch.float32 and weight.dtype == torch.float16:  # what the network cannot hold before it
             return F.layer_norm(x, list(weight.shape), weight.float(), bias.float(), self.eps).half()

@@ -330,7 +330,8 @@ def define(name: str, devices: Sequence[str], forward: Forward, backward: Backwa
             return (None,) * 4
         x, weight, bias = ctx.saved_tensors
         operator = getattr(torch.ops.vmambair, f'{name}_backward')
-        run = backward if computes_at_once(grad) and not torch.is_grad_enabled() else operator
+        at_once = not torch.is_grad_enabled() and computes_at_once(grad, x, weight, bias)
+        run = backward if at_once else operator
         grads = run(grad, x, weight, bias, ctx.activation)
         return grads[0], grads[1], grads[2] if bias is not None else None, None
 

@@ -63,7 +63,7 @@ def _forward(inputs: ScanInputs, directions: Sequence[int], keep_states: bool) -
         with torch.no_grad():
             return torch_scan.omni_scan(inputs, directions)
 
-    y = fallback.run('mamba', x.device, x.dtype, kernel, by_torch)
+    y = fallback.run('mamba', x.device, inputs.dtype, kernel, by_torch)
     return y.contiguous(), x.new_empty(_states_shape(inputs, directions), dtype=torch.float32)
 
 
@@ -78,7 +78,7 @@ def _backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Se
         return ScanInputs(*(grad.contiguous() for grad in grads))
 
     return fallback.run(
-        'mamba', inputs.x.device, inputs.x.dtype, lambda: gradients(_scan), lambda: gradients(torch_scan.omni_scan)
+        'mamba', inputs.x.device, inputs.dtype, lambda: gradients(_scan), lambda: gradients(torch_scan.omni_scan)
     )
 
 

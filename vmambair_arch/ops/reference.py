@@ -60,6 +60,12 @@ class ScanInputs(NamedTuple):
     A: Tensor
     D: Tensor
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What a backend is chosen by: that of x, but float16 where a map of float16 was widened for its range."""
+        widened = self.x.dtype == torch.float32 and self.x_dbl.dtype == torch.float16
+        return torch.float16 if widened else self.x.dtype
+
 
 def scan_order(direction: int, h: int, w: int, device: torch.device | None = None) -> Tensor:
     """The order in which a direction reads an h x w map, as row-major pixel indices of shape (h * w,).

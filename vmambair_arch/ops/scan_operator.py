@@ -68,8 +68,10 @@ def define(
         if grad_y is None:
             return (None,) * (_COUNT + 2)
         operator = getattr(torch.ops.vmambair, f'{name}_backward')
-        run = backward_flat if computes_at_once(grad_y) and not torch.is_grad_enabled() else operator
-        return *run(grad_y, *ctx.saved_tensors, ctx.directions), None, None
+        saved = ctx.saved_tensors
+        at_once = not torch.is_grad_enabled() and computes_at_once(grad_y, *saved)
+        run = backward_flat if at_once else operator
+        return *run(grad_y, *saved, ctx.directions), None, None
 
     def no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
         refuse_second_derivative(name)

@@ -320,7 +320,7 @@ def omni_scan(
     _check(inputs, directions)
     device = inputs.x.device
     where = device.type if device.index is None else f'{device.type}:{device.index}'
-    name = in_use(where, inputs.x.dtype, backend)
+    name = in_use(where, inputs.dtype, backend)
     if name in (*KERNELS, _EXPORT_ONLY.name) and is_transformed():
         name = _without_kernel(name, backend)
     return _scan_of(name)(inputs, tuple(directions))

@@ -135,7 +135,7 @@ def _random_inputs(shape: tuple[int, ...], directions: Sequence[int]) -> ScanInp
 
 
 def _random_scan(shape: tuple[int, ...], directions: tuple[int, ...]) -> _Case:
-    return _Case(tuple(_random_inputs(shape, directions)), (directions,))
+    return _Case(tuple(_random_inputs(shape, directions)), (directions,), directions != SEQUENCE_DIRECTIONS)
 
 
 def _random_convolution(shape: tuple[int, ...], activation: int) -> _Case:
@@ -151,6 +151,8 @@ class _Case(NamedTuple):
 
     tensors: tuple[Tensor, ...]
     extra: tuple[Any, ...]
+    widened: bool = False
+    """Whether the first tensor is float32 where float16 is tried, as the networks have it."""
 
     def results(self, compute: Callable[..., Tensor]) -> list[Tensor]:
         """The output and the gradients of all tensors for one gradient of it."""
@@ -166,8 +168,8 @@ class _Subject:
     Attributes:
         title: in messages.
         names: of the tensors with gradients.
-        narrow: how many of them, from the first on, are of the dtype that is tried; the others are float32, as autocast
-            has them.
+        narrow: how many of them, from the first on (or the second, see `_Case`), are of the dtype that is tried; the
+            others are float32, as autocast has them.
         reference: module that is right in float64.
         cases: what is compared, by name.
         timed: what is timed on a GPU; on a CPU, where tests run, it is the first of `cases`.
@@ -230,7 +232,11 @@ class _Examiner:
     def _moved(self, case: _Case) -> _Case:
         """On the device, in the dtype."""
         wide = torch.promote_types(self.dtype, torch.float32)
-        moved = (t.to(self.device, self.dtype if i < self.subject.narrow else wide) for i, t in enumerate(case.tensors))
+        first = int(case.widened and self.dtype == torch.float16)
+        moved = (
+            t.to(self.device, self.dtype if first <= i < self.subject.narrow else wide)
+            for i, t in enumerate(case.tensors)
+        )
         return _Case(tuple(t.requires_grad_() for t in moved), case.extra)
 
     def examine(self, candidate: Candidate) -> Verdict:

@@ -382,7 +382,7 @@ def _safe_forward(inputs: ScanInputs, directions: Sequence[int], keep_states: bo
         with torch.no_grad():
             return torch_scan.omni_scan(inputs, directions).contiguous(), inputs.x.new_zeros(shape, dtype=torch.float32)
 
-    return fallback.run('triton', inputs.x.device, inputs.x.dtype, kernels, by_torch)
+    return fallback.run('triton', inputs.x.device, inputs.dtype, kernels, by_torch)
 
 
 def _safe_backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, directions: Sequence[int]) -> ScanInputs:
@@ -399,7 +399,7 @@ def _safe_backward(grad_y: Tensor, inputs: ScanInputs, states: Tensor, direction
             grads = torch.autograd.grad(y, list(leaves), grad_y.to(y.dtype))
         return ScanInputs(*(grad.contiguous() for grad in grads))
 
-    return fallback.run('triton', inputs.x.device, inputs.x.dtype, kernels, by_torch)
+    return fallback.run('triton', inputs.x.device, inputs.dtype, kernels, by_torch)
 
 
 # On CPUs in Triton's interpreter only.

@@ -202,8 +202,7 @@ def _activations(options: Options, section: Options, gpu: bool = False) -> float
         size, batch = max(stages, key=lambda stage: stage[0] ** 2 * stage[1])
         side = size // options.get('scale', 1)
         if gpu:  # tried before: nothing can be where tensors have no memory
-            for dtype in {torch.float32, amp or torch.float32}:  # the maps of float16 are widened for the scan
-                choose(torch.device(device), dtype)
+            choose(torch.device(device), amp or torch.float32)
             choose_depthwise(torch.device(device), amp or torch.float32)
         workspace = _Workspace()
         autocast = torch.autocast(device, dtype=amp, enabled=amp is not None)
