@@ -515,6 +515,52 @@ def test_a_test_file(check):
     assert words(check(**changes, val__tyle=64, model_type='VmambaIRModel').faults, "did you mean 'tile'?")
 
 
+GAN = {
+    'network_d': {'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 2, 'input_size': 128},
+    'train__optim_d': {'type': 'Adam', 'lr': 0.001},
+    'train__gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    'SRModel': {},
+    'VmambaIRModel': {'model_type': 'VmambaIRModel'},
+    'VmambaIRSRGANModel': {'model_type': 'VmambaIRSRGANModel', **GAN},
+    'VmambaIRRealSRModel': {'model_type': 'VmambaIRRealSRModel', 'gt_size': 16, 'queue_size': 4},
+}
+SUBSCRIPTED = ['val__val_freq', 'val__save_img', 'logger__print_freq', 'logger__save_checkpoint_freq',
+               'logger__use_tb_logger', 'train__total_iter', 'train__optim_g', 'num_gpu', 'network_g']  # fmt: skip
+"""What BasicSR's pipeline reads without asking, in a run with validations, whoever asks for it besides."""
+
+
+@pytest.mark.parametrize('model', MODELS)
+@pytest.mark.parametrize('key', SUBSCRIPTED)
+def test_what_one_reader_cannot_do_without_is_missing_whatever_the_others_do(check, model, key):
+    *sections, name = key.split('__')
+    faults = check(**MODELS[model], **{key: ...}).faults
+    assert any(name in fault and 'missing' in fault for fault in faults), faults
+    assert not sections or any(fault.startswith(f'{sections[0]}: {name}') for fault in faults)
+
+
+@pytest.mark.parametrize('model', ['SRModel', 'VmambaIRModel'])
+@pytest.mark.parametrize(
+    'unread',
+    [
+        {'val': ...},
+        {'val': ..., 'datasets__val': ...},
+        {'datasets__val': ..., 'val__save_img': ...},
+        {'name': 'debug_x', 'val__val_freq': ..., 'logger__print_freq': ..., 'logger__save_checkpoint_freq': ...},
+        {'name': 'debug_x', 'val__val_freq': 'none', 'logger__print_freq': 0},
+    ],
+)
+def test_what_a_run_does_not_read_is_not_missed(check, model, unread):
+    assert check(**MODELS[model], **unread).faults == []
+
+
+@pytest.mark.parametrize('model', ['SRModel', 'VmambaIRModel'])
+def test_a_test_file_without_what_its_pipeline_reads(check, model):
+    changes = {'train': ..., 'logger': ..., 'datasets__train': ..., 'val__save_img': ...}
+    assert check(model_type=model, **changes).faults == ['val: save_img is missing']
+
+
 def places(options: dict[str, Any], above: tuple = ()) -> Iterator[tuple[str, ...]]:
     for key, value in options.items():
         yield (*above, key)

@@ -224,3 +224,25 @@ def test_a_crowd_of_functions_that_all_call_each_other():
     assert found.knows((), 'own0')
     for i in range(6):  # no key of theirs is called unknown
         assert found.is_open((f'k{i}',)) or found.knows((f'k{i}',), f'own{i}')
+
+
+def _asks(opt):
+    return opt.get('rate'), 'clip' in opt, opt['train'].get('steps')
+
+
+def _takes(opt):
+    return opt['rate'], opt['train']['steps']
+
+
+def _asks_and_takes(opt):
+    return opt['clip'] if 'clip' in opt else None
+
+
+def test_what_one_asks_for_another_may_not_do_without():
+    asks, takes, both = (keys_read_by(code, opt=()) for code in (_asks, _takes, _asks_and_takes))
+    for joined in (asks | takes | both, both | (takes | asks), (asks | both) | takes, takes | takes | asks):
+        assert joined.demands(()) == {'rate', 'train'}
+        assert joined.demands(('train',)) == {'steps'}
+        assert {'rate', 'clip', 'train'} <= joined.keys(())
+    assert (asks | both).demands(()) == {'train'}
+    assert (asks | both).demands(('train',)) == set()

@@ -30,9 +30,12 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     if training is None:
         sets = options.get('datasets')
         training = 'train' in options or (isinstance(sets, Mapping) and 'train' in sets)
+    debugging = training and 'debug' in str(options.get('name', ''))
+    if debugging:
+        _set_for_debugging(options)
     decoder = decoding.Decoder() if getattr(arguments, 'decode', False) else None
     known, strict = sections.check_sections(options, training, report)
-    if training and options.get('val', {}) is None and _for_debugging(options, arguments):
+    if debugging and options.get('val', {}) is None:
         report.faults.append('val: is empty, and a run for debugging writes into it; take the key out, or fill it')
     networks = building.check_networks(options, report)
     building.check_pretrained(options, networks, report)
@@ -63,8 +66,11 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
     return report
 
 
-def _for_debugging(options: Mapping[str, Any], arguments: argparse.Namespace) -> bool:
-    return bool(getattr(arguments, 'debug', False)) or 'debug' in str(options.get('name', ''))
+def _set_for_debugging(options: dict[str, Any]) -> None:
+    """What BasicSR writes into the options of a run for debugging, whatever the file says."""
+    for name, values in (('val', {'val_freq': 8}), ('logger', {'print_freq': 1, 'save_checkpoint_freq': 8})):
+        if isinstance(options.get(name), Mapping):
+            options[name] = {**options[name], **values}
 
 
 def _write_samples(options: Mapping[str, Any], found: Mapping[str, Any], folder: str, report: Report) -> None:

@@ -36,14 +36,21 @@ class KeysRead:
         optional: read by `get`, `pop` or after `in`.
         required: read by subscript.
         open: sections that are read whole; their keys cannot be told.
+        readers: what each of several pieces of code reads, where these are joined.
     """
 
     optional: set[Path] = field(default_factory=set)
     required: set[Path] = field(default_factory=set)
     open: set[Path] = field(default_factory=set)
+    readers: tuple[KeysRead, ...] = ()
 
     def __or__(self, other: KeysRead) -> KeysRead:
-        return KeysRead(self.optional | other.optional, self.required | other.required, self.open | other.open)
+        return KeysRead(
+            self.optional | other.optional,
+            self.required | other.required,
+            self.open | other.open,
+            (self.readers or (self,)) + (other.readers or (other,)),
+        )
 
     def keys(self, section: Path) -> set[str]:
         """Keys and patterns that are read of a section."""
@@ -58,7 +65,9 @@ class KeysRead:
         return any(len(path) == len(section) and _fits(section, path) for path in self.open)
 
     def demands(self, section: Path) -> set[str]:
-        """Keys of a section that are read and never asked for."""
+        """Keys of a section that a reader reads and never asks for, whatever the others do."""
+        if self.readers:
+            return set().union(*(reader.demands(section) for reader in self.readers))
         asked = {path[-1] for path in self.optional if _fits(section, path[:-1])}
         wanted = {path[-1] for path in self.required if _fits(section, path[:-1])}
         return {key for key in wanted if '*' not in key and not any(fnmatchcase(key, known) for known in asked)}

@@ -78,12 +78,14 @@ def _known_keys(options: Options, training: bool, report: Report) -> tuple[KeysR
     """What the pipeline and the model of a file read of it, and whether a key beyond that is a fault."""
     import basicsr.test
     import basicsr.train
+    from basicsr.utils import MessageLogger
     from basicsr.utils.options import parse_options
     from basicsr.utils.registry import MODEL_REGISTRY
 
     from ..models.vmambair_model import VmambaIRModel
 
     known = keys_read_by(parse_options, opt=()) | keys_read_by(basicsr.train.train_pipeline, opt=())
+    known |= keys_read_by(MessageLogger, opt=())  # which the pipeline builds, and does not ask where it asked
     known.optional |= {(key,) for key in READ_BY_LAUNCHER}
     if not training:  # files for testing keep keys of training, as `path: resume_state`
         known = KeysRead(known.optional | known.required, set(), known.open)
@@ -94,11 +96,13 @@ def _known_keys(options: Options, training: bool, report: Report) -> tuple[KeysR
     model = look_up(MODEL_REGISTRY, kind, 'model_type', report)
     if model is None:
         return known | _any_model(), False
+    read = keys_read_by(model, opt=())
     if issubclass(model, VmambaIRModel):  # works out these names, and writes images without a suffix too
-        for label in model.labels:
-            known.required |= {(f'network_{label}',), ('train', f'optim_{label}')}
-        known.optional.add(('val', 'suffix'))
-    return known | keys_read_by(model, opt=()), is_ours(model)
+        labelled: set[Path] = {
+            path for label in model.labels for path in ((f'network_{label}',), ('train', f'optim_{label}'))
+        }
+        read = KeysRead(read.optional | {('val', 'suffix')}, read.required, read.open) | KeysRead(required=labelled)
+    return known | read, is_ours(model)
 
 
 @cache
@@ -136,7 +140,7 @@ def look_up(registry: Any, name: Any, where: str, report: Report) -> Any:
 def _check_presence(options: Options, training: bool, known: KeysRead, report: Report) -> None:
     """Sections and keys that the pipeline or the model reads without asking."""
     sections = ['path', 'datasets', *(['train', 'logger'] if training else ['val'])]
-    wanted = known.demands(()) - SET_BY_BASICSR[()] if training else {'num_gpu'}
+    wanted = known.demands(()) - SET_BY_BASICSR[()] - {'val'} if training else {'num_gpu'}  # val: not without it
     for key in sorted(wanted | {'name', 'model_type', 'network_g', *sections}):
         if key not in options:
             kind = 'section' if key in sections or key.startswith('network_') else 'key'
@@ -145,10 +149,13 @@ def _check_presence(options: Options, training: bool, known: KeysRead, report: R
         if key in options and not isinstance(options[key], Mapping) and (key != 'val' or options[key] is not None):
             what = 'is empty' if options[key] is None else f'must be a section, not {options[key]!r}'
             report.faults.append(f"section '{key}' {what}")
+    sets = options.get('datasets')
+    validates = not training or any(str(phase).startswith('val') for phase in sets or ())
     for section in ('train', 'logger', 'val'):
         if isinstance(options.get(section), Mapping) and (training or section == 'val'):
             # The suffix of saved images, which training does not have.
             unread = set() if not training and options[section].get('save_img') else {'suffix'}
+            unread |= set() if validates else {'save_img', 'metrics'}
             for key in sorted(known.demands((section,)) - unread):
                 empty = options[section].get(key) is None if section == 'train' else key not in options[section]
                 if empty and not report.has(f'{section}: {key}'):
