@@ -561,6 +561,57 @@ def test_a_test_file_without_what_its_pipeline_reads(check, model):
     assert check(model_type=model, **changes).faults == ['val: save_img is missing']
 
 
+OUR_DATA = {'datasets__train__type': 'PairedProgressiveDataset', 'datasets__val__type': 'PairedValidationDataset'}
+THEIRS_MISS = ["key 'scale' is missing, which PairedImageDataset needs"]
+
+
+@pytest.mark.parametrize('model', ['SRModel', 'VmambaIRModel'])
+@pytest.mark.parametrize(
+    ('changes', 'faults'),
+    [
+        ({}, THEIRS_MISS),
+        ({**OUR_DATA}, []),
+        ({**OUR_DATA, 'datasets__val__type': 'PairedImageDataset'}, THEIRS_MISS),
+        ({**OUR_DATA, 'datasets__train__type': 'PairedImageDataset'}, THEIRS_MISS),
+        ({'datasets__train__scale': 1, 'datasets__val__scale': 1}, []),  # which the run reads, where it is left out
+        ({'datasets__train__scale': 1}, THEIRS_MISS),
+    ],
+)
+def test_a_scale_that_is_left_out(check, model, changes, faults):
+    assert check(model_type=model, scale=..., **changes).faults == faults
+
+
+def test_a_scale_that_is_left_out_of_a_file_that_enlarges(check):
+    enlarging = {'scale': ..., 'network_g__scale': 2, **OUR_DATA, 'model_type': 'VmambaIRModel'}
+    assert check(**enlarging).faults == ["key 'scale' is missing: network_g enlarges 2 times; write scale: 2"]
+    pool = {'model_type': 'VmambaIRRealSRModel', 'gt_size': 16, 'queue_size': 4, **OUR_DATA}
+    assert words(check(scale=..., **pool).faults, "key 'scale' is missing: how many times smaller")
+
+
+class WithoutDefault(torch.utils.data.Dataset):
+    """A data set of somebody else, whose source hides what it reads."""
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self.opt = opt
+        self.sides = [24 // vars(self)['opt']['scale']]
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = torch.zeros(3, *self.sides, *self.sides)
+        return {'lq': image, 'gt': image, 'lq_path': 'a.png'}
+
+
+def test_a_data_set_is_built_with_the_scale_of_the_run_or_none(check, monkeypatch):
+    from basicsr.utils.registry import DATASET_REGISTRY
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'WithoutDefault', WithoutDefault)
+    hidden = {'datasets__train__type': 'WithoutDefault', 'datasets__val__type': 'PairedValidationDataset'}
+    assert check(**hidden).faults == []
+    assert words(check(scale=..., **hidden).faults, "datasets: train: 'scale' (KeyError)")
+
+
 def places(options: dict[str, Any], above: tuple = ()) -> Iterator[tuple[str, ...]]:
     for key, value in options.items():
         yield (*above, key)

@@ -235,7 +235,8 @@ def _takes(opt):
 
 
 def _asks_and_takes(opt):
-    return opt['clip'] if 'clip' in opt else None
+    if 'clip' in opt:
+        print(opt['clip'])
 
 
 def test_what_one_asks_for_another_may_not_do_without():

@@ -35,6 +35,8 @@ def read_degradation(opt: dict[str, Any], section: dict[str, Any]) -> Degradatio
 def read_gt_size(opt: dict[str, Any], section: dict[str, Any]) -> int:
     """The patch, which Real-ESRGAN's files name in both places."""
     gt_size = opt.get('gt_size') or section.get('gt_size')
+    if 'scale' not in opt:
+        raise UserError("key 'scale' is missing: how many times smaller than its targets an input is")
     if not gt_size or gt_size % opt['scale']:
         raise UserError(f'gt_size must be a multiple of the scale {opt["scale"]}, not {gt_size}')
     return gt_size

@@ -38,7 +38,11 @@ def check_networks(options: Options, report: Report) -> dict[str, nn.Module]:
         networks[key.removeprefix('network_')] = network
         scale, built = options.get('scale', 1), getattr(network, 'scale', getattr(network, 'upscale', None))
         if key == 'network_g' and type(built) is int and built != scale:
-            report.faults.append(f'scale: {scale}, but network_g enlarges {built} times; make them one')
+            report.faults.append(
+                f'scale: {scale}, but network_g enlarges {built} times; make them one'
+                if 'scale' in options
+                else f"key 'scale' is missing: network_g enlarges {built} times; write scale: {built}"
+            )
     return networks
 
 

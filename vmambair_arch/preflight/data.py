@@ -132,7 +132,7 @@ def _check_section(
     if not named:
         return None
     kind, name = named[0], named[0].__name__
-    _check_section_keys(kind, phase, section, known, strict, report)
+    _check_section_keys(options, kind, phase, section, known, strict, report)
     if phase == 'train':
         _check_prefetch(section, where, report)
     workers = section.get('num_worker_per_gpu') if phase == 'train' else 0
@@ -140,7 +140,9 @@ def _check_section(
         needs = 'num_worker_per_gpu from 1 up' if phase == 'train' else 'workers, which only datasets: train has'
         report.faults.append(f'{where}: persistent_workers: true needs {needs}; remove it')
     section = {'name': phase, **copy.deepcopy(dict(section))}
-    section |= {'phase': phase.partition('_')[0], 'scale': options.get('scale', 1)}
+    section['phase'] = phase.partition('_')[0]
+    if 'scale' in options:  # a run without it leaves it out too, and data sets of BasicSR have no default
+        section['scale'] = options['scale']
     if not _has_form(section):
         return None
     for key in (*ROOTS, 'dataroot_clean'):
@@ -176,7 +178,8 @@ def _check_section(
     what = ('pairs' if any(pair.lq for pair in pairs) else 'images') + _of_folders(dataset)
     report.facts.append(f'{phase}: {count} {what}; {len(headers)} headers read in {seconds:.1f} s')
     decoded = sum(header.width * header.height * 3 for header in headers.values())
-    return Data(dataset, count, decoded, *_extremes(pairs, files if name in SINGLE else [], headers, section['scale']))
+    alone, scale = files if name in SINGLE else [], section.get('scale', 1)
+    return Data(dataset, count, decoded, *_extremes(pairs, alone, headers, scale))
 
 
 def _extremes(
@@ -237,11 +240,12 @@ def _of_folders(dataset: Any) -> str:
 def _has_form(section: Options) -> bool:
     """Whether files can be looked for; what is wrong otherwise has been said."""
     roots = [section.get(key) for key in (*ROOTS, 'dataroot_clean')]
+    scale = section.get('scale', 1)
     return (
         isinstance(section.get('io_backend') or {}, Mapping)
         and all(root is None or isinstance(root, str) for root in roots)
-        and type(section['scale']) is int
-        and section['scale'] >= 1
+        and type(scale) is int
+        and scale >= 1
         and is_template(section.get('filename_tmpl') or '{}')
     )
 
@@ -252,7 +256,7 @@ def _total(options: Options) -> bool:
 
 
 def _check_section_keys(
-    kind: type, phase: str, section: Options, known: KeysRead, strict: bool, report: Report
+    options: Options, kind: type, phase: str, section: Options, known: KeysRead, strict: bool, report: Report
 ) -> None:
     import basicsr.data
 
@@ -268,6 +272,9 @@ def _check_section_keys(
         demanded |= {'batch_size_per_gpu', 'num_worker_per_gpu'}
     else:
         demanded -= TRAINING_ONLY
+    missing = f"key 'scale' is missing, which {kind.__name__} needs"
+    if 'scale' in demanded and 'scale' not in {*options, *section} and missing not in report.faults:
+        report.faults.append(missing)
     for key in sorted(demanded - SET_BY_BASICSR):
         if section.get(key) is None:
             report.faults.append(f'datasets: {phase}: {key} is missing')
@@ -439,7 +446,8 @@ def _check_headers(name: str, headers: Mapping[str, Header], where: str, report:
 def _check_sizes(
     name: str, section: Options, pairs: Iterable[Pair], headers: Mapping[str, Header], where: str, report: Report
 ) -> None:
-    scale, patch = section['scale'], section.get('gt_size')
+    scale, patch = section.get('scale', 1), section.get('gt_size')
+    says = 'the scale' if 'scale' in section else 'as scale is left out'
     exact = name == BASICSR_PAIRED and section['phase'] == 'train'
     if name in CROPPING and section['phase'] == 'train' and type(patch) is int and patch % scale:
         report.faults.append(f'{where}: gt_size {patch} is no multiple of the scale {scale}, which {name} needs')
@@ -463,10 +471,10 @@ def _check_sizes(
             small.append(f'{Path(pair.gt).name} ({gt.width}x{gt.height})')
     if unfit:
         more = f' (and {len(unfit) - 1} more)' if len(unfit) > 1 else ''
-        report.faults.append(f'{where}: targets are not {scale} times their inputs, the scale: {unfit[0]}{more}')
+        report.faults.append(f'{where}: targets are not {scale} times their inputs, {says}: {unfit[0]}{more}')
     if mislabelled:
         more = f' (and {len(mislabelled) - 1} more)' if len(mislabelled) > 1 else ''
-        report.faults.append(f'{where}: labels are not {scale} times the inputs, the scale: {mislabelled[0]}{more}')
+        report.faults.append(f'{where}: labels are not {scale} times the inputs, {says}: {mislabelled[0]}{more}')
     if vanishing:
         report.faults.append(f'{where}: smaller than one pixel at scale {scale}: {some(vanishing)}')
     if small:
