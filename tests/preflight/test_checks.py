@@ -76,6 +76,45 @@ def test_periods_that_end_before_the_run(check):
     assert words(report.warnings, 'periods add up to 2, total_iter is 4: the rate stays at 0.0001 from 2 on')
 
 
+@pytest.mark.parametrize('total', [1, 2, 3, 4])
+@pytest.mark.parametrize('periods', [[1], [2], [1, 1], [3]])
+def test_periods_end_before_the_run_where_an_iteration_comes_after_their_end(check, periods, total):
+    """Iteration i is trained with the rate of i - 1: BasicSR's scheduler has one for all up to the sum of periods."""
+    cosine = COSINE | {'periods': periods, 'restart_weights': [1] * len(periods)}
+    changes = {'train__scheduler': cosine, 'train__total_iter': total}
+    short = total - 1 > sum(periods)
+    assert words(check(**changes).faults, 'BasicSR stops with an error at') == short
+    assert bool(check(**changes).faults) == short
+    report = check(model_type='VmambaIRModel', **changes)
+    assert report.faults == []
+    assert words(report.warnings, 'the rate stays at') == short
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        ({}, "train: optim_g: Adam has no 'decay_state_space'"),
+        ({'model_type': 'VmambaIRModel'}, None),
+        ({'model_type': 'VmambaIRSRGANModel'}, None),
+        ({'model_type': 'SRGANModel'}, "train: optim_g: Adam has no 'decay_state_space'"),
+    ],
+)
+def test_arguments_of_optimisers_that_only_our_models_take_out(check, changes, said):
+    optimizer = {'type': 'Adam', 'lr': 0.001, 'weight_decay': 0.1, 'decay_state_space': True}
+    faults = [fault for fault in check(train__optim_g=optimizer, **changes).faults if 'optim_g' in fault]
+    assert (faults == []) if said is None else words(faults, said)
+
+
+@pytest.mark.parametrize('key', ['train__grad_clip', 'train__accumulate', 'train__max_bad_steps', 'val__tile_overlap'])
+def test_an_empty_key_that_nothing_reads_is_no_more_than_that(check, key):
+    *_, name = key.split('__')
+    report = check(**{key: None})
+    assert report.faults == []
+    assert words(report.warnings, f"nothing reads '{name}'")
+    assert words(check(model_type='VmambaIRModel', **{key: None}).faults, f'{name} must be')
+    assert words(check(train__warmup_iter=None).faults, 'warmup_iter must be')  # which BasicSR reads
+
+
 def test_periods_that_end_after_the_run(check):
     """As in a released recipe: 432 000 of periods in 396 000 iterations end at 1.24e-5, never at 1e-6."""
     cyclic = {

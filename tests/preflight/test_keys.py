@@ -235,8 +235,7 @@ def _takes(opt):
 
 
 def _asks_and_takes(opt):
-    if 'clip' in opt:
-        print(opt['clip'])
+    return 'clip' in opt and opt['clip']
 
 
 def test_what_one_asks_for_another_may_not_do_without():

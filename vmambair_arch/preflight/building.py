@@ -121,7 +121,8 @@ def _optimizer(section: Any, where: str, ours: bool, gpus: int, report: Report) 
             hint = f': pip install {package}' if package else type_hint('optimizer', str(name), list(known))
         report.faults.append(f"{where}: there is no '{name}'{hint}")
         return None
-    given = {key: value for key, value in section.items() if key not in ('type', 'decay_state_space')}
+    own = ('type', 'decay_state_space') if ours else ('type',)  # which our models take out before
+    given = {key: value for key, value in section.items() if key not in own}
     if not ours and 'lr' not in given:
         report.faults.append(f'{where}: lr is missing')
     if not check_arguments(known[name], given, where, report, supplied=('params',)):
@@ -205,11 +206,12 @@ def _check_periods(
 ) -> None:
     """Periods that do not add up to the run: allowed, but the rate is not what the file seems to say."""
     end, last = sum(periods), scheduler.rate(base, total - 1)
-    if end < total and ours:
+    short = end < total - 1  # the last iteration is trained with the rate of total - 1
+    if short and ours:
         report.warnings.append(
             f'{where}: periods add up to {end}, total_iter is {total}: the rate stays at {last:.3g} from {end} on'
         )
-    elif end < total:
+    elif short:
         report.faults.append(
             f'{where}: periods add up to {end}, total_iter is {total}: BasicSR stops with an error at {end + 2}; '
             'make them one, or take model_type: VmambaIRModel'

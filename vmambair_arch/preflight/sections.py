@@ -42,8 +42,8 @@ def check_sections(options: Options, training: bool, report: Report) -> tuple[Ke
         The keys that pipeline and model read, and whether these are all of them.
     """
     _check_numbers(options, (), report)
-    check_values(options, report)
     known, strict = _known_keys(options, training, report)
+    check_values(options, report, known)
     _check_presence(options, training, known, report)
     check_keys(options, (), known, strict, report)
     for section in ('path', 'val', 'logger', 'dist_params', *(('train',) if training else ())):

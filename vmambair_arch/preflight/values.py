@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from realesrgan_pipeline.sources import TEMPLATE, is_template
 
 from ..inference.tiles import MIN_TILE
-from .keys import Path
+from .keys import KeysRead, Path
 from .report import Report, dotted
 
 TEXT = {'name', 'suffix', 'project', 'resume_id', 'filename_tmpl'}
@@ -265,10 +265,19 @@ VALUES: dict[Path, Rule] = {
 """What must be a number or flag, besides the arguments that classes check themselves."""
 
 
-def check_values(options: Mapping[str, Any], report: Report) -> None:
-    """Every rule, and that no number anywhere is NaN or infinite."""
+def check_values(options: Mapping[str, Any], report: Report, known: KeysRead | None = None) -> None:
+    """Every rule, and that no number anywhere is NaN or infinite.
+
+    Args:
+        options: of the file.
+        report: gets what is wrong.
+        known: what pipeline and model read; a key beside the data sets that nothing reads may be empty. None: all.
+    """
     for path, rule in VALUES.items():
         for place, value in values_at(options, path):
+            matters = known is None or len(path) > 2 or path[0] == 'datasets'
+            if value is None and not matters and not known.knows(place[:-1], place[-1]):
+                continue
             fault = f'{dotted(*place)} must be {rule.what}, not {value!r}'
             if not rule.fits(value) and not looks_like_number(place[-1], value) and fault not in report.faults:
                 report.faults.append(fault)
