@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -26,10 +25,70 @@ CODECS: dict[str, tuple[str, Range]] = {
 SUBSAMPLINGS = {'4:2:2': (1, 2), '4:2:0': (2, 2), '4:1:1': (1, 4), '4:1:0': (4, 4)}
 """How many rows and columns of pixels share one value of chroma."""
 
+# What each number may be, by its name without the 2 of the second order; 0..1 where nothing is said. More has no
+# use: it takes minutes and gigabytes to draw, or leaves no picture.
+_LIMITS: dict[str, Range] = {
+    'scale': (1, 1000),
+    'blur_kernel_size': (7, 255),
+    'blur_sigma': (0.001, 100),
+    'resize_range': (0.001, 8),
+    'noise_range': (0, 255),
+    'poisson_scale_range': (0, 100),
+    'betag_range': (0.001, 20),
+    'betap_range': (0.001, 20),
+    'jpeg_range': (1, 100),
+    'screentone_range': (2, 1000),
+    'halo_range': (0, 100),
+    'kernel_prob': (0, 1_000_000),
+    'resize_prob': (0, 1_000_000),
+    'codec_weights': (0, 1_000_000),
+}
+_AROUND_ONE = ('resize_range', 'betag_range', 'betap_range')
+_NAMES = {'kernel_list': KERNEL_FAMILIES, 'subsampling_list': tuple(SUBSAMPLINGS), 'codec_list': tuple(CODECS)}
+_WEIGHTS = {'kernel_prob': 0, 'resize_prob': 3, 'codec_weights': 0}
+"""Lists of weights, and how long they are; 0: as long as their lists of names."""
+
+
+def _check(name: str, value: Any) -> None:
+    """Raise a ValueError of one line unless `value` is what the option `name` takes."""
+    if wanted := _wanted(name.removesuffix('2'), value):
+        raise ValueError(f'degradation option {name} must be {wanted}, not {value!r}')
+
+
+def _wanted(kind: str, value: Any) -> str:
+    """What an option must be where `value` is not that; empty where it is."""
+    lowest, highest = _LIMITS.get(kind, (0, 1))
+    several = value if isinstance(value, (list, tuple)) else ()
+
+    def within(*numbers: Any) -> bool:
+        real = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in numbers)
+        return real and all(lowest <= x <= highest for x in numbers)
+
+    bounds = f'from {lowest} to {highest}'
+    if kind == 'per_batch':
+        return '' if isinstance(value, bool) else 'true or false'
+    if kind in _NAMES:
+        good = len(several) > 0 and all(isinstance(name, str) and name in _NAMES[kind] for name in several)
+        return '' if good else f'a list of {", ".join(_NAMES[kind])}'
+    if kind in _WEIGHTS:
+        count = _WEIGHTS[kind] or len(several)
+        good = len(several) == count > 0 and within(*several) and sum(several) > 0
+        return '' if good else f'a list of weights {bounds}, not all zero'
+    if kind in ('scale', 'blur_kernel_size'):
+        odd = kind == 'blur_kernel_size'
+        good = isinstance(value, int) and within(value) and (not odd or value % 2 == 1)
+        return '' if good else f'{"an odd" if odd else "a whole"} number {bounds}'
+    if kind.endswith('_prob'):
+        return '' if within(value) else 'a probability'
+    good = len(several) == 2 and within(*several) and several[0] <= several[1]
+    if kind in _AROUND_ONE:
+        return '' if good and several[0] <= 1 <= several[1] else f'two numbers {bounds}, on either side of 1'
+    return '' if good else f'two numbers {bounds}, the smaller one first'
+
 
 @dataclass(frozen=True)
 class OrderConfig:
-    """One order of the degradation: blur, resize, noise, JPEG.
+    """One order of the degradation: blur, resize, noise, JPEG. A value of the wrong type or range is a ValueError.
 
     Attributes:
         blur_prob: probability that this order blurs at all.
@@ -65,6 +124,10 @@ class OrderConfig:
     gray_noise_prob: float = 0.4
     jpeg_range: Range = (30.0, 95.0)
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name))
+
 
 @dataclass(frozen=True)
 class ExtraConfig:
@@ -93,6 +156,10 @@ class ExtraConfig:
     codec_prob2: float = 0.0
     codec_list: tuple[str, ...] = tuple(CODECS)
     codec_weights: tuple[float, ...] = (0.3, 0.2, 0.2, 0.1, 0.1, 0.1)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name))
 
 
 FIRST_ORDER = OrderConfig(
@@ -141,6 +208,10 @@ class DegradationConfig:
     per_batch: bool = False
     extra: ExtraConfig = ExtraConfig()
 
+    def __post_init__(self) -> None:
+        for name in _COMMON_OPTIONS:
+            _check(name, getattr(self, name))
+
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> DegradationConfig:
         """Read the flat names of Real-ESRGAN's option files: `blur_sigma`, `blur_sigma2` for the second order, ...
@@ -179,70 +250,6 @@ class DegradationConfig:
                 raise ValueError(f'codec_weights has {weights} weights for {names} names of codec_list')
             config = replace(config, extra=replace(extra, codec_weights=(1.0,) * len(extra.codec_list)))
         return config
-
-
-def _check(name: str, value: Any) -> None:
-    """Raise a ValueError of one line unless `value` is what the option `name` takes."""
-
-    def demand(good: bool, wanted: str) -> None:
-        if not good:
-            raise ValueError(f'degradation option {name} must be {wanted}, not {value!r}')
-
-    def number(x: Any) -> bool:
-        return isinstance(x, (int, float)) and not isinstance(x, bool)
-
-    def numbers(count: int | None = None) -> bool:
-        return isinstance(value, (list, tuple)) and all(map(number, value)) and count in (None, len(value))
-
-    kind = name.removesuffix('2')
-    if name in EXTRA_OPTIONS:
-        wanted = _wanted(name, value)
-        demand(not wanted, wanted)
-    elif kind == 'per_batch':
-        demand(isinstance(value, bool), 'true or false')
-    elif kind == 'scale':
-        demand(isinstance(value, int) and value >= 1, 'a whole number from 1 up')
-    elif kind == 'blur_kernel_size':
-        demand(isinstance(value, int) and value >= 7 and value % 2 == 1, 'an odd number from 7 up')
-    elif kind == 'kernel_list':
-        known = isinstance(value, (list, tuple)) and len(value) > 0 and all(v in KERNEL_FAMILIES for v in value)
-        demand(known, f'a list of {", ".join(KERNEL_FAMILIES)}')
-    elif kind in ('kernel_prob', 'resize_prob'):
-        count = 3 if kind == 'resize_prob' else None
-        demand(numbers(count) and min(value, default=-1) >= 0 and sum(value) > 0, 'a list of weights, not all zero')
-    elif kind.endswith('_prob'):
-        demand(number(value) and 0 <= value <= 1, 'a probability')
-    elif kind == 'resize_range':
-        demand(numbers(2) and 0 < value[0] <= 1 <= value[1], 'two factors on either side of 1')
-    elif kind == 'jpeg_range':
-        demand(numbers(2) and 1 <= value[0] <= value[1] <= 100, 'two qualities from 1 to 100, the smaller one first')
-    elif kind == 'blur_sigma':
-        demand(numbers(2) and 0 < value[0] <= value[1], 'two numbers above 0, the smaller one first')
-    elif kind in ('betag_range', 'betap_range'):
-        demand(numbers(2) and 0 < value[0] <= 1 <= value[1], 'two exponents on either side of 1')
-    else:
-        demand(numbers(2) and 0 <= value[0] <= value[1], 'two numbers from 0 up, the smaller one first')
-
-
-def _wanted(name: str, value: Any) -> str:
-    """What an option must be where `value` is not that; empty where it is."""
-
-    def number(x: Any) -> bool:
-        return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-
-    several = isinstance(value, (list, tuple))
-    if name.endswith(('_prob', '_prob2')):
-        return '' if number(value) and 0 <= value <= 1 else 'a probability'
-    if name.endswith('_list'):
-        known = CODECS if name == 'codec_list' else SUBSAMPLINGS
-        good = several and len(value) > 0 and all(v in known for v in value)
-        return '' if good else f'a list of {", ".join(known)}'
-    if name == 'codec_weights':
-        good = several and len(value) > 0 and all(map(number, value)) and min(value) >= 0 and sum(value) > 0
-        return '' if good else 'a list of weights, not all zero'
-    lowest = 2 if name == 'screentone_range' else 0
-    good = several and len(value) == 2 and all(map(number, value)) and lowest <= value[0] <= value[1]
-    return '' if good else f'two numbers from {lowest} up, the smaller one first'
 
 
 def codec_setting(codec: str, quality: float) -> float:

@@ -600,6 +600,23 @@ def test_a_test_file_without_what_its_pipeline_reads(check, model):
     assert check(model_type=model, **changes).faults == ['val: save_img is missing']
 
 
+@pytest.mark.parametrize('place', ['', 'datasets__train__'])
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('blur_kernel_size', 9999),
+        ('blur_kernel_size2', 257),
+        ('resize_range', [0.15, 400]),
+        ('poisson_scale_range2', [1, 1e9]),
+        ('kernel_prob', [1e300] * 6),
+    ],
+)
+def test_degradations_that_nobody_waits_for(check, place, key, value):
+    pool = {'model_type': 'VmambaIRRealSRModel', 'gt_size': 16, 'queue_size': 4}
+    faults = check(**pool, **{f'{place}{key}': value}).faults
+    assert words(faults, f'degradation option {key} must be'), faults
+
+
 OUR_DATA = {'datasets__train__type': 'PairedProgressiveDataset', 'datasets__val__type': 'PairedValidationDataset'}
 THEIRS_MISS = ["key 'scale' is missing, which PairedImageDataset needs"]
 

@@ -1,9 +1,24 @@
 from __future__ import annotations
 
-import pytest
-import yaml
+from dataclasses import fields
+from typing import Any
 
-from realesrgan_pipeline.config import EXTRA_OPTIONS, FIRST_ORDER, OPTION_NAMES, SECOND_ORDER, DegradationConfig
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realesrgan_pipeline import Degradation, config
+from realesrgan_pipeline.config import (
+    EXTRA_OPTIONS,
+    FIRST_ORDER,
+    OPTION_NAMES,
+    SECOND_ORDER,
+    DegradationConfig,
+    ExtraConfig,
+    OrderConfig,
+)
 
 # The degradation in Real-ESRGAN's option files, and in those of VmambaIR's release, which hold the same numbers.
 PUBLISHED = """
@@ -92,3 +107,93 @@ def test_bad_value_is_refused_by_name(name, value):
 def test_a_weight_is_needed_for_each_kernel():
     with pytest.raises(ValueError, match='kernel_prob2 has 6 weights for 1 names of kernel_list2'):
         DegradationConfig.from_options({'kernel_list2': ['iso']})
+
+
+DEFAULTS: dict[str, Any] = {
+    field.name: getattr(made, field.name)
+    for made in (FIRST_ORDER, ExtraConfig(), DegradationConfig())
+    for field in fields(made)
+} | {'second_blur_prob': SECOND_ORDER.blur_prob}
+
+
+def default(name: str) -> Any:
+    return DEFAULTS.get(name, DEFAULTS.get(name.removesuffix('2')))
+
+
+def has_numbers(value: Any) -> bool:
+    several = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in several)
+
+
+NUMBERS = [name for name in OPTION_NAMES if has_numbers(default(name))]
+
+
+def test_the_rest_are_names_and_one_flag():
+    rest = {name.removesuffix('2') for name in OPTION_NAMES} - {name.removesuffix('2') for name in NUMBERS}
+    assert rest == {'per_batch', 'kernel_list', 'subsampling_list', 'codec_list'}
+
+
+@pytest.mark.parametrize(
+    'huge', [1_000_001, 1e9, 1e300, float('inf'), float('nan'), 10**400, -1, -float('inf'), True, '1', None]
+)
+@pytest.mark.parametrize('name', NUMBERS)
+def test_every_number_has_an_end(name, huge):
+    """A kernel of 9999 pixels, or photographs enlarged 400 times, pass no check and then hang a run."""
+    value = default(name)
+    for place in range(len(value)) if isinstance(value, tuple) else (None,):
+        given = huge if place is None else [*value[:place], huge, *value[place + 1 :]]
+        with pytest.raises(ValueError, match=f'degradation option {name} must be '):
+            DegradationConfig.from_options({name: given})
+
+
+@pytest.mark.parametrize(
+    ('kind', 'changes'),
+    [
+        (ExtraConfig, {'halo_range': (0.5, float('inf'))}),
+        (ExtraConfig, {'codec_prob': 2}),
+        (DegradationConfig, {'scale': 10**6}),
+        (DegradationConfig, {'final_sinc_prob': float('nan')}),
+        (OrderConfig, vars(FIRST_ORDER) | {'blur_kernel_size': 9999}),
+        (OrderConfig, vars(FIRST_ORDER) | {'resize_range': (0.15, 400)}),
+        (OrderConfig, vars(FIRST_ORDER) | {'blur_prob': 1.5}),
+    ],
+)
+def test_the_same_in_python(kind, changes):
+    with pytest.raises(ValueError, match='degradation option .* must be '):
+        kind(**changes)
+
+
+@pytest.mark.parametrize('name', ['kernel_list', 'kernel_list2', 'subsampling_list', 'codec_list'])
+@pytest.mark.parametrize('value', [[['iso']], [{}], [None], [], 'iso', 1])
+def test_names_of_another_kind(name, value):
+    with pytest.raises(ValueError, match=f'degradation option {name} must be a list of '):
+        DegradationConfig.from_options({name: value})
+
+
+def allowed(name: str, data: st.DataObject) -> Any:
+    """A value up to the ends of what an option may be; of what codecs cost, nothing."""
+    kind, value = name.removesuffix('2'), default(name)
+    lowest, highest = config._LIMITS.get(kind, (0, 1))
+    if isinstance(value, int):
+        return data.draw(st.sampled_from([lowest, highest, value]))
+    if kind == 'codec_prob':
+        return 0
+    if kind in config._AROUND_ONE:
+        low, high = st.floats(lowest, 1), st.floats(1, highest)
+        return [data.draw(low | st.just(lowest)), data.draw(high | st.just(highest))]
+    number = st.floats(lowest, highest) | st.sampled_from([float(lowest), float(highest)])
+    if not isinstance(value, tuple):
+        return data.draw(number)
+    drawn = [data.draw(number) for _ in value]
+    return drawn if kind in config._WEIGHTS and sum(drawn) else sorted(drawn) if sum(drawn) else list(value)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_all_that_is_allowed_can_be_drawn(data):
+    """Up to its ends, which give a picture of numbers from 0 to 1."""
+    options = {name: allowed(name, data) for name in NUMBERS if name != 'scale'} | {'scale': 2}
+    degrade = Degradation(DegradationConfig.from_options(options))
+    lq, _ = degrade(torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(0)), torch.Generator())
+    assert lq.shape == (2, 3, 6, 5)
+    assert bool(((lq >= 0) & (lq <= 1)).all())

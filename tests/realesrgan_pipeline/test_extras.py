@@ -165,10 +165,10 @@ def test_only_the_drawn_images_are_recoded(picture):
         ({'halo_prob': 2}, 'halo_prob must be a probability'),
         ({'codec_list': ['webp', 'jxl']}, 'codec_list must be a list of webp, avif, h264'),
         ({'codec_list': ['webp'], 'codec_weights': [1, 2]}, 'codec_weights has 2 weights for 1 names'),
-        ({'screentone_range': [1, 3]}, 'two numbers from 2 up'),
+        ({'screentone_range': [1, 3]}, 'two numbers from 2 to 1000'),
         ({'subsampling_list': []}, 'a list of 4:2:2'),
         ({'codec_weights': [0] * 6}, 'not all zero'),
-        ({'halo_range': [2, float('nan')]}, 'two numbers from 0 up'),
+        ({'halo_range': [2, float('nan')]}, 'two numbers from 0 to 100'),
         ({'halo_probb': 1}, "did you mean 'halo_prob'"),
     ],
 )
