@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
-from vmambair_arch.data.pairs import PairSource, list_pairs, to_float
+from vmambair_arch.data.pairs import PairSource, list_pairs, to_float, to_tensor
 from vmambair_arch.errors import UserError
 
 
@@ -300,3 +300,12 @@ def test_a_database_of_images_that_were_made_anew_is_refused(tmp_path, write_ima
         os.utime(path, (1e9, 1e9))
     with pytest.raises(UserError, match=r'target\.lmdb: holds another b\.png than .*target; delete it'):
         make_lmdb(folder)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 3), (3, 1), (2, 3)])
+def test_patches_that_were_mirrored_become_tensors(size):
+    patch = np.random.default_rng(0).uniform(size=(*size, 3)).astype(np.float32)
+    for view in (patch[::-1], patch[:, ::-1], patch[::-1, ::-1], patch.swapaxes(0, 1)[::-1]):
+        tensor = to_tensor(view)
+        assert tensor.is_contiguous()
+        np.testing.assert_array_equal(tensor.numpy().transpose(1, 2, 0), view)

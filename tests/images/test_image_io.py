@@ -12,12 +12,17 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import ImageCms
 
 from vmambair_arch.errors import UserError
 from vmambair_arch.images import codecs, image_io
 from vmambair_arch.images.formats import KINDS, SUFFIXES, open_heif
 from vmambair_arch.images.image_io import Image, decode_image, encode_image, from_pil, read_image, to_pil, write_image
+from vmambair_arch.images.metadata import turn, turn_back
+from vmambair_arch.images.pixels import packed
 
 ORIENTATION = 0x0112
 
@@ -205,6 +210,49 @@ def test_orientation_is_honoured_and_kept(tmp_path, suffix, orientation):
         assert again.getexif()[0x010F] == 'maker'
         assert stored_size(again) == (40, 24)
         assert np.abs(np.asarray(PIL.ImageOps.exif_transpose(again)).astype(int) - levels(image)).max() <= 3
+
+
+@given(
+    st.lists(st.integers(1, 3), min_size=2, max_size=2),
+    st.integers(1, 8),
+    st.sampled_from(['', 'LA', 'I;16', 'deep']),
+)
+def test_pixels_of_any_size_and_orientation_are_those_that_torch_takes(sides, orientation, kind):
+    """A mirrored side of one pixel keeps a negative stride, which NumPy calls contiguous."""
+    deep = np.uint16 if kind in ('I;16', 'deep') else np.uint8
+    stored = Image(
+        pixels(*sides, dtype=deep).astype(np.float32) / np.iinfo(deep).max,
+        np.ones(sides, np.float32) if kind == 'LA' else None,
+        grey=kind in ('LA', 'I;16'),
+        bits=16 if deep == np.uint16 else 8,
+        exif=exif(orientation),
+        orientation=orientation,
+    )
+    turned = turn(stored.rgb, orientation)
+    assert torch.equal(torch.from_numpy(turned), torch.from_numpy(turned.copy()))
+    assert np.array_equal(turn_back(turned, orientation), stored.rgb)
+    image = decode_image(encode_image(stored, 'PNG'))
+    assert image.orientation == orientation
+    for plane in (image.rgb, image.alpha):
+        if plane is not None:
+            torch.from_numpy(plane)
+
+
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.lists(st.sampled_from([-1, 1]), min_size=4, max_size=4),
+    st.randoms(use_true_random=False),
+    st.sampled_from([None, np.uint8, np.float32]),
+)
+def test_packed_arrays_are_the_same_values_in_c_order_for_torch(shape, steps, random, dtype):
+    source = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    order = random.sample(range(len(shape)), len(shape))
+    view = source[tuple(slice(None, None, step) for step in steps[: len(shape)])].transpose(order)
+    result = packed(view, dtype)
+    assert result.dtype == (dtype or np.uint8)
+    np.testing.assert_array_equal(result, view)
+    assert torch.from_numpy(result).is_contiguous()
+    assert packed(result, dtype) is result
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])

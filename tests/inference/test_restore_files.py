@@ -6,6 +6,7 @@ import contextlib
 import errno
 import glob
 import io
+import itertools
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vmambair_arch import Restorer, cli
-from vmambair_arch.errors import UserError
+from vmambair_arch.errors import Stopped, UserError
 from vmambair_arch.images.formats import SUFFIXES
 from vmambair_arch.images.image_io import Image, read_image, write_image
 from vmambair_arch.inference import records
@@ -975,12 +976,90 @@ def test_what_is_wrong_with_one_file_does_not_end_the_others(tmp_path, restorer,
     assert re.search(why, report.failed[0][1])
 
 
-def test_our_own_faults_are_not_called_bad_files(tmp_path, restorer, monkeypatch):
-    make(tmp_path / 'in/a.png')
-    make(tmp_path / 'in/b.png')
-    monkeypatch.setattr(restorer, 'restore', lambda image, **options: [][1])
+def fails_on(restorer, monkeypatch, numbers, fail):
+    """Makes the pictures of these numbers, in the order they come, fail by `fail()`."""
+    real, seen = restorer.restore, itertools.count()
+
+    def restore(image, **options):
+        return fail() if next(seen) in numbers else real(image, **options)
+
+    monkeypatch.setattr(restorer, 'restore', restore)
+
+
+def raises(error, cause=None):
+    def fail():
+        raise error from cause
+
+    return fail
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+@pytest.mark.parametrize(
+    ('fail', 'why'),
+    [
+        (lambda: [][1], 'IndexError: list index out of range'),
+        (lambda: torch.from_numpy(np.ones(3)[::-1]), 'ValueError: At least one stride'),
+        (lambda: cv2.cvtColor(np.ones(3), 6), 'error: OpenCV'),
+        (raises(RuntimeError('a kernel\nsaid so')), 'RuntimeError: a kernel said so'),
+        (raises(AssertionError()), 'AssertionError: '),
+    ],
+)
+def test_our_own_faults_cost_their_files_alone_and_can_be_reported(
+    tmp_path, restorer, monkeypatch, caplog, fail, why, workers
+):
+    for name in 'abcde':
+        make(tmp_path / 'in' / f'{name}.png')
+    monkeypatch.setattr(restorer, 'workers', lambda pixels: workers)
+    fails_on(restorer, monkeypatch, {1, 3}, fail)
+    report = restore_files(tmp_path / 'in', tmp_path / 'out', restorer)
+    assert (len(report.written), len(report.failed)) == (3, 2)
+    for path, line in report.failed:
+        assert line.startswith(f'{path}: {why}')
+        assert 'a fault of this program, not of the file; please report it with the traceback' in line
+    assert caplog.text.count('Traceback') == 1  # of one place
+    assert caplog.text.count(str(tmp_path / 'in')) == 1
+
+
+def test_our_own_fault_on_the_only_file_is_raised(tmp_path, restorer, monkeypatch):
+    make(tmp_path / 'a.png')
+    fails_on(restorer, monkeypatch, {0}, lambda: [][1])
     with pytest.raises(IndexError):
+        restore_files(tmp_path / 'a.png', tmp_path / 'b.png', restorer)
+
+
+@pytest.mark.parametrize(
+    'fail',
+    [
+        raises(RuntimeError('CUDA error: an illegal memory access was encountered')),
+        raises(RuntimeError('it was ended'), KeyboardInterrupt()),
+        raises(RuntimeError('it was ended'), Stopped(15)),
+        raises(KeyboardInterrupt()),
+        raises(Stopped(15)),
+    ],
+)
+def test_a_lost_device_and_a_signal_end_the_run(tmp_path, restorer, monkeypatch, fail):
+    for name in 'abc':
+        make(tmp_path / 'in' / f'{name}.png')
+    monkeypatch.setattr(restorer, 'workers', lambda pixels: 1)
+    fails_on(restorer, monkeypatch, {1}, fail)
+    with pytest.raises((RuntimeError, KeyboardInterrupt, Stopped)):
         restore_files(tmp_path / 'in', tmp_path / 'out', restorer)
+    assert len(tree(tmp_path / 'out')) == 1
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.tif', '.webp'])
+@pytest.mark.parametrize('size', [(1, 1), (1, 4), (4, 1), (2, 3)])
+def test_pictures_of_a_single_row_or_column_lie_in_any_way(tmp_path, restorer, suffix, size):
+    block = PIL.Image.Exif()
+    for orientation in range(1, 9):
+        block[0x0112] = orientation
+        stored = np.full((*size, 3), 200, np.uint8)
+        (tmp_path / 'in').mkdir(exist_ok=True)
+        PIL.Image.fromarray(stored).save(tmp_path / f'in/{orientation}{suffix}', exif=block.tobytes(), lossless=True)
+    report = restore_files(tmp_path / 'in', tmp_path / 'out', restorer)
+    assert (len(report.written), report.failed) == (8, [])
+    for path in report.written:
+        np.testing.assert_allclose(read_image(path).rgb, 100 / 255, atol=0.02)
 
 
 def test_a_sealed_output_is_found_before_the_work(photos, tmp_path, restorer, monkeypatch):

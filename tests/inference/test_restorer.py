@@ -821,6 +821,25 @@ def test_arrays_of_either_order_of_bytes(halve, order, kind, shape):
     np.testing.assert_array_equal(out, Restorer(halve)(source.astype(kind)))
 
 
+@pytest.mark.parametrize('alpha', ['resize', 'restore'])
+@pytest.mark.parametrize('channels', [None, 1, 2, 3, 4])
+@pytest.mark.parametrize('size', [(1, 1), (1, 3), (3, 1), (2, 3)])
+def test_views_of_arrays_that_are_mirrored_or_turned(halve_x2, size, channels, alpha):
+    restorer = Restorer(halve_x2, alpha=alpha)
+    source = random(*size, *([channels] if channels else []))
+    views = {
+        'flipped': source[::-1], 'mirrored': source[:, ::-1], 'both': source[::-1, ::-1],
+        'turned': np.rot90(source), 'turned back': np.rot90(source, 3), 'transposed': source.swapaxes(0, 1),
+    }  # fmt: skip
+    for name, view in views.items():
+        expected = restorer(view.copy())
+        np.testing.assert_array_equal(restorer(view), expected, name)
+        np.testing.assert_array_equal(restorer([view, view])[1], expected, name)
+        if channels == 4:  # an image as its owner made it
+            image = Image(view[..., :3], view[..., 3])
+            np.testing.assert_array_equal(to_array(restorer(image)), expected, name)
+
+
 @pytest.mark.parametrize('colour_fix', ['none', 'wavelet', 'adain'])
 def test_a_result_that_there_is_no_memory_for_is_refused_before_the_network_runs(
     halve_x2, tmp_path, monkeypatch, colour_fix

@@ -111,6 +111,14 @@ class _Difference(nn.Module):
         return (a - b).abs().mean()
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize('size', [(1, 1), (1, 3), (3, 1), (2, 3)])
+def test_mirrored_views_are_measured_as_their_copies(size: tuple[int, int], dtype: type) -> None:
+    image = (_image(*size) / (1 if dtype == np.uint8 else 255)).astype(dtype)
+    for view in (image[::-1], image[:, ::-1], image[::-1, ::-1], image.swapaxes(0, 1)[::-1]):
+        assert torch.equal(as_tensor(view), as_tensor(view.copy()))
+
+
 @pytest.mark.parametrize('net', list(perceptual.BACKBONES))
 def test_lpips_orders_and_says_what_is_too_small(weights: Path, net: str) -> None:
     image = _image()

@@ -27,6 +27,7 @@ from ..errors import UserError, as_user_error, no_folder
 from ..files import read_patiently
 from ..images.fast import decode_pixels
 from ..images.image_io import FORMATS
+from ..images.pixels import packed
 from .rain import RainConfig
 
 # Reduced pixels that the bicubic kernel reaches beyond a patch.
@@ -357,7 +358,7 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
     """Float RGB (h, w, 3) as a contiguous tensor (3, h, w)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))
+    return torch.from_numpy(packed(image.transpose(2, 0, 1), np.float32))
 
 
 # helpers

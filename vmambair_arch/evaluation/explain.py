@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..images.image_io import Image, format_of, read_image, write_image
 from ..images.panel import Panel, side_by_side
+from ..images.pixels import packed
 
 CROPS = 8
 """Places of the image that the effective receptive field is averaged over."""
@@ -188,7 +189,7 @@ def explain(
     size = min(size, *picture.shape[:2])
     if not 2 <= window <= size:
         raise UserError(f'{image}: a window of {window} pixels does not fit into the {size} that are looked at')
-    whole = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None].to(place)
+    whole = torch.from_numpy(packed(picture.transpose(2, 0, 1)))[None].to(place)
     h, w = whole.shape[-2:]
     x, y = at or (w // 2, h // 2)
     if not (0 <= x < w and 0 <= y < h):

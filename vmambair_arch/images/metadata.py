@@ -11,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 import PIL.Image
 
-from .pixels import Image
+from .pixels import Image, packed
 
 ORIENTATION = 0x0112
 """EXIF's tag of how pixels lie, 1 to 8; 1 is upright."""
@@ -140,7 +140,7 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    return packed(pixels)
 
 
 def turn_back(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -58,6 +58,19 @@ class Image:
     dropped: tuple[str, ...] = ()
 
 
+def packed(pixels: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarray:
+    """The array, or a copy of it, in C order with strides that torch takes: none is negative.
+
+    NumPy calls a mirrored side of one pixel contiguous and leaves its stride as it is, which torch refuses.
+
+    Args:
+        pixels: of any shape.
+        dtype: default: its own.
+    """
+    pixels = np.ascontiguousarray(pixels, dtype)
+    return pixels.copy() if min(pixels.strides, default=0) < 0 else pixels
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether Python, NumPy, Pillow, OpenCV or libjpeg say that memory ran out, which is no fault of a file."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY)
@@ -147,8 +160,8 @@ def from_array(array: np.ndarray) -> Image:
     values = values.reshape(*array.shape[:2], channels)
     grey = channels < 3
     return Image(
-        rgb=np.repeat(values[..., :1], 3, axis=2) if grey else np.ascontiguousarray(values[..., :3]),
-        alpha=np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None,
+        rgb=np.repeat(values[..., :1], 3, axis=2) if grey else packed(values[..., :3]),
+        alpha=packed(values[..., -1]) if channels in (2, 4) else None,
         grey=grey,
         bits=8 if array.dtype.type == np.uint8 else 16,
     )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import threading
+import traceback
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..errors import UserError, nearest, one_line
+from ..errors import Stopped, UserError, nearest, one_line
 from ..files import check_writable, sweep
 from ..images.formats import HELD, KINDS, MOVING, SUFFIXES
 from ..images.frames import read_frames, write_frames
@@ -35,13 +37,14 @@ from ..images.image_io import (
     write_image,
 )
 from ..images.pixels import beyond_memory
-from ..ops.faults import is_out_of_memory
+from ..ops import faults
 from .plan import Job, Plan, lossy_note, make_plan
 from .records import entry, judge, record_path, recorded
 from .restorer import Restorer
 from .side_by_side import side_by_side
 from .video import VideoOptions, restore_video
 
+logger = logging.getLogger('vmambair_arch')
 SMALL = 512 * 512
 """Pixels up to which images are restored side by side on a CPU."""
 NAMED = 4
@@ -275,7 +278,7 @@ def restore_bytes_with_notes(
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         if isinstance(error, UserError):
             raise UserError(f'{name}: {error}', exit_code=error.exit_code) from error
-        if is_out_of_memory(error):
+        if faults.is_out_of_memory(error):
             raise beyond_memory(name, str(restorer.device)) from error
         if isinstance(error, RuntimeError):
             raise
@@ -307,7 +310,7 @@ def _run(
         report.failed, report.ignored, report.notes = list(plan.failed), plan.ignored, idle
     jobs = plan.jobs[rank::ranks]
     _check_output(jobs, overwrite)
-    full, left = threading.Event(), list[Path]()
+    full, left, surprises = threading.Event(), list[Path](), set[tuple[str, int | None]]()
     for folder in {job.target.parent for job in jobs}:
         sweep(folder)  # also where nothing is left to be written
     made_by = {**restorer.settings(), 'quality': quality}
@@ -331,11 +334,13 @@ def _run(
                     _restore_job(job, restorer, settings, quality, max_pixels, video, progress, report)
                 if report_seams and job.kind == 'image':
                     report.seams.append((job.source, _seams(job.source, restorer, max_pixels)))
-            except (OSError, RuntimeError, ValueError, MemoryError) as error:
+            except Exception as error:
                 fault = _fault_of(job, error, restorer.device)
                 if fault is None:
-                    raise
-                if plan.output is None:
+                    if plan.output is None or _ends_all(error):
+                        raise
+                    fault = _surprise(job, error, surprises)
+                elif plan.output is None:
                     raise fault from error
                 report.failed.append((job.source, str(fault)))
                 if _is_full(error):
@@ -374,9 +379,34 @@ def _fault_of(job: Job, error: Exception, device: torch.device) -> UserError | N
     if isinstance(error, OSError):
         place = error.filename or job.source
         return _naming(UserError(f'{place}: cannot be used ({error.strerror or error})'), job)
-    if is_out_of_memory(error):
+    if faults.is_out_of_memory(error):
         return beyond_memory(job.source, str(device))
     return None
+
+
+def _ends_all(error: BaseException | None) -> bool:
+    """Whether no other file has a chance: the device is lost, or a library made an error of a signal."""
+    while error is not None:
+        if faults.is_lost(error) or isinstance(error, (KeyboardInterrupt, Stopped)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _surprise(job: Job, error: Exception, told: set[tuple[str, int | None]]) -> UserError:
+    """The line for a file on which this program failed; once for each place the traceback goes to the log.
+
+    Args:
+        told: places, by file and line, whose traceback is there already; this one's is added.
+    """
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if (last.filename, last.lineno) not in told:
+        told.add((last.filename, last.lineno))
+        logger.error('%s: this program failed, please report it with these lines:', job.source, exc_info=error)
+    return UserError(
+        f'{job.source}: {faults.one_line(error)} (a fault of this program, not of the file; please report it with the '
+        'traceback above)'
+    )
 
 
 def _naming(error: UserError, job: Job) -> UserError:

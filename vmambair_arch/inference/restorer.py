@@ -42,7 +42,7 @@ from ..images.image_io import (
     to_pil,
     write_image,
 )
-from ..images.pixels import upright
+from ..images.pixels import packed, upright
 from ..ops import choose, using_now
 from . import graphs as cuda_graphs
 from . import tiles
@@ -309,7 +309,7 @@ class Restorer:
             if self.alpha == 'restore':
                 alpha = self._run(np.repeat(alpha[..., None], 3, axis=2), None).mean(axis=2)
             else:
-                alpha = _resize(torch.from_numpy(alpha)[None], rgb.shape[:2])[0].numpy()
+                alpha = _resize(torch.from_numpy(packed(alpha))[None], rgb.shape[:2])[0].numpy()
         return replace(image, rgb=rgb, alpha=alpha)
 
     def _open(self, picture: Any) -> tuple[Image, Back]:
@@ -456,7 +456,7 @@ class Restorer:
     def _run(self, rgb: np.ndarray, progress: tiles.Progress | None) -> np.ndarray:
         """(h, w, 3) -> (h * outscale, w * outscale, 3) in 0..1."""
         height, width = rgb.shape[:2]
-        image = torch.from_numpy(rgb).permute(2, 0, 1)
+        image = torch.from_numpy(packed(rgb)).permute(2, 0, 1)
         tile = self.tile_for(height, width)
         with _counting(progress, self._blocks, _count_tiles(height, width, tile, self.overlap)) as count:
             try:

@@ -29,6 +29,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import lock, replacing, unlock
 from ..images.image_io import MAX_PIXELS, Image, check_regular
+from ..images.pixels import packed
 from .records import record_path, recorded
 from .restorer import Restorer
 
@@ -505,13 +506,13 @@ def _image(frame: VideoFrame, look: _Look) -> Image:
         dst_color_range='JPEG', interpolation='BICUBIC',
     ).to_ndarray()  # fmt: skip
     rgb = planes.astype(np.float32) / (65535 if look.deep else 255)
-    return Image(np.ascontiguousarray(np.rot90(rgb, look.turns)), bits=16 if look.deep else 8)
+    return Image(packed(np.rot90(rgb, look.turns)), bits=16 if look.deep else 8)
 
 
 def _frame(image: Image, look: _Look, like: VideoFrame) -> VideoFrame:
     """The encoder's picture, lying as in the source."""
     av = av_module()
-    rgb = np.ascontiguousarray(np.rot90(image.rgb, -look.turns))
+    rgb = packed(np.rot90(image.rgb, -look.turns))
     levels = np.rint(rgb.clip(0, 1) * (65535 if look.deep else 255)).astype(np.uint16 if look.deep else np.uint8)
     frame = av.VideoFrame.from_ndarray(levels, format='rgb48le' if look.deep else 'rgb24')
     frame = frame.reformat(

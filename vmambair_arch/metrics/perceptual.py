@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.backbones import imagenet_features
 from ..errors import UserError
+from ..images.pixels import packed
 from .psnr_ssim import crop, white
 
 LPIPSNet = Literal['alex', 'vgg', 'squeeze']
@@ -186,7 +187,7 @@ def as_tensor(image: np.ndarray) -> Tensor:
         UserError: another type.
     """
     most = white(image)
-    tensor = torch.from_numpy(np.ascontiguousarray(image, np.uint8 if most == 255 else np.float32))
+    tensor = torch.from_numpy(packed(image, np.uint8 if most == 255 else np.float32))
     return tensor.to(device(), torch.float32).permute(2, 0, 1)[None] / most
 
 
