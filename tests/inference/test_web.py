@@ -249,6 +249,7 @@ def test_a_picture_in_and_a_picture_out(server, tmp_path, tiny):
         ('?format=gif', b'x', 400, "format 'gif'"),
         ('?outscale=big', b'x', 400, "'big' is no number"),
         ('?outscale=99', b'x', 400, 'output scale'),
+        ('?taks=derain', b'x', 400, "nothing reads 'taks' (did you mean 'task'?)"),
     ],
 )
 def test_bad_calls_are_answered_in_a_line(server, query, body, status, message):
@@ -295,6 +296,30 @@ PART = b'--e\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\
 FORM = 'multipart/form-data; boundary=e'
 
 
+def called(kind, body, query=''):
+    """Status, answer and how many bytes were taken, as a server calls it: pieces whose sum no header says."""
+    pytest.importorskip('starlette')
+    pytest.importorskip('python_multipart')
+    from vmambair_arch.inference.web_call import route
+
+    call = route(lambda task, outscale: Restorer(torch.nn.Identity()), threading.Semaphore(), 10**6, 2000)
+    pieces = [body[at : at + 500] for at in range(0, len(body), 500)] or [b'']
+    taken, sent = [], []
+
+    async def receive():
+        taken.append(pieces[len(taken)])
+        return {'type': 'http.request', 'body': taken[-1], 'more_body': len(taken) < len(pieces)}
+
+    async def send(part):
+        sent.append(part)
+
+    scope = {'type': 'http', 'method': 'POST', 'path': '/restore', 'query_string': query.encode(), 'root_path': ''}
+    scope['headers'] = [(b'content-type', kind.encode())]
+    with ThreadPoolExecutor(1) as apart:  # from the loop that a browser's tests leave in this thread
+        apart.submit(lambda: asyncio.run(call.app(scope, receive, send))).result()
+    return sent[0]['status'], json.loads(sent[1]['body']), sum(map(len, taken))
+
+
 @pytest.mark.parametrize(
     ('kind', 'body', 'status', 'message'),
     [
@@ -306,29 +331,10 @@ FORM = 'multipart/form-data; boundary=e'
     ],
 )
 def test_what_comes_in_pieces_is_counted_and_answered_in_a_line(kind, body, status, message):
-    """As a server calls it: pieces whose sum no header says."""
-    pytest.importorskip('starlette')
-    pytest.importorskip('python_multipart')
-    from vmambair_arch.inference.web_call import route
-
-    call = route(lambda task, outscale: Restorer(torch.nn.Identity()), threading.Semaphore(), 10**6, 2000)
-    pieces = [body[at : at + 500] for at in range(0, len(body), 500)]
-    taken, sent = [], []
-
-    async def receive():
-        taken.append(pieces[len(taken)])
-        return {'type': 'http.request', 'body': taken[-1], 'more_body': len(taken) < len(pieces)}
-
-    async def send(part):
-        sent.append(part)
-
-    scope = {'type': 'http', 'method': 'POST', 'path': '/restore', 'query_string': b'', 'root_path': ''}
-    scope['headers'] = [(b'content-type', kind.encode())]
-    with ThreadPoolExecutor(1) as apart:  # from the loop that a browser's tests leave in this thread
-        apart.submit(lambda: asyncio.run(call.app(scope, receive, send))).result()
-    assert sent[0]['status'] == status
-    assert message in json.loads(sent[1]['body'])['error']
-    assert sum(map(len, taken)) <= 2500
+    got, answer, taken = called(kind, body)
+    assert got == status
+    assert message in answer['error']
+    assert taken <= 2500
 
 
 def test_networks_of_one_file_name_are_told_apart(tmp_path, tiny):
@@ -378,6 +384,33 @@ def test_the_command_says_what_is_missing(named, capsys):
     if importlib.util.find_spec('gradio') is None:
         assert cli.main(['web', '-m', str(named)]) == 2
         assert "pip install 'gradio>=6'" in capsys.readouterr().err
+
+
+FIELD = b'\r\n--e\r\nContent-Disposition: form-data; name="%s"\r\n\r\nderain\r\n--e--\r\n'
+END = b'\r\n--e--\r\n'
+
+
+@pytest.mark.parametrize(
+    ('query', 'body', 'message'),
+    [
+        ('taks=sr&fromat=png', b'x', "nothing reads 'taks' (did you mean 'task'?)"),
+        ('task=derain&fromat=png', b'x', "nothing reads 'fromat' (did you mean 'format'?)"),
+        ('Quality=3', b'x', "nothing reads 'Quality' (did you mean 'quality'?)"),
+        ('out_scale=2', b'x', "nothing reads 'out_scale' (did you mean 'outscale'?)"),
+        ('tile=2', b'x', "nothing reads 'tile'"),
+        ('=', b'x', "nothing reads ''"),
+        ('taks=sr', b'', "nothing reads 'taks' (did you mean 'task'?)"),
+        ('task=derain&task=sr', b'x', "'task' is given twice"),
+        ('taks=sr', PART + b'x' + END, "nothing reads 'taks' (did you mean 'task'?)"),
+        ('', PART.replace(b'"file"', b'"fil"') + b'x' + END, "nothing reads 'fil' (did you mean 'file'?)"),
+        ('', PART + b'x' + FIELD % b'task', "nothing reads 'task' here; put it into the address: /restore?task=…"),
+        ('', PART + b'x' + FIELD % b'device', "nothing reads 'device'"),
+        ('', PART + b'x' + FIELD % b'file', "'file' is given twice"),
+    ],
+)
+def test_what_nothing_reads_is_refused_and_not_ignored(query, body, message):
+    kind = FORM if body.startswith(b'--e') else 'image/png'
+    assert called(kind, body, query)[:2] == (400, {'error': message})
 
 
 @needs_gradio

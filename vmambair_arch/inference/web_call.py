@@ -4,17 +4,18 @@
     curl --data-binary @rainy.jpg 'http://127.0.0.1:7860/restore?task=derain&format=png' -o clean.png
 
 Query: `task` (a name that the page offers), `format` (png, jpg, …; default: as the input), `quality`, `outscale`. The
-answer is the picture; what is wrong with a request is a line of JSON, {"error": …}, with 400 (or 413: too large).
+answer is the picture; what is wrong with a request, a mistyped name among it, is a line of JSON, {"error": …}, with 400
+(or 413: too large).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..images.formats import KINDS
 from .restore_files import restore_bytes
 from .restorer import Restorer
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import Route
 
+OPTIONS = ('task', 'format', 'quality', 'outscale')
+"""What a query may say."""
 ASKED = 'vmambair.asked_at'
 """Key of a request's scope."""
 LOCAL = ('127.0.0.1', 'localhost', '[::1]')
@@ -99,12 +102,13 @@ def route(restorer: Get, places: threading.Semaphore, max_pixels: int, max_bytes
     async def call(request: Request) -> Response:
         try:
             body, name = await _picture(request, max_bytes)
-        except (HTTPException, MultiPartException) as error:  # a form that is none
+        except (HTTPException, MultiPartException, UserError) as error:  # a form that is none, or says too much
             return JSONResponse({'error': str(getattr(error, 'detail', error))}, 400)
         if body is None:
             return JSONResponse({'error': f'the request is larger than {max_bytes} bytes; see --max-upload'}, 413)
         query = request.query_params
         try:
+            _check_names([key for key, _ in query.multi_items()], OPTIONS)
             if not body:
                 raise UserError('send a picture: curl -F file=@rainy.jpg …/restore, or --data-binary @rainy.jpg')
             outscale, quality = _number(query.get('outscale'), float), _number(query.get('quality'), int)
@@ -133,7 +137,11 @@ def route(restorer: Get, places: threading.Semaphore, max_pixels: int, max_bytes
 
 
 async def _picture(request: Request, max_bytes: int) -> tuple[bytes | None, str]:
-    """The bytes of the picture and its name; None where there are more than `max_bytes`."""
+    """The bytes of the picture and its name; None where there are more than `max_bytes`.
+
+    Raises:
+        UserError: a form with other fields than the picture's.
+    """
     if int(request.headers.get('content-length') or 0) > max_bytes:
         return None, ''
     if request.headers.get('content-type', '').startswith('multipart/form-data'):
@@ -151,6 +159,7 @@ async def _picture(request: Request, max_bytes: int) -> tuple[bytes | None, str]
 
         try:
             async with Form(request.scope, counted).form(max_files=1) as form:
+                _check_names([key for key, _ in form.multi_items()], ('file',))
                 upload = form.get('file')
                 if upload is None or isinstance(upload, str):
                     return b'', ''
@@ -167,6 +176,24 @@ async def _picture(request: Request, max_bytes: int) -> tuple[bytes | None, str]
 
 class _TooLargeError(Exception):
     """More bytes than may be sent."""
+
+
+def _check_names(given: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse what would be ignored.
+
+    Args:
+        given: names in a query or a form.
+        known: what is read there.
+
+    Raises:
+        UserError: a name that nothing reads, or one twice.
+    """
+    for name in given:
+        if name not in known:
+            place = f' here; put it into the address: /restore?{name}=…' if name in OPTIONS else nearest(name, known)
+            raise UserError(f"nothing reads '{name}'{place}")
+        if given.count(name) > 1:
+            raise UserError(f"'{name}' is given twice")
 
 
 def _number(text: str | None, kind: type[float] | type[int]) -> Any:
