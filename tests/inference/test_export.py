@@ -13,7 +13,7 @@ from vmambair_arch.checkpoints.convert import save_checkpoint
 from vmambair_arch.errors import UserError
 from vmambair_arch.inference.export import SMALLEST, export
 from vmambair_arch.inference.onnx_graph import NEWEST_OPSET, OLDEST_OPSET, Graph
-from vmambair_arch.ops import c_library
+from vmambair_arch.ops import c_library, loop_scan
 
 SIZES = ((SMALLEST, SMALLEST), (27, 40), (64, 33))
 FORMS = {
@@ -236,6 +236,20 @@ def test_openvino_restores_the_same_in_float32(tmp_path, onnx):
         assert np.abs(restored - restored_by_torch(network, image)).max() < 1e-4
 
 
+needs_loop = pytest.mark.skipif(bool(why := loop_scan.unavailable()), reason=why or '')
+
+
+def test_a_program_needs_a_newer_torch_and_says_so_before_the_work(tmp_path, checkpoint, tiny, capsys, monkeypatch):
+    monkeypatch.setattr(torch.export, 'export', lambda mod, args, *, dynamic_shapes=None, strict=True: None)
+    monkeypatch.setattr('vmambair_arch.inference.export.export_program', lambda *args: pytest.fail('it was tried'))
+    assert cli.main(['export', str(checkpoint), str(tmp_path / 'a.pt2')]) == 2
+    line = capsys.readouterr().err
+    assert 'a.pt2: the loop of torch.export needs torch 2.9 or newer, and this is' in line
+    assert line.endswith("; pip install -U 'torch>=2.9', or export as .onnx\n")
+    assert not list(tmp_path.glob('a.*'))
+
+
+@needs_loop
 @pytest.mark.slow
 def test_programs_of_torch_export(tmp_path):
     torch.manual_seed(0)
@@ -248,6 +262,7 @@ def test_programs_of_torch_export(tmp_path):
             torch.testing.assert_close(program(image), network(image).clamp(0, 1), atol=1e-4, rtol=0)
 
 
+@pytest.mark.skipif(torch.__version__ < '2.14', reason='AOTInductor of older torch has no nested loops')
 @pytest.mark.slow
 def test_aot_inductor(tmp_path, checkpoint, tiny):
     target = tmp_path / 'a.pt2'

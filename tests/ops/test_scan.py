@@ -16,14 +16,20 @@ from vmambair_arch.ops import (
     SEQUENCE_DIRECTIONS,
     ScanInputs,
     in_use,
+    loop_scan,
     omni_scan,
     scan_order,
+    selective_scan,
     torch_scan,
     using,
 )
 
+LOOP = pytest.param('loop', marks=pytest.mark.skipif(bool(why := loop_scan.unavailable()), reason=why or ''))
+TRAINED_LOOP = pytest.param(
+    'loop', marks=pytest.mark.skipif(not loop_scan.has_derivative(), reason='torch differentiates it wrongly')
+)
 every_backend = pytest.mark.parametrize('backend', CPU_BACKENDS)
-every_scan = pytest.mark.parametrize('backend', [*CPU_BACKENDS, 'loop', 'reference'])
+every_scan = pytest.mark.parametrize('backend', [*CPU_BACKENDS, TRAINED_LOOP, 'reference'])
 """With those that have to be named."""
 
 STEP_SIZES = ((1e-6, 1e-5), (1e-3, 0.1), (0.5, 5.0), (20.0, 100.0), (1e-6, 100.0))
@@ -315,7 +321,7 @@ def test_a_kernel_that_is_named_for_float64_is_refused(name):
         omni_scan(inputs)
 
 
-@pytest.mark.parametrize('name', [None, 'torch', 'reference', 'loop'])
+@pytest.mark.parametrize('name', [None, 'torch', 'reference', LOOP])
 def test_float64_is_computed_in_float64(name):
     inputs = ScanInputs(*(t.double() for t in scan_inputs(1, 3, 4, 5, 4, 2).values()))
     with torch.no_grad():
@@ -334,10 +340,31 @@ def test_using_a_backend_is_for_one_thread():
         assert pool.submit(in_use, 'cpu', torch.float32).result() != 'reference'
 
 
-def test_the_loop_for_exports_is_the_same_scan():
+@pytest.mark.parametrize('name', [LOOP])
+def test_the_loop_for_exports_is_the_same_scan(name):
     inputs = ScanInputs(**scan_inputs(2, 3, 4, 5, 4, 2))
-    with using('loop'), torch.no_grad():
+    with using(name), torch.no_grad():
         assert_close(omni_scan(inputs), omni_scan(inputs, backend='reference'), 2e-6, 'y')
+
+
+def test_the_loop_with_an_older_torch_is_refused_in_a_line(monkeypatch):
+    """As 2.4, whose torch.export lacks an option, and as 2.12, whose gradients of a loop are wrong."""
+    inputs = ScanInputs(**scan_inputs(1, 2, 3, 2, 2, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.export, 'export', lambda mod, args, *, dynamic_shapes=None, strict=True: None)
+        patch.delitem(selective_scan._LOADED, 'loop', raising=False)
+        line = "backend 'loop' cannot be used: .* needs torch 2.9 or newer, .*. Fix: pip install -U 'torch>=2.9'"
+        with pytest.raises(ValueError, match=line):
+            omni_scan(inputs, backend='loop')
+        with pytest.raises(ValueError, match=line), using('loop'):
+            pass
+    if loop_scan.unavailable() is None:
+        monkeypatch.setattr(loop_scan, 'has_derivative', lambda: False)
+        inputs.x.requires_grad_()
+        with pytest.raises(RuntimeError, match='differentiates loop wrongly; use omni_scan'):
+            omni_scan(inputs, backend='loop')
+        with torch.no_grad():
+            assert omni_scan(inputs, backend='loop').isfinite().all()
 
 
 class _Launches(TorchDispatchMode):
@@ -414,8 +441,14 @@ def test_other_kinds_of_derivatives_are_right_or_refused(monkeypatch, derivative
 
     wanted = derivative(scan('reference'), inputs.x)
     for backend in (None, 'torch'):
-        torch.testing.assert_close(derivative(scan(backend), inputs.x), wanted, rtol=1e-5, atol=1e-5)
-    for named in ('c', 'loop'):
+        try:
+            found = derivative(scan(backend), inputs.x)
+        except NotImplementedError:  # torch 2.4 recomputes segments in no forward mode, and says so
+            if torch.__version__ >= '2.9':
+                raise
+            continue
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    for named in ('c', *(['loop'] if loop_scan.unavailable() is None else [])):
         with pytest.raises(RuntimeError, match=f'^{named} has no derivative in forward mode or by torch.func'):
             derivative(scan(named), inputs.x)
     with pytest.raises(RuntimeError, match='torch.func'), using('c'):
@@ -426,7 +459,7 @@ def test_other_kinds_of_derivatives_are_right_or_refused(monkeypatch, derivative
     assert in_use('cpu', torch.float32) == 'c'
 
 
-@pytest.mark.parametrize('backend', ['c', 'loop'])
+@pytest.mark.parametrize('backend', ['c', TRAINED_LOOP])
 @pytest.mark.parametrize('function', ['linear', 'squares', 'one input'])
 @pytest.mark.parametrize('direct', [True, False])
 def test_a_second_derivative_is_right_or_refused(backend, function, direct):

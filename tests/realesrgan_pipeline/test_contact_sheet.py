@@ -52,7 +52,10 @@ def test_command_writes_the_same_sheet_for_the_same_seed(tmp_path, picture, caps
         (['photo.png', '--scale', '200'], 'photo.png: images must be (b, 3, h, w), sides of at least 200 pixels'),
         (['photo.png', '--set', 'halo_prob'], "--set: 'halo_prob' is not of the form option=value"),
         (['photo.png', '--set', 'halo_prob=2'], 'photo.png: degradation option halo_prob must be a probability, not 2'),
-        (['photo.png', '--scale', '0'], 'photo.png: degradation option scale must be a whole number from 1 to 1000, not 0'),
+        (
+            ['photo.png', '--scale', '0'],
+            'photo.png: degradation option scale must be a whole number from 1 to 1000, not 0',
+        ),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, picture, capsys, monkeypatch, arguments, message):

@@ -15,6 +15,7 @@ from ..archs.vmambair_arch import MULTIPLE, VmambaIR
 from ..checkpoints.load import METADATA_KEY
 from ..errors import UserError
 from ..files import replacing
+from ..ops import loop_scan
 from .browser import page, runtime_files
 from .onnx_graph import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
 from .onnx_network import network_graph
@@ -55,6 +56,9 @@ def export_program(network: Network, size: tuple[int, int] | None = None) -> tor
     Args:
         network: in evaluation mode, on the CPU.
         size: height and width; None: any. AOTInductor of torch 2.15 compiles programs of one size only.
+
+    Raises:
+        ValueError: this torch is too old, see `loop_scan.unavailable`.
     """
     sides = {
         2: torch.export.Dim('height', min=SMALLEST, max=LARGEST),
@@ -102,13 +106,15 @@ def export(
 
     Raises:
         UserError: another suffix, a size or an opset out of range, an option that the format does not have, a missing
-            package, or the file cannot be written.
+            package, a torch that is too old, or the file cannot be written.
     """
     target = Path(target)
     if target.suffix not in SUFFIXES:
         raise UserError(f'{target}: a network is exported as {", ".join(SUFFIXES[:-1])} or {SUFFIXES[-1]}')
     if target.suffix != '.onnx' and (kernel or opset != DEFAULT_OPSET or (half and target.suffix == '.pt2')):
         raise UserError(f'{target}: float16 weights, an opset and the kernel are options of .onnx files')
+    if target.suffix == '.pt2' and (reason := loop_scan.unavailable()):
+        raise UserError(f"{target}: {reason}; pip install -U 'torch>=2.9', or export as .onnx")
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UserError(f'opset {opset}: networks are written for the ONNX opsets {OLDEST_OPSET} to {NEWEST_OPSET}')
     smallest = SMALLEST if target.suffix == '.pt2' else 1

@@ -6,6 +6,8 @@ kernels mean nothing to other programs. It is not a backend for torch itself: on
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +18,25 @@ from torch import Tensor
 from . import reference
 from .reference import COLUMN_MAJOR, COLUMN_MAJOR_REVERSED, ROW_MAJOR_REVERSED, ScanInputs
 from .scan_operator import is_differentiated, refuse_second_derivative
+
+NEEDED = 'prefer_deferred_runtime_asserts_over_guards'
+"""An option of torch.export.export that images of any size need; the scan operator is older (torch 2.6)."""
+RIGHT_FROM = '2.14'
+"""The scan operator of 2.9 to 2.12 has wrong gradients, which nothing says; that of 2.14 has right ones."""
+
+
+def unavailable(device: torch.device | None = None, dtype: torch.dtype | None = None) -> str | None:
+    """Why this torch cannot keep the loop in a graph; None where it can, on any device and in any dtype."""
+    from torch.export import export
+
+    options = inspect.signature(export).parameters
+    known = importlib.util.find_spec('torch._higher_order_ops.scan') and NEEDED in options
+    return None if known else f'the loop of torch.export needs torch 2.9 or newer, and this is {torch.__version__}'
+
+
+def has_derivative() -> bool:
+    """Whether this torch differentiates its loop rightly."""
+    return torch.__version__ >= RIGHT_FROM
 
 
 class _Refused(torch.autograd.Function):
@@ -44,13 +65,22 @@ class _Once(torch.autograd.Function):
 
 
 def omni_scan(inputs: ScanInputs, directions: Sequence[int]) -> Tensor:
-    """Arguments as in `vmambair_arch.ops.omni_scan`."""
+    """Arguments as in `vmambair_arch.ops.omni_scan`.
+
+    Raises:
+        RuntimeError: it is differentiated, and this torch would do that wrongly.
+    """
     from torch._higher_order_ops.scan import scan
 
     if not torch.compiler.is_compiling():  # which is to keep the loop, and nothing round it
         if not inputs.x.numel():
             return reference.omni_scan(inputs, directions)
         if is_differentiated(inputs):
+            if not has_derivative():
+                raise RuntimeError(
+                    f"torch {torch.__version__} differentiates loop wrongly; use omni_scan(..., backend='torch') where "
+                    'a derivative is needed'
+                )
             inputs = ScanInputs(*_Once.apply(*inputs))
     dtype, result = torch.float64 if inputs.x.dtype == torch.float64 else torch.float32, inputs.x.dtype
     # The state of a loop keeps its strides, which would be those of A.

@@ -314,7 +314,7 @@ def omni_scan(
         y: (b, h, w, d), dtype of x.
 
     Raises:
-        ValueError: shapes that do not fit together, an unknown backend.
+        ValueError: shapes that do not fit together, an unknown backend, 'loop' with a torch that cannot keep it.
         RuntimeError: a backend that was named has no derivative of the kind that is being taken.
     """
     _check(inputs, directions)
@@ -331,7 +331,7 @@ Scan = Callable[[ScanInputs, Sequence[int]], Tensor]
 _LOADED: dict[str, Scan] = {'reference': reference.omni_scan}
 """The `omni_scan` of every backend that was used."""
 
-_EXPORT_ONLY = Backend('loop', 'loop_scan', (), 'pip install torch')
+_EXPORT_ONLY = Backend('loop', 'loop_scan', (), "pip install -U 'torch>=2.9'")
 """Never chosen: for graphs that leave Python, by name."""
 
 _USING: ContextVar[str | Scan | None] = ContextVar('vmambair_scan_using', default=None)
@@ -447,6 +447,8 @@ def _load(name: str) -> None:
         backend = next((b for b in (*BACKENDS, _EXPORT_ONLY) if b.name == name), None)
         if backend is None:
             raise ValueError(f"backend '{name}' is not one of reference, loop, {', '.join(backend_names())}")
+        if backend is _EXPORT_ONLY and (reason := backend.unavailable(torch.device('cpu'), torch.float32)):
+            raise ValueError(f"backend '{name}' cannot be used: {reason}. Fix: {backend.fix(reason)}")
         _LOADED[name] = backend.load().omni_scan
 
 

@@ -275,8 +275,8 @@ def check_values(options: Mapping[str, Any], report: Report, known: KeysRead | N
     """
     for path, rule in VALUES.items():
         for place, value in values_at(options, path):
-            matters = known is None or len(path) > 2 or path[0] == 'datasets'
-            if value is None and not matters and not known.knows(place[:-1], place[-1]):
+            reader = known if len(path) <= 2 and path[0] != 'datasets' else None
+            if value is None and reader is not None and not reader.knows(place[:-1], place[-1]):
                 continue
             fault = f'{dotted(*place)} must be {rule.what}, not {value!r}'
             if not rule.fits(value) and not looks_like_number(place[-1], value) and fault not in report.faults:
