@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -249,3 +251,70 @@ def test_a_folder_whose_name_the_locale_has_no_letters_for_is_not_said_to_be_mis
         'träin: no folder can have this name here, because the locale knows only ascii; set PYTHONUTF8=1, or a UTF-8 '
         'locale'
     )
+
+
+# ---------------------------------------------------------------- workers without shared memory
+
+NO_SHM = 'unable to allocate shared memory(shm) for file </torch_11_4_0>: No space left on device (28)'
+
+
+class Full(Dataset):
+    """As torch in a worker, where /dev/shm has no room for its batch."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise RuntimeError(NO_SHM)
+
+
+def no_locks(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    'run',
+    [
+        lambda: raises(RuntimeError(NO_SHM)),
+        lambda: raises(RuntimeError(f'Caught RuntimeError in DataLoader worker process 0.\nTraceback ...\n{NO_SHM}')),
+        lambda: raises(
+            RuntimeError(
+                "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers "
+                'are out of shared memory. Please try to raise your shared memory limit.'
+            )
+        ),
+        lambda: list(DataLoader(Full(), num_workers=1)),
+        lambda: list(DataLoader(Full())),
+    ],
+)
+def test_batches_that_shared_memory_has_no_room_for_are_one_line(capsys, run):
+    assert guard(run) == 1
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1
+    assert said.startswith('vmambair: error: /dev/shm, ')
+    assert '--shm-size' in said
+    assert 'num_worker_per_gpu' in said
+
+
+def test_locks_that_shared_memory_has_no_room_for_are_one_line(capsys, monkeypatch):
+    """Not the line of a stream that cannot be written; nor does the loader that was never complete add its own."""
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, 'unraisablehook', complaints.append)
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, '_make_name', staticmethod(no_locks))
+    assert guard(lambda: list(DataLoader(Full(), num_workers=1))) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('vmambair: error: /dev/shm, ')
+    assert said.count('\n') == 1
+    assert complaints == []
+
+
+@pytest.mark.parametrize('text', ['CUDA out of memory', 'mat1 and mat2 shapes cannot be multiplied', 'shm'])
+def test_other_errors_of_torch_stay_what_they_are(text):
+    with pytest.raises(RuntimeError, match=text):
+        guard(lambda: raises(RuntimeError(text)))
+
+
+def test_a_full_disk_is_not_taken_for_shared_memory(capsys, monkeypatch):
+    monkeypatch.setattr('vmambair_arch.errors._forget_stdout', lambda: None)
+    assert guard(no_locks) == 1
+    assert 'stdout, or what else was written, cannot be written' in capsys.readouterr().err

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -199,11 +200,38 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_SHARED = re.compile(r'shared memory\(shm\)|shared memory limit|shared memory object|file </torch_')
+"""What torch says where there is no room for the batches of workers: a worker, or the loader of one that was killed."""
+
+
+def _lacks_shared_memory(error: BaseException) -> bool:
+    """Whether an error is of /dev/shm: a batch that does not fit, or the locks of the workers themselves."""
+    if isinstance(error, RuntimeError):
+        return _SHARED.search(str(error)) is not None
+    names = (frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.startswith('multiprocessing.') for name in names)
+
+
+def _without_room(error: BaseException) -> int:
+    sys.stderr.write(
+        'vmambair: error: /dev/shm, through which the workers of a loader hand over their batches, is full; give it '
+        'more room (docker run --shm-size=1g), or lower num_worker_per_gpu or batch_size_per_gpu\n'
+    )
+    hook = sys.unraisablehook
+    try:  # a loader that was never complete complains again as it goes
+        sys.unraisablehook = lambda unraisable: None
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
+    return 1
+
+
 def guard(run: Callable[[], int | None]) -> int:
     """Call `run` for a command line and return the exit code: its own (None is 0), that of a UserError, 130 for Ctrl-C,
     143 for SIGTERM, 129 for SIGHUP, 141 where whoever read the output, as `head`, stopped.
 
-    A UserError is one line on stderr, also where a worker process of a loader wrapped its traceback around it.
+    A UserError is one line on stderr, as is a full /dev/shm (1), also where a worker process of a loader wrapped its
+    traceback around it.
     """
     write_any_letter()
     try:
@@ -223,8 +251,14 @@ def guard(run: Callable[[], int | None]) -> int:
             _forget_stdout()
             return 141  # what shells report for SIGPIPE
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):  # of a stream, not a file
+            if error.errno == errno.ENOSPC and _lacks_shared_memory(error):
+                return _without_room(error)
             return _unwritten(error, 'stdout, or what else was written,')
         raise
+    except RuntimeError as error:
+        if not _lacks_shared_memory(error):
+            raise
+        return _without_room(error)
     except UserError as error:
         line = str(error).strip().rpartition('\n')[2].rpartition('UserError: ')[2]
         sys.stderr.write(f'vmambair: error: {line}\n')

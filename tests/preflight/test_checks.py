@@ -600,6 +600,61 @@ def test_a_test_file_without_what_its_pipeline_reads(check, model):
     assert check(model_type=model, **changes).faults == ['val: save_img is missing']
 
 
+# A patch of 16 x 16 and its input come to 2 * 3 * 16 * 16 floats.
+SAMPLE = 2 * 3 * 16 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    ('changes', 'ranks', 'samples'),
+    [
+        ({'num_worker_per_gpu': 0}, 1, 0),
+        ({'num_worker_per_gpu': 1}, 1, 2),
+        ({'num_worker_per_gpu': 2}, 1, 4),
+        ({'num_worker_per_gpu': 2, 'batch_size_per_gpu': 3}, 1, 12),
+        ({'num_worker_per_gpu': 2, 'prefetch_mode': 'cpu', 'num_prefetch_queue': 5}, 1, 10),
+        ({'num_worker_per_gpu': 50}, 1, 100),
+        ({'num_worker_per_gpu': 50, 'prefetch_mode': None}, 2, 200),
+    ],
+)
+def test_batches_of_workers_against_the_shared_memory(check, workplace, monkeypatch, changes, ranks, samples):
+    """Docker's default of 64 MB ended runs in the traceback of a worker."""
+    shm, usage = workplace / 'shm', shutil.disk_usage(workplace)
+    shm.mkdir()
+    monkeypatch.setattr(resources, 'SHM', shm)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', str(ranks))
+    workers = changes['num_worker_per_gpu'] * ranks
+    settings = {f'datasets__train__{key}': value for key, value in changes.items()}
+    settings |= {'train__total_iter': 1000, 'datasets__train__dataset_enlarge_ratio': 100}
+    need = samples * SAMPLE + workers * resources._LOCKS
+    real = shutil.disk_usage
+    for free, fits in ((need, True), (need - 1, need == 0)):
+        there = usage._replace(free=max(0, free))
+        monkeypatch.setattr(shutil, 'disk_usage', lambda path, there=there: there if path == shm else real(path))
+        faults = [fault for fault in check(**settings).faults if 'shared memory' in fault]
+        assert (faults == []) == fits, faults
+        assert fits or words(faults, '--shm-size', 'num_worker_per_gpu')
+
+
+def test_the_largest_stage_counts_and_a_short_run_has_fewer_batches(check, workplace, monkeypatch):
+    shm, real = workplace / 'shm', shutil.disk_usage
+    shm.mkdir()
+    monkeypatch.setattr(resources, 'SHM', shm)
+    stages = {'gt_sizes': [16, 24, 32], 'mini_batch_sizes': [2, 2, 1], 'iters': [1, 1, 1], 'num_worker_per_gpu': 4}
+    changes = (
+        PROGRESSIVE | {f'datasets__train__{key}': value for key, value in stages.items()} | {'train__total_iter': 3}
+    )
+    need = 3 * 2 * 24 * 24 * (2 * 3 * 4) + 4 * resources._LOCKS  # three iterations of the second stage's batch
+    for free, fits in ((need, True), (need - 1, False)):
+        there = real(workplace)._replace(free=free)
+        monkeypatch.setattr(shutil, 'disk_usage', lambda path, there=there: there if path == shm else real(path))
+        assert words(check(**changes).faults, 'shared memory') != fits
+
+
+def test_where_there_is_no_shared_memory_nothing_is_said_of_it(check, workplace, monkeypatch):
+    monkeypatch.setattr(resources, 'SHM', workplace / 'none')
+    assert check(datasets__train__num_worker_per_gpu=2).faults == []
+
+
 @pytest.mark.parametrize('place', ['', 'datasets__train__'])
 @pytest.mark.parametrize(
     ('key', 'value'),

@@ -56,6 +56,8 @@ def check(arguments: argparse.Namespace, training: bool | None = None) -> Report
             if not report.faults:
                 first_step.check_first_step(options, model, found['train'], gpus, report)
             _unless_refused(resources.check_batches, report, options, found['train'], ranks, gpus, known)
+            if not report.faults:
+                resources.check_shared_memory(options, found['train'], ranks, gpus, report)
         _unless_refused(resources.check_disk, report, options, networks, first)
         _unless_refused(resources.check_memory, report, options, networks, found, ranks, gpus)
     if not report.faults:

@@ -155,6 +155,48 @@ def _compare(what: str, need: float, free: int | None, hint: str, report: Report
         report.facts.append(f'{what}: about {need / GB:.2g} GB' + (f' of {free / GB:.3g} GB free' if free else ''))
 
 
+SHM = Path('/dev/shm')
+"""What torch's workers hand their batches over in, on Linux by either of its sharing strategies."""
+_LOCKS = 2**16
+"""Bytes of it that the queues and locks of one worker take at most."""
+
+
+def check_shared_memory(options: Options, data: Data, ranks: int, gpus: int, report: Report) -> None:
+    """The batches that the workers of all processes of this machine have ready at a time, against /dev/shm.
+
+    Args:
+        data: the training data.
+        ranks: processes.
+        gpus: of one process.
+    """
+    section = options['datasets']['train']
+    workers = section['num_worker_per_gpu'] * (max(1, gpus) if ranks == 1 else 1)
+    if not workers or not SHM.is_dir():
+        return
+    sample, complaint = data.sample
+    if complaint or not isinstance(sample, Mapping):
+        return
+    tensors = [value for value in sample.values() if isinstance(value, torch.Tensor)]
+    images = section['batch_size_per_gpu'] * (max(1, gpus) if ranks == 1 else 1)
+    gt = sample.get('gt')
+    if section.get('gt_sizes') and isinstance(gt, torch.Tensor) and gt.ndim == 4:  # a batch of the first stage
+        images = max(size**2 * batch for size, batch in _stages(options, section)) / gt[:, 0].numel()
+    ahead = 2  # of each worker, which `prefetch_mode: cpu` adds to
+    if section.get('prefetch_mode') == 'cpu':
+        ahead += math.ceil((section.get('num_prefetch_queue') or 1) / workers)
+    batches = min(workers * ahead, int(options['train']['total_iter']))
+    need = images * sum(t.numel() * t.element_size() for t in tensors) * batches + workers * _LOCKS
+    need *= int(os.environ.get('LOCAL_WORLD_SIZE', ranks))
+    hint = 'give it more (docker run --shm-size=1g), or lower num_worker_per_gpu or the batch'
+    _compare(f'shared memory ({SHM})', need, shutil.disk_usage(SHM).free, hint, report)
+
+
+def _stages(options: Options, section: Options) -> list[tuple[int, int]]:
+    """Patch and images of a batch, of each stage of a training."""
+    stages = list(zip(section.get('gt_sizes') or [], section.get('mini_batch_sizes') or [], strict=False))
+    return stages or [(section.get('gt_size') or options.get('gt_size'), section.get('batch_size_per_gpu', 1))]
+
+
 class _Workspace(TorchDispatchMode):
     """The most bytes that the gradient of one of a GPU's own kernels takes, of those that run while it is on."""
 
@@ -184,8 +226,6 @@ def _activations(options: Options, section: Options, gpu: bool = False) -> float
     arguments = dict(options['network_g'])
     amp = AMP.get(options['train'].get('amp'))
     parts = options['train'].get('accumulate', 1)
-    stages = list(zip(section.get('gt_sizes') or [], section.get('mini_batch_sizes') or [], strict=False))
-    stages = stages or [(section.get('gt_size') or options.get('gt_size'), section.get('batch_size_per_gpu', 1))]
     kept: dict[int, int] = {}
     kind = arguments.pop('type', None)
     if (
@@ -199,7 +239,7 @@ def _activations(options: Options, section: Options, gpu: bool = False) -> float
         return tensor
 
     try:
-        size, batch = max(stages, key=lambda stage: stage[0] ** 2 * stage[1])
+        size, batch = max(_stages(options, section), key=lambda stage: stage[0] ** 2 * stage[1])
         side = size // options.get('scale', 1)
         if gpu:  # tried before: nothing can be where tensors have no memory
             choose(torch.device(device), amp or torch.float32)
