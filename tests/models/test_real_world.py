@@ -207,7 +207,7 @@ def test_degradation_options_are_read_from_both_places_of_real_esrgan(build, opt
     [
         ({'queue_size': 5}, 'queue_size 5 is not a multiple of the batch of 2 images; take 4 or 6'),
         ({'gt_size': 30}, 'gt_size must be a multiple of the scale 4, not 30'),
-        ({'jpeg_range': [30, 200]}, 'degradation option jpeg_range must be two qualities from 1 to 100'),
+        ({'jpeg_range': [30, 200]}, 'degradation option jpeg_range must be two numbers from 1 to 100'),
     ],
 )
 def test_bad_options_are_one_line(build, options, changes, message):

@@ -59,8 +59,9 @@ def _check_training(options: Options, train: Options, model: type, report: Repor
     if not issubclass(model, SRModel):
         return
     adversarial = issubclass(model, (SRGANModel, HiFaceGANModel))
-    if adversarial and 'network_d' not in options:
-        report.faults.append("section 'network_d' is missing")
+    missing = "section 'network_d' is missing"
+    if adversarial and 'network_d' not in options and missing not in report.faults:
+        report.faults.append(missing)
     if adversarial and not train.get('gan_opt'):
         report.faults.append(f'train: gan_opt is missing, which {model.__name__} needs')
     losses = [key for key in train if str(key).endswith('_opt') and train[key]]  # where there is none it has been said
