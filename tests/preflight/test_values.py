@@ -226,6 +226,14 @@ def test_every_whole_number_has_an_end() -> None:
     assert endless == [('num_gpu',)]
 
 
+@pytest.mark.parametrize('name', ['gr\udcc3\udcb6\udcc3\udc9fer', '\udc80'])
+def test_a_name_in_bytes_that_the_locale_has_no_letters_for(check, name):
+    """As `--force_yml name=größer` arrives under LC_ALL=C; TensorBoard cannot write it."""
+    (fault,) = check(name=name).faults
+    assert fault.startswith('name must be the name of a folder')
+    assert 'PYTHONUTF8=1' in fault
+
+
 @pytest.mark.parametrize('letter', ['a', 'ä', '漢', '😀'])
 def test_a_name_leaves_room_for_what_files_put_beside_it(check: Any, letter: str) -> None:
     """A file system takes 255 bytes; logs, locks and archives of a run have its name and more."""

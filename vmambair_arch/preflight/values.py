@@ -126,8 +126,10 @@ NAME = Rule(
         isinstance(v, str)
         and re.fullmatch(r'(?!\.{1,2}$)[^/\\\0-\x1f]+', v) is not None
         and len(v.encode('utf-8', 'surrogatepass')) <= LONGEST_NAME
+        and not re.search('[\ud800-\udfff]', v)  # bytes of a command line that the locale has no letters for
     ),
-    f'the name of a folder, of at most {LONGEST_NAME} bytes, without / and \\, in quotes where it looks like a number',
+    f'the name of a folder, of at most {LONGEST_NAME} bytes, without / and \\, in quotes where it looks like a number, '
+    'beyond ASCII only with a UTF-8 locale or PYTHONUTF8=1',
     {'type': 'string', 'minLength': 1, 'maxLength': LONGEST_NAME, 'pattern': r'^(?!\.{1,2}$)[^/\\]+$'},
 )
 SEED = whole(0, LARGEST_SEED)
